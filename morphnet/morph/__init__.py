@@ -1,0 +1,6 @@
+"""Where specs, filters and networks meet: plan, apply, measure, prove."""
+
+from morphnet.morph.network import MorphError, MorphReport, morph_network
+from morphnet.morph.plan import MorphPlan, plan_morph
+
+__all__ = ["MorphError", "MorphPlan", "MorphReport", "morph_network", "plan_morph"]

@@ -1,0 +1,130 @@
+"""From a plan and a parent to a child: the filters of every new branch, and the parent's weights beside them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from morphnet.morph.plan import BlockMorph, MorphPlan
+from morphnet.nn.branch import Branch, SplitShortcut
+from morphnet.nn.resnet import ResNet
+from morphnet.solvers import Type1Solution, orthogonal, solve_type1, zero_pad
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How one shortcut was replaced.
+
+    Attributes:
+        name: the block, such as ``layer1.1``.
+        change: in words, such as ``identity -> 1c1``.
+        residual: of the morphism equation, relative, in float64; 0 where filters were only padded with zeros.
+        condition: condition number of the system that was solved; 1 where none was.
+        zero_share: share of exact zeros in the filters of the shortcut.
+        seconds: time to solve and write them.
+    """
+
+    name: str
+    change: str
+    residual: float
+    condition: float
+    zero_share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A child before its new batch normalisations are set, with the branches that are new in it."""
+
+    child: ResNet
+    new_branches: tuple[Branch, ...]
+    layers: tuple[LayerReport, ...]
+
+
+def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator) -> Applied:
+    """The child of ``plan``, in float64 and evaluation mode: no tensor is shared with ``parent``.
+
+    Kernels that grow are padded with zeros; a new branch gets a random orthogonal first filter and the
+    second filter that solves Eq. (2) for its share of the identity. The batch normalisations of new branches
+    are fresh: they have to be set before the child computes anything of use.
+
+    Args:
+        parent: a float64 network of the architecture the plan was made for.
+        generator: a CPU generator; the filters are a function of its state.
+
+    Raises:
+        ValueError: the morphism equation of a branch could not be solved.
+    """
+    child = ResNet(plan.child).double().to(next(parent.parameters()).device)
+    state = child.state_dict()
+    inherited = parent.state_dict()
+    for name, value in inherited.items():
+        if name in state and value.shape == state[name].shape:
+            state[name] = value
+    for name in state:
+        if name not in inherited and name.endswith(".a") and ".branches." not in name:
+            state[name] = torch.zeros_like(state[name])  # the parent's own places: a = 0, the plain activation
+    child.load_state_dict(state)
+    blocks, parent_blocks = dict(child.named_blocks()), dict(parent.named_blocks())
+    new_branches: list[Branch] = []
+    layers = []
+    for change in plan.blocks:
+        started = time.perf_counter()
+        shortcut = blocks[change.block].shortcut_part
+        assert isinstance(shortcut, SplitShortcut)
+        old = parent_blocks[change.block].shortcut_part
+        kept = len(old.branches) if isinstance(old, SplitShortcut) else 0
+        residual, condition = 0.0, 1.0
+        with torch.no_grad():
+            for i, module in enumerate(shortcut.branches):
+                assert isinstance(module, Branch)
+                if i < kept:
+                    assert isinstance(old, SplitShortcut)
+                    _grow_kernels(module, old.branches[i])
+                    continue
+                solution = _solve_branch(change, change.after.shares[i], generator)
+                for conv, weight in ((module.conv1, solution.inner), (module.conv2, solution.outer)):
+                    conv.weight.copy_(zero_pad(weight, (conv.kernel_size[0], conv.kernel_size[1])))
+                new_branches.append(module)
+                residual, condition = max(residual, solution.residual), max(condition, solution.condition)
+        seconds = time.perf_counter() - started
+        layers.append(LayerReport(change.block, _words(change), residual, condition, _zero_share(shortcut), seconds))
+    return Applied(child.eval(), tuple(new_branches), tuple(layers))
+
+
+def _solve_branch(change: BlockMorph, share: float, generator: torch.Generator) -> Type1Solution:
+    """1x1 filters whose composition is ``share`` times the identity.
+
+    A random part of 1x1 keeps the layers' own ("same") padding exact on the border, whatever the kernels.
+    """
+    eye = torch.eye(change.channels, dtype=torch.float64)[:, :, None, None]
+    inner = orthogonal(change.after.mid_channels, change.channels, generator)[:, :, None, None]
+    solution = solve_type1(share * eye, inner, (1, 1))
+    if not solution.converged:
+        raise ValueError(f"{change.block}: the morphism equation was not solved: {solution.outcome}")
+    return solution
+
+
+def _grow_kernels(branch: Branch, old: torch.nn.Module) -> None:
+    assert isinstance(old, Branch)
+    for conv, before in ((branch.conv1, old.conv1), (branch.conv2, old.conv2)):
+        conv.weight.copy_(zero_pad(before.weight, (conv.kernel_size[0], conv.kernel_size[1])))
+
+
+def _zero_share(shortcut: SplitShortcut) -> float:
+    filters: list[Tensor] = [p for p in shortcut.parameters() if p.dim() == 4]
+    zeros = sum(int((f == 0).sum()) for f in filters)
+    return zeros / sum(f.numel() for f in filters)
+
+
+def _words(change: BlockMorph) -> str:
+    def name(shape: object) -> str:
+        if shape is None:
+            return "identity"
+        k1, k2 = shape.kernel_sizes  # type: ignore[attr-defined]
+        return f"{k1}c{k2}" + "_2branch" * shape.two_branches  # type: ignore[attr-defined]
+
+    return f"{name(change.before)} -> {name(change.after)}"

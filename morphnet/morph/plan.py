@@ -1,0 +1,120 @@
+"""Which blocks a spec touches, and what becomes of each: all that can be known before a filter is solved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from morphnet.nn.branch import Padding, ShortcutShape
+from morphnet.nn.resnet import Architecture, parametric_name, split_activation
+from morphnet.spec import MorphSpec
+
+
+@dataclass(frozen=True)
+class BlockMorph:
+    """One block's shortcut before and after; ``before`` is None where it is a plain identity."""
+
+    block: str
+    channels: int
+    before: ShortcutShape | None
+    after: ShortcutShape
+
+
+@dataclass(frozen=True)
+class MorphPlan:
+    """What a morph will do to a network.
+
+    Attributes:
+        spec: the spec it carries out.
+        child: the architecture of the child.
+        blocks: the shortcuts that change, in the order of the data.
+        left_alone: blocks that the spec touches and that already are what it asks for.
+    """
+
+    spec: MorphSpec
+    child: Architecture
+    blocks: tuple[BlockMorph, ...]
+    left_alone: tuple[str, ...]
+
+
+def plan_morph(
+    parent: Architecture,
+    spec: MorphSpec,
+    *,
+    split: float = 0.5,
+    width: float = 1.0,
+    padding: Padding = "same",
+    activation: str = "prelu",
+) -> MorphPlan:
+    """The plan that turns the shortcuts ``spec`` touches into what it names.
+
+    The first block of every stage is left alone, and with ``half`` every block of even index (counted from
+    0 within its stage). Blocks the spec does not touch stay as they are. A block that was morphed before
+    keeps its split, padding and activation; a second branch or larger kernels are added to it.
+
+    Args:
+        parent: the architecture of the network to be morphed, plain or already morphed.
+        split: the share of the identity that becomes the first branch, in (0, 1).
+        width: C_l as a multiple of the block's channels, at least 1.
+        padding: see :class:`~morphnet.nn.branch.ShortcutShape`.
+        activation: the parametric activation of the new places, such as ``prelu`` (``relu`` means the same).
+
+    Raises:
+        ValueError: an argument is out of range, no block can be touched, or a block would have to give up
+            a branch, a kernel size or channels it already has (a step backwards).
+
+    Source: Sec. 4.1.
+    """
+    if not 0 < split < 1:
+        raise ValueError(f"split={split}: the share of the identity that is morphed lies between 0 and 1")
+    if padding not in ("same", "exact"):
+        raise ValueError(f"padding={padding!r}; expected 'same' or 'exact'")
+    if not width >= 1:
+        raise ValueError(f"width={width}: an identity does not fit through fewer channels than it has; use 1 or more")
+    touched = [(name, channels) for name, index, channels in _blocks(parent) if _touches(spec, index)]
+    if not touched:
+        raise ValueError(
+            f"{spec} touches no block of this network ({' + '.join(map(str, parent.blocks))} blocks): the first of "
+            "every stage is left alone, so at least one stage needs two (a CIFAR ResNet of 14 layers or more)"
+        )
+    blocks, left_alone = [], []
+    for name, channels in touched:
+        before = parent.shortcuts.get(name)
+        mid = round(channels * width)
+        if before is None:
+            phi = split_activation(parametric_name(activation))[0]
+            after = ShortcutShape(spec.kernel_sizes, mid, spec.two_branches, split, padding, phi)
+        else:
+            after = replace(before, kernel_sizes=spec.kernel_sizes, two_branches=spec.two_branches, mid_channels=mid)
+            _check_forward(name, before, after, spec)
+        if before == after:
+            left_alone.append(name)
+        else:
+            blocks.append(BlockMorph(name, channels, before, after))
+    shortcuts = {**parent.shortcuts, **{block.block: block.after for block in blocks}}
+    child = replace(parent, shortcuts=shortcuts, activation=parametric_name(parent.activation))
+    return MorphPlan(spec, child, tuple(blocks), tuple(left_alone))
+
+
+def _blocks(architecture: Architecture) -> list[tuple[str, int, int]]:
+    """Name, index within its stage, and channels of every block."""
+    stages = enumerate(zip(architecture.blocks, architecture.widths, strict=True), 1)
+    return [(f"layer{s}.{i}", i, width) for s, (count, width) in stages for i in range(count)]
+
+
+def _touches(spec: MorphSpec, index: int) -> bool:
+    return index % 2 == 1 if spec.half else index > 0
+
+
+def _check_forward(name: str, before: ShortcutShape, after: ShortcutShape, spec: MorphSpec) -> None:
+    was = MorphSpec(before.kernel_sizes, before.two_branches)
+    larger = all(new >= old for new, old in zip(after.kernel_sizes, before.kernel_sizes, strict=True))
+    if not larger or (before.two_branches and not after.two_branches):
+        raise ValueError(
+            f"{spec} is a step backwards for {name}, which is {was} already; a morph only grows: name the target, "
+            "with kernels and branches that are there or larger"
+        )
+    if after.mid_channels != before.mid_channels:
+        raise ValueError(
+            f"{name} is {was} with {before.mid_channels} channels in the middle; {spec} with width "
+            f"{after.mid_channels} would change them, which is not a change of its kernels or branches: keep the width"
+        )

@@ -1,0 +1,206 @@
+"""The proof of a morph: how far parent and child differ, in evaluation and in training mode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from morphnet.morph.statistics import batch_statistics
+
+#: Largest difference of two logits over the largest logit, float64, before any cast.
+EXACT_TOLERANCE = 1e-10
+#: The same for the child as delivered, whose weights were cast, by the dtype of the weights.
+DELIVERED_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
+#: Largest change in training mode, as a share of the parent's own noise.
+TRAINING_TOLERANCE = 0.2
+#: Images that the float64 comparisons use: they are slow, and one image would do to show a filter that is off.
+EXACT_IMAGES = 128
+#: The training mode is judged on at least so many held-out batches of so many images.
+TRAINING_BATCHES, TRAINING_BATCH_SIZE = 4, 128
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Logits of two networks on the same images.
+
+    ``relative`` is the largest difference over the largest logit of the parent; ``flips`` counts the images
+    whose arg max differs.
+    """
+
+    images: int
+    largest_difference: float
+    largest_logit: float
+    relative: float
+    flips: int
+
+
+@dataclass(frozen=True)
+class TrainingMode:
+    """Parent and child with batch statistics, on held-out batches.
+
+    Attributes:
+        difference: root mean square of (child - parent) over images and logits.
+        noise: the same of the parent's own logits of one half of a batch when the other half is exchanged.
+        ratio: difference over noise.
+        judged: whether there were enough images for ``ratio`` to count as a check.
+        parent_loss, child_loss: mean cross entropy; None without labels.
+    """
+
+    batches: int
+    batch_size: int
+    difference: float
+    noise: float
+    ratio: float
+    judged: bool
+    parent_loss: float | None
+    child_loss: float | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Everything that was measured to compare a parent with its child.
+
+    Attributes:
+        exactness: both in float64, before the child was cast.
+        delivered: the child with its weights as delivered, computed in float64.
+        own_dtype: parent and child, each computed in the dtype of its weights.
+        noise_floor: the parent alone, in its own dtype against float64; relative, as in ``Comparison``.
+        training: see :class:`TrainingMode`; None where a batch has fewer than two images.
+        tolerance: what ``exactness.relative`` and ``delivered.relative`` and ``training.ratio`` must not exceed.
+    """
+
+    exactness: Comparison
+    delivered: Comparison
+    own_dtype: Comparison
+    noise_floor: float
+    training: TrainingMode | None
+    tolerance: dict[str, float]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence for every check that failed."""
+        checks = [
+            ("float64 logits before the cast", self.exactness.relative, self.tolerance["exactness"]),
+            ("logits of the child as delivered", self.delivered.relative, self.tolerance["delivered"]),
+        ]
+        if self.training is not None and self.training.judged:
+            checks.append(("training mode, over the parent's noise", self.training.ratio, self.tolerance["training"]))
+        return tuple(f"{what}: {value:.2e} > {limit:.0e}" for what, value, limit in checks if not value <= limit)
+
+
+def prove(
+    parent: nn.Module,
+    child: nn.Module,
+    exact_parent: nn.Module,
+    exact_child: nn.Module,
+    batches: Sequence[Tensor],
+    labels: Sequence[Tensor] | None = None,
+    others: Sequence[Tensor] = (),
+) -> Proof:
+    """Compares a parent and its child on held-out images.
+
+    Args:
+        parent, child: as they are and will be used, in their own dtype.
+        exact_parent, exact_child: the same before the child was cast, float64.
+        batches: float64 images, each of shape ``(N, C, H, W)``, that nothing was measured on.
+        labels: of the images, each of shape ``(N,)``.
+        others: further batches, from which a half is taken where ``batches`` has only one.
+
+    Source: DESIGN of this project; the paper does not measure the change.
+    """
+    dtype = next(parent.parameters()).dtype
+    with _without_tf32(), torch.no_grad():
+        few = torch.cat(list(batches))[:EXACT_IMAGES]
+        reference = exact_parent(few)
+        exact = exact_child(few)
+        delivered = copy.deepcopy(child).double().eval()(few)
+        own_parent, own_child = _logits(parent, batches, dtype), _logits(child, batches, dtype)
+        training = _training_mode(parent, child, batches, labels, others)
+    return Proof(
+        exactness=_compare(reference, exact),
+        delivered=_compare(reference, delivered),
+        own_dtype=_compare(own_parent, own_child),
+        noise_floor=_compare(reference, own_parent[: len(few)]).relative,
+        training=training,
+        tolerance={
+            "exactness": EXACT_TOLERANCE,
+            "delivered": DELIVERED_TOLERANCE[dtype],
+            "training": TRAINING_TOLERANCE,
+        },
+    )
+
+
+def _logits(network: nn.Module, batches: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    training = network.training
+    try:
+        network.eval()
+        return torch.cat([network(x.to(dtype)).double() for x in batches])
+    finally:
+        network.train(training)
+
+
+def _compare(a: Tensor, b: Tensor) -> Comparison:
+    difference, largest = float((a - b).abs().max()), float(a.abs().max())
+    # A network that computes infinities or NaN is not preserved, whatever max() says of it.
+    relative = difference / max(largest, 1e-300) if torch.isfinite(b).all() else float("inf")
+    return Comparison(len(a), difference, largest, relative, int((a.argmax(1) != b.argmax(1)).sum()))
+
+
+def _training_mode(
+    parent: nn.Module,
+    child: nn.Module,
+    batches: Sequence[Tensor],
+    labels: Sequence[Tensor] | None,
+    others: Sequence[Tensor],
+) -> TrainingMode | None:
+    size = min(len(x) for x in batches)
+    # Float32 is enough: what is compared here is a thousand times larger than its rounding.
+    parent, child = (copy.deepcopy(network).float() for network in (parent, child))
+    batches, others = [x.float() for x in batches], [x.float() for x in others]
+    pool = [*batches, *others]
+    if size < 2 or len(pool) < 2:
+        return None
+    half = size // 2
+    differences, noises, parent_losses, child_losses = [], [], [], []
+    with batch_statistics(parent), batch_statistics(child):
+        for i, x in enumerate(batches):
+            ours, theirs = parent(x), child(x)
+            other = pool[(i + 1) % len(pool)]
+            # Same size on both sides, so that only the company of the first half changes.
+            mixed = torch.cat([x[:half], other[-half:]])
+            plain = parent(x[: 2 * half]) if len(x) != 2 * half else ours
+            differences.append((theirs - ours).square().mean())
+            noises.append((parent(mixed)[:half] - plain[:half]).square().mean())
+            if labels is not None:
+                parent_losses.append(F.cross_entropy(ours, labels[i]))
+                child_losses.append(F.cross_entropy(theirs, labels[i]))
+    difference = float(torch.stack(differences).mean().sqrt())
+    noise = float(torch.stack(noises).mean().sqrt())
+    return TrainingMode(
+        batches=len(batches),
+        batch_size=size,
+        difference=difference,
+        noise=noise,
+        ratio=difference / max(noise, 1e-300) if difference else 0.0,
+        judged=len(batches) >= TRAINING_BATCHES and size >= TRAINING_BATCH_SIZE,
+        parent_loss=float(torch.stack(parent_losses).mean()) if parent_losses else None,
+        child_loss=float(torch.stack(child_losses).mean()) if child_losses else None,
+    )
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """TF32 turns differences of 1e-5 into 1e-2; it is off while networks are compared."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    kept = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = kept

@@ -1,0 +1,260 @@
+"""Residual networks whose shortcuts are parts that can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from morphnet.nn.activation import FUNCTIONS, Activation, ParametricActivation
+from morphnet.nn.branch import ShortcutShape, SplitShortcut
+
+Family = Literal["cifar", "imagenet"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet of basic blocks as a value: equal architectures have equal parameter names and shapes.
+
+    Attributes:
+        family: ``cifar`` (3x3 stem, stages ``layer1`` to ``layer3``, classifier ``linear``) or ``imagenet``
+            (torchvision's: 7x7 stem with pooling, classifier ``fc``, projections named ``downsample``).
+        blocks: residual blocks in each stage.
+        widths: channels of each stage.
+        classes: classes of the classifier.
+        in_channels: channels of the image.
+        shortcut: where a block changes the shape: ``projection`` (1x1 convolution and BN) or ``padding``
+            (every second pixel, channels padded with zeros: option A of He et al. 2015).
+        activation: a name in ``FUNCTIONS``, or the same with a ``p`` before it for the parametric form of
+            Eq. (8): ``relu`` is ReLU, ``prelu`` is PReLU with one slope per channel.
+        shortcuts: the morphed shortcuts, by the name of their block, such as ``layer1.1``.
+    """
+
+    family: Family
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    classes: int
+    in_channels: int = 3
+    shortcut: Literal["projection", "padding"] = "projection"
+    activation: str = "relu"
+    shortcuts: dict[str, ShortcutShape] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.family not in ("cifar", "imagenet"):
+            raise ValueError(f"network.family={self.family!r}; expected 'cifar' or 'imagenet'")
+        if self.shortcut not in ("projection", "padding"):
+            raise ValueError(f"network.shortcut={self.shortcut!r}; expected 'projection' or 'padding'")
+        if not self.blocks or len(self.blocks) != len(self.widths):
+            raise ValueError(f"network.widths={list(self.widths)}: one width per stage is needed, {len(self.blocks)} in all")
+        for what, values in (("blocks", self.blocks), ("network.widths", self.widths)):
+            if min(values) < 1:
+                raise ValueError(f"{what}={list(values)}: every value must be at least 1")
+        if self.classes < 1 or self.in_channels < 1:
+            raise ValueError(f"classes={self.classes}, in_channels={self.in_channels}: both must be at least 1")
+        if self.shortcut == "padding" and list(self.widths) != sorted(self.widths):
+            raise ValueError(f"network.widths={list(self.widths)}: padding shortcuts cannot drop channels; use projection")
+        phi, _ = split_activation(self.activation)
+        if phi not in FUNCTIONS:
+            raise ValueError(
+                f"network.activation={self.activation!r}; expected one of {', '.join(FUNCTIONS)}, "
+                "or the same with 'p' before it for the parametric form"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Layers with weights, projections not counted, as in the names of the paper's tables."""
+        return 2 * sum(self.blocks) + 2
+
+    @property
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Architecture:
+        """The architecture that :meth:`to_dict` wrote; lists in place of tuples are welcome (JSON).
+
+        Raises:
+            ValueError: a key is missing, unknown, or of the wrong kind.
+        """
+        try:
+            shortcuts = {
+                name: ShortcutShape(**{**shape, "kernel_sizes": tuple(shape["kernel_sizes"])})
+                for name, shape in values.get("shortcuts", {}).items()
+            }
+            sizes = {key: tuple(values[key]) for key in ("blocks", "widths")}
+            return cls(**{**values, **sizes, "shortcuts": shortcuts})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not the description of a network: {error}") from error
+
+
+def cifar_architecture(depth: int, classes: int, **settings: Any) -> Architecture:
+    """The CIFAR ResNet of ``depth`` = 6n + 2 layers: three stages of n blocks.
+
+    Raises:
+        ValueError: the depth is not of this form.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"network.depth={depth}: a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, 56, ...")
+    widths = tuple(settings.pop("widths", (16, 32, 64)))
+    return Architecture("cifar", ((depth - 2) // 6,) * 3, widths, classes, **settings)
+
+
+#: Blocks per stage of the ImageNet ResNets built of basic blocks.
+IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+def imagenet_architecture(depth: int, classes: int = 1000, **settings: Any) -> Architecture:
+    """The ImageNet ResNet of 18 or 34 layers."""
+    if depth not in IMAGENET_BLOCKS:
+        raise ValueError(f"network.depth={depth}: an ImageNet ResNet of basic blocks has 18 or 34 layers")
+    widths = tuple(settings.pop("widths", (64, 128, 256, 512)))
+    return Architecture("imagenet", IMAGENET_BLOCKS[depth], widths, classes, **settings)
+
+
+def split_activation(name: str) -> tuple[str, bool]:
+    """phi and whether ``name`` is its parametric form: ``"prelu"`` is ``("relu", True)``."""
+    if name not in FUNCTIONS and name.startswith("p") and name[1:] in FUNCTIONS:
+        return name[1:], True
+    return name, False
+
+
+def parametric_name(name: str) -> str:
+    """The name of the parametric form: ``prelu`` for both ``relu`` and ``prelu``."""
+    return "p" + split_activation(name)[0]
+
+
+class PaddingShortcut(nn.Module):
+    """Every ``stride``-th pixel, with channels of zeros on either side (option A of He et al. 2015)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        before = (out_channels - in_channels) // 2
+        self.padding = (0, 0, 0, 0, before, out_channels - in_channels - before)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+
+
+class BasicBlock(nn.Module):
+    """conv3x3 - BN - activation - conv3x3 - BN, plus the shortcut, then an activation."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = _activation(arch, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.act2 = _activation(arch, channels)
+        # The part is called what the trained networks of the family call it, so that their weights fit.
+        self.shortcut_name = "downsample" if arch.family == "imagenet" else "shortcut"
+        self.add_module(self.shortcut_name, self._shortcut(in_channels, channels, stride, arch, name))
+
+    @staticmethod
+    def _shortcut(in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> nn.Module:
+        identity = stride == 1 and in_channels == channels
+        if name in arch.shortcuts:
+            if not identity:
+                raise ValueError(f"{name}: its shortcut changes the shape, so it cannot be a split identity")
+            return SplitShortcut(channels, arch.shortcuts[name])
+        if identity:
+            return nn.Identity()
+        if arch.shortcut == "padding":
+            return PaddingShortcut(in_channels, channels, stride)
+        return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+    @property
+    def shortcut_part(self) -> nn.Module:
+        """The module on the shortcut path, an ``nn.Identity`` where nothing is there."""
+        return self.get_submodule(self.shortcut_name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.act2(y + getattr(self, self.shortcut_name)(x))
+
+
+class ResNet(nn.Module):
+    """The residual network that an :class:`Architecture` describes.
+
+    ``metadata`` is what a saved network carries beside its weights: plain JSON values, such as the mean and
+    standard deviation of its images and its lineage.
+
+    Shapes: ``(N, in_channels, H, W)`` to logits ``(N, classes)``.
+    """
+
+    def __init__(self, architecture: Architecture, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        arch = self.architecture = architecture
+        self.metadata: dict[str, Any] = {}
+        stem = arch.widths[0]
+        imagenet = arch.family == "imagenet"
+        self.conv1 = nn.Conv2d(arch.in_channels, stem, *((7, 2, 3) if imagenet else (3, 1, 1)), bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.act = _activation(arch, stem)
+        self.pool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        self.stages = [f"layer{i}" for i in range(1, len(arch.blocks) + 1)]
+        channels = stem
+        for stage, count, width in zip(self.stages, arch.blocks, arch.widths, strict=True):
+            blocks = []
+            for i in range(count):
+                stride = 2 if i == 0 and stage != "layer1" else 1
+                blocks.append(BasicBlock(channels, width, stride, arch, f"{stage}.{i}"))
+                channels = width
+            self.add_module(stage, nn.Sequential(*blocks))
+        unknown = set(arch.shortcuts) - {name for name, _ in self.named_blocks()}
+        if unknown:
+            raise ValueError(f"no block is called {', '.join(sorted(unknown))}")
+        self.classifier_name = "fc" if imagenet else "linear"
+        self.add_module(self.classifier_name, nn.Linear(channels, arch.classes))
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            elif isinstance(module, nn.Linear):
+                bound = module.in_features**-0.5
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.zeros_(module.bias)
+
+    def named_blocks(self) -> Iterator[tuple[str, BasicBlock]]:
+        """Every residual block with its name, such as ``("layer1.0", ...)``, in the order of the data."""
+        for stage in self.stages:
+            for i, block in enumerate(self.get_submodule(stage).children()):
+                assert isinstance(block, BasicBlock)
+                yield f"{stage}.{i}", block
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.act(self.bn1(self.conv1(x))))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return getattr(self, self.classifier_name)(x)
+
+
+def with_parametric_activations(network: ResNet) -> ResNet:
+    """A copy of ``network`` whose activations are of the parametric form with a = 0: the same function.
+
+    Parametric activations that are there already keep their slopes. Source: Sec. 3.7 ("all ReLUs are
+    replaced with PReLUs").
+    """
+    architecture = replace(network.architecture, activation=parametric_name(network.architecture.activation))
+    copy = ResNet(architecture).to(next(network.parameters()))
+    state = network.state_dict()
+    for name, value in copy.state_dict().items():
+        if name not in state:
+            state[name] = torch.zeros_like(value)
+    copy.load_state_dict(state)
+    copy.metadata = dict(network.metadata)
+    return copy.train(network.training)
+
+
+def _activation(arch: Architecture, channels: int) -> nn.Module:
+    phi, parametric = split_activation(arch.activation)
+    return ParametricActivation(phi, channels) if parametric else Activation(phi)

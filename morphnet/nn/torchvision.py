@@ -1,0 +1,51 @@
+"""torchvision's ResNets of basic blocks as ours."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet as TorchvisionResNet
+
+from morphnet.nn.resnet import Architecture, ResNet
+
+
+def convert_torchvision(network: nn.Module) -> ResNet | None:
+    """The same function as one of our ResNets: same parameter names, one activation per place.
+
+    Returns:
+        None if ``network`` is no torchvision ResNet, or is built of other blocks than basic ones.
+
+    Raises:
+        ValueError: the converted network does not compute the same, as where a layer was exchanged.
+    """
+    if not isinstance(network, TorchvisionResNet):
+        return None
+    stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+    if not all(isinstance(block, BasicBlock) for stage in stages for block in stage):
+        return None
+    architecture = Architecture(
+        "imagenet",
+        tuple(len(stage) for stage in stages),
+        tuple(int(stage[0].conv1.out_channels) for stage in stages),
+        network.fc.out_features,
+        network.conv1.in_channels,
+    )
+    converted = ResNet(architecture).to(next(network.parameters()))
+    try:
+        converted.load_state_dict(network.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"this {type(network).__name__} is not a plain torchvision ResNet: {error}") from error
+    difference = _largest_difference(network, converted)
+    if difference > 0:
+        raise ValueError(f"the converted network differs from torchvision's by {difference:.1e}: a layer was exchanged")
+    return converted.train(network.training)
+
+
+def _largest_difference(first: nn.Module, second: nn.Module) -> float:
+    parameter = next(first.parameters())
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)
+    training = first.training
+    with torch.no_grad():
+        difference = float((first.eval()(x) - second.eval()(x)).abs().max())
+    first.train(training)
+    return difference

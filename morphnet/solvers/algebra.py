@@ -1,0 +1,64 @@
+"""Filters as values: composition, zero padding, random orthogonal ones."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Filter of the layer that applies ``inner`` and then ``outer``.
+
+    Args:
+        outer: F_{l+1}, shape ``(C_j, C_l, H_2, W_2)``.
+        inner: F_l, shape ``(C_l, C_i, H_1, W_1)``, same dtype and device.
+
+    Returns:
+        Shape ``(C_j, C_i, H_1 + H_2 - 1, W_1 + W_2 - 1)``.
+
+    Raises:
+        ValueError: the two filters disagree on C_l.
+
+    Equal to the two layers everywhere if all zero padding precedes ``inner``. If each layer pads for itself
+    and both kernels exceed 1x1, the outermost pixels differ.
+
+    Source: Eq. (2).
+    """
+    if outer.shape[1] != inner.shape[0]:
+        raise ValueError(f"the outer filter takes {outer.shape[1]} channels, the inner one gives {inner.shape[0]}")
+    height, width = outer.shape[2:]
+    composed = F.conv2d(inner.transpose(0, 1), outer.flip(-1, -2), padding=(height - 1, width - 1))
+    return composed.transpose(0, 1)
+
+
+def zero_pad(weight: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """``weight`` in the middle of a larger kernel of zeros: the same function with "same" padding.
+
+    Args:
+        weight: shape ``(C_j, C_i, H, W)``.
+        kernel_size: ``(H~, W~)``, at least ``(H, W)`` and of the same parity.
+
+    Raises:
+        ValueError: the kernel does not fit into the larger one, or not in its middle.
+
+    Source: G~_l of Eq. (2), Sec. 3.4.
+    """
+    grow = [large - small for large, small in zip(kernel_size, weight.shape[2:], strict=True)]
+    if min(grow) < 0 or any(g % 2 for g in grow):
+        raise ValueError(f"a {tuple(weight.shape[2:])} kernel has no place in the middle of a {tuple(kernel_size)} one")
+    return F.pad(weight, (grow[1] // 2, grow[1] // 2, grow[0] // 2, grow[0] // 2))
+
+
+def orthogonal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """A random matrix with orthonormal columns (or rows, if there are fewer), uniformly distributed.
+
+    Returns:
+        Shape ``(rows, columns)``, float64, all singular values 1; determinant +1 where it is square.
+    """
+    tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(tall)
+    q = q * torch.sign(torch.diagonal(r))
+    if rows == columns and torch.linalg.det(q) < 0:
+        q[:, 0] = -q[:, 0]
+    return q if rows >= columns else q.T.contiguous()

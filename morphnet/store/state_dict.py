@@ -1,0 +1,85 @@
+"""Weights that were trained elsewhere, fitted to an architecture that the user names."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from morphnet.nn.resnet import Architecture, ResNet
+
+#: Names under which training scripts keep the state dict in their checkpoints.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def load_state_dict_file(path: Path, architecture: Architecture) -> ResNet:
+    """A network of ``architecture`` with the weights in ``path``, on the CPU and in evaluation mode.
+
+    Reads safetensors, and files of ``torch.save`` without executing anything in them. A ``module.`` prefix
+    (of ``DataParallel``), a dictionary around the state dict and missing ``num_batches_tracked`` are handled.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or does not fit; every tensor that does not is named.
+    """
+    tensors = _read(path)
+    network = ResNet(architecture)
+    own = network.state_dict()
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked"):
+            tensors.setdefault(name, torch.zeros_like(value))
+    problems = _misfits(own, tensors)
+    if problems:
+        raise ValueError(
+            f"{path} does not fit the architecture that network= names ({architecture.family}, {architecture.depth} "
+            f"layers, {architecture.shortcut} shortcuts, {architecture.activation}, {architecture.classes} classes):\n  "
+            + "\n  ".join(problems)
+            + _hint(own, tensors)
+        )
+    network.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read as weights: {first} (safetensors, or a file of torch.save with nothing but "
+            "tensors and plain values, is needed)"
+        ) from error
+    if isinstance(content, dict):
+        wrapped = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        content = content if wrapped is None else wrapped
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds no state dict: a dictionary of names and tensors is needed")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _misfits(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
+    missing = [f"{name} is missing" for name in own if name not in given]
+    extra = [f"{name} has no place in the network" for name in given if name not in own]
+    shapes = [
+        f"{name} has shape {tuple(given[name].shape)}; the network has {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    problems = shapes + missing + extra
+    return problems if len(problems) <= 12 else [*problems[:12], f"... and {len(problems) - 12} more"]
+
+
+def _hint(own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    shortcut = [name for name in own if name not in given and ".shortcut." in name]
+    if shortcut and all(name in given or ".shortcut." in name for name in own):
+        return "\nit has no projection shortcuts: try network.shortcut=padding"
+    if any(".a" in name[-2:] for name in set(own) - set(given)):
+        return "\nit has no slopes: try network.activation=relu"
+    return "\nname the architecture it was trained with: network=..., network.depth=..., network.shortcut=..."
