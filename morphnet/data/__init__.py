@@ -1,0 +1,20 @@
+"""Image data sets in memory, and batches of them."""
+
+from morphnet.data.batches import Augmentation, TrainBatches, calibration_batches, generator_for, evaluation_batches
+from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
+from morphnet.data.sources import load_arrays, load_cifar, load_digits
+
+__all__ = [
+    "Augmentation",
+    "ImageData",
+    "Split",
+    "TrainBatches",
+    "calibration_batches",
+    "generator_for",
+    "load_arrays",
+    "load_cifar",
+    "load_digits",
+    "evaluation_batches",
+    "with_normalisation",
+    "with_validation",
+]

@@ -69,7 +69,6 @@ class Architecture:
         """Layers with weights, projections not counted, as in the names of the paper's tables."""
         return 2 * sum(self.blocks) + 2
 
-    @property
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

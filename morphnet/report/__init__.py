@@ -1,0 +1,1 @@
+"""Records of phases, and tables of records."""

@@ -1,0 +1,20 @@
+"""Multi-phase training: schedule, step, phase, experiment."""
+
+from morphnet.train.engine import Engine, choose_engine, keep_freed_memory
+from morphnet.train.experiment import Experiment, run_experiment
+from morphnet.train.loop import Evaluation, evaluate
+from morphnet.train.phase import Optimisation
+from morphnet.train.plan import PhasePlan, plan_phases
+
+__all__ = [
+    "Engine",
+    "Evaluation",
+    "Experiment",
+    "Optimisation",
+    "PhasePlan",
+    "choose_engine",
+    "evaluate",
+    "keep_freed_memory",
+    "plan_phases",
+    "run_experiment",
+]

@@ -1,0 +1,7 @@
+"""``python -m morphnet`` is the console script."""
+
+import sys
+
+from morphnet.cli import main
+
+sys.exit(main())

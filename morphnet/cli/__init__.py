@@ -1,0 +1,84 @@
+"""The command line: ``morphnet COMMAND key=value ...``.
+
+One file per command. This one finds the command, hands over to Hydra, and turns what goes wrong into one
+message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+#: Every command with what its help says; the module of the same name holds its ``main``.
+COMMANDS = {
+    "train": "train a parent, morph it, train the child on, and print a table",
+    "morph": "morph a trained network once, with its proof",
+    "eval": "count the errors of a network",
+    "flops": "FLOP of every row of the paper's tables, printed and counted",
+    "report": "the records of finished runs as one table",
+}
+
+HELP = """\
+morphnet grows a trained convolutional network with its function unchanged.
+
+usage: morphnet COMMAND [key=value ...]
+
+commands:
+{commands}
+
+examples:
+  morphnet train                                            digits, the embedded default: no download
+  morphnet train -m seed=0,1,2                              the same over three seeds, one table
+  morphnet train experiment=cifar10_morph20_1c1 data.download=true
+  morphnet morph parent=outputs/digits/seed0 morph=1c1_2branch output=grown
+  morphnet eval  parent=grown data=digits
+  morphnet flops format=markdown
+
+Every command takes Hydra's options: `morphnet train --help` lists its keys, `--cfg job` shows the composed
+configuration, `-m` runs a sweep. HYDRA_FULL_ERROR=1 shows where an error comes from.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(HELP.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command in ("-V", "--version"):
+        from morphnet import __version__
+
+        print(f"morphnet {__version__}")
+        return 0
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        print(f"morphnet: error: unknown command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    sys.argv = [f"morphnet {command}", *rest]
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here
+    try:
+        import_module(f"morphnet.cli.{command}").main()
+    except KeyboardInterrupt:
+        print("\nmorphnet: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if show_traceback:
+            raise
+        from morphnet.cli.errors import exit_code, explain
+
+        print(f"morphnet: error: {explain(error)}", file=sys.stderr)
+        return exit_code(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

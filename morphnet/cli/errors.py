@@ -1,0 +1,80 @@
+"""What goes wrong as one message: what was given, what is needed, what to try."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from morphnet.config import DataConfig, MorphConfig, NetworkConfig, OptimConfig, PhaseConfig, ScheduleConfig, TrainConfig, TrainerConfig
+
+#: Errors that say what is wrong with what was given; anything else is shown with its type.
+EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, NotADirectoryError)
+
+
+class SweepError(Exception):
+    """Some jobs of a sweep failed; ``code`` is the highest of their exit codes."""
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def explain(error: BaseException) -> str:
+    """The message a person reads."""
+    from morphnet.morph import MorphError
+
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _explain_hydra(error)
+    if isinstance(error, OSError) and error.strerror and len(error.args) >= 2:
+        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, (*EXPECTED, MorphError, SweepError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where it comes from)"
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for wrong input, 3 for a morph that failed its proof, 1 for everything else."""
+    from morphnet.morph import MorphError
+
+    if isinstance(error, SweepError):
+        return error.code
+    if isinstance(error, MorphError):
+        return 3
+    if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, TypeError, FileNotFoundError, FileExistsError)):
+        return 2
+    return 1
+
+
+def _explain_hydra(error: BaseException) -> str:
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        missing = (error.missing_cfg_file or "").rsplit("/", 1)
+        group, name = (missing[0], missing[1]) if len(missing) == 2 else ("", missing[0])
+        options = sorted(error.options)
+        near = difflib.get_close_matches(name, options, 1)
+        hint = f"did you mean {group}={near[0]}? " if near else ""
+        return f"{group}={name}: there is no such {group}; {hint}There are: {', '.join(options)}"
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    lines: list[str] = []
+    for part in chain:
+        for line in str(part).splitlines():
+            line = line.strip()
+            if line and line not in lines and not line.startswith(("object_type=", "full_key:", "reference_type=", "See https://hydra.cc", "To append to")):
+                lines.append(line)
+    message = "\n  ".join(lines)
+    unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
+    if unknown:
+        near = difflib.get_close_matches(unknown[1], _keys(), 1)
+        if near:
+            message += f"\n  did you mean {near[0]!r}?"
+    return message
+
+
+def _keys() -> Iterable[str]:
+    schemas = (TrainConfig, NetworkConfig, DataConfig, OptimConfig, ScheduleConfig, PhaseConfig, MorphConfig, TrainerConfig)
+    return sorted({key for schema in schemas for key in schema.__dataclass_fields__})

@@ -1,0 +1,58 @@
+"""``morphnet eval``: the errors of a network on a data set."""
+
+from __future__ import annotations
+
+import json
+
+import hydra
+from omegaconf import DictConfig
+
+from morphnet.cli.compose import configs_dir, register, to_dataclass
+from morphnet.config import EvalConfig
+
+
+def main() -> None:
+    """Counts the errors of the network of ``parent``."""
+    register()
+    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="eval")(evaluate_source)()
+
+
+def evaluate_source(composed: DictConfig) -> None:
+    config = to_dataclass(composed, EvalConfig)
+    if config.format not in ("text", "json"):
+        raise ValueError(f"format={config.format!r}; expected text or json")
+
+    from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
+    from morphnet.data import evaluation_batches
+    from morphnet.flops import count_macs, count_parameters
+    from morphnet.store import network_hash
+    from morphnet.train import choose_engine, evaluate
+
+    data_config = data_of_source(config.parent, config.data)
+    data = load_data(data_config)
+    network = load_parent(config.parent, config.network, data, config.weights)
+    engine = choose_engine(config.device, config.precision)
+    data = normalised(data, data_config, network).to(engine.device)
+    engine.place(network)
+    found = evaluate(network, evaluation_batches(data), engine)
+    precision = str(engine.precision).removeprefix("torch.")
+    if config.format == "json":
+        figures = {
+            "errors": found.errors,
+            "images": found.images,
+            "error": found.error,
+            "loss": found.loss,
+            "data": data.name,
+            "evaluated_on": data.evaluated_on,
+            "precision": precision,
+            "device": engine.device.type,
+            "macs": count_macs(network, (1, *data.input_size)),
+            "parameters": count_parameters(network),
+            "network": network_hash(network),
+        }
+        print(json.dumps(figures, indent=1))
+        return
+    print(
+        f"{found.errors:,} errors of {found.images:,} ({100 * found.error:.2f} %), loss {found.loss:.4f}: "
+        f"{data.name}, {data.evaluated_on} images, {precision} on {engine.device.type}"
+    )

@@ -1,0 +1,72 @@
+"""``morphnet flops``: every row of Tables 1 to 3, printed and counted."""
+
+from __future__ import annotations
+
+import json
+
+import hydra
+from omegaconf import DictConfig
+
+from morphnet.cli.compose import configs_dir, register, to_dataclass
+from morphnet.config import FlopsConfig
+
+HEADER = ("table", "network", "phases", "paper (million)", "counted", "difference", "paper rel.", "counted rel.")
+
+
+def main() -> None:
+    """Prints the table."""
+    register()
+    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="flops")(flops)()
+
+
+def flops(composed: DictConfig) -> None:
+    config = to_dataclass(composed, FlopsConfig)
+
+    from morphnet.report.table import FORMATS, to_csv, to_markdown, to_text
+
+    if config.format not in FORMATS:
+        raise ValueError(f"format={config.format!r}; expected one of {', '.join(FORMATS)}")
+
+    from morphnet.report.paper import count_rows
+
+    rows = count_rows()
+    if config.format == "json":
+        print(
+            json.dumps(
+                [
+                    {
+                        "table": counted.row.table,
+                        "network": counted.row.name,
+                        "phases": list(counted.row.via),
+                        "paper_million": counted.row.flop,
+                        "macs": counted.macs,
+                        "difference_million": round(counted.difference, 6),
+                        "paper_relative": counted.row.relative_flop,
+                        "relative": counted.relative,
+                        "agrees": counted.agrees,
+                    }
+                    for counted in rows
+                ],
+                indent=1,
+            )
+        )
+        return
+    body = [
+        [
+            str(counted.row.table),
+            counted.row.name,
+            ", ".join(counted.row.via) or "-",
+            f"{counted.row.flop:,.0f}" if counted.row.table == 3 else f"{counted.row.flop:.1f}",
+            f"{counted.macs:,}",
+            f"{counted.difference:+.3f}",
+            f"{counted.row.relative_flop:g}x",
+            f"{counted.relative:.3f}x",
+        ]
+        for counted in rows
+    ]
+    if config.format == "csv":
+        print(to_csv([list(HEADER), *body]))
+        return
+    print((to_markdown if config.format == "markdown" else to_text)(HEADER, body))
+    agreeing = sum(counted.agrees for counted in rows)
+    print(f"\nOne FLOP is one multiply-accumulate. {agreeing} of {len(rows)} counts round to the paper's figure.")

@@ -1,0 +1,90 @@
+"""The network and the data that a configuration names, and whether they fit each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from morphnet.cli.compose import read_yaml
+from morphnet.config import DataConfig, NetworkConfig
+from morphnet.data import ImageData, load_arrays, load_cifar, load_digits, with_normalisation, with_validation
+from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture, imagenet_architecture
+from morphnet.store import load_source
+
+CIFAR = ("cifar10", "cifar100")
+
+
+def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> Architecture:
+    """The architecture that ``network`` describes, for images and classes of the data."""
+    build = {"cifar": cifar_architecture, "imagenet": imagenet_architecture}.get(network.family)
+    if build is None:
+        raise ValueError(f"network.family={network.family!r}; expected cifar or imagenet")
+    settings: dict[str, Any] = {} if network.widths is None else {"widths": network.widths}
+    return build(
+        network.depth,
+        classes,
+        in_channels=in_channels,
+        shortcut=network.shortcut,
+        activation=network.activation,
+        **settings,
+    )
+
+
+def load_data(config: DataConfig) -> ImageData:
+    """The images, not yet normalised; a validation split is cut off here."""
+    if config.path is not None:
+        data = load_arrays(config.name, Path(config.path))
+    elif config.name == "digits":
+        data = load_digits()
+    elif config.name in CIFAR:
+        data = load_cifar(config.name, Path(config.root), config.download)
+    else:
+        raise ValueError(f"data.name={config.name!r} needs data.path, an .npz; built in are digits, {', '.join(CIFAR)}")
+    return with_validation(data, config.validation, config.validation_seed) if config.validation else data
+
+
+def normalised(data: ImageData, config: DataConfig, parent: ResNet | None) -> ImageData:
+    """``data`` with the mean and deviation that are asked for, else the parent's, else its own."""
+    if config.normalize is not None:
+        return with_normalisation(data, config.normalize)
+    if parent is not None and "mean" in parent.metadata and "std" in parent.metadata:
+        return with_normalisation(data, [parent.metadata["mean"], parent.metadata["std"]])
+    return with_normalisation(data, "own")
+
+
+def load_parent(source: str, network: NetworkConfig | None, data: ImageData | None, weights: str) -> ResNet:
+    """The network of SOURCE; ``network`` and ``data`` name the architecture of a bare state dict.
+
+    Raises:
+        ValueError: it does not fit the data.
+    """
+    architecture = None
+    if network is not None and data is not None:
+        architecture = architecture_of(network, data.classes, data.input_size[0])
+    parent = load_source(source, architecture, weights)
+    parent.metadata.setdefault("origin", source if source.startswith("torchvision:") else Path(source).name)
+    if data is not None:
+        found = (parent.architecture.classes, parent.architecture.in_channels)
+        if found != (data.classes, data.input_size[0]):
+            raise ValueError(
+                f"parent={source} has {found[0]} classes and {found[1]} image channels; "
+                f"{data.name} has {data.classes} and {data.input_size[0]}: give the data it was trained for"
+            )
+    return parent
+
+
+def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
+    """``config``, or the data that the run in ``source`` was made with.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if config is not None:
+        return config
+    path = Path(source)
+    for folder in (path, *path.parents[:3]):
+        if (folder / "config.yaml").is_file():
+            saved = read_yaml(folder / "config.yaml").get("data")
+            if isinstance(saved, dict):
+                return DataConfig(**saved)
+    raise ValueError(f"parent={source} does not say what data it is for: give data=cifar10, data=digits, ...")

@@ -1,0 +1,43 @@
+"""``morphnet report``: the records of finished runs as one table."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from morphnet.cli.compose import configs_dir, register, to_dataclass
+from morphnet.config import ReportConfig
+
+
+def main() -> None:
+    """Prints the table."""
+    register()
+    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="report")(report)()
+
+
+def report(composed: DictConfig) -> None:
+    config = to_dataclass(composed, ReportConfig)
+
+    from morphnet.report.record import read_record
+    from morphnet.report.table import FORMATS, format_rows, tabulate
+
+    if config.format not in FORMATS:
+        raise ValueError(f"format={config.format!r}; expected one of {', '.join(FORMATS)}")
+    paths = find_records(config.records)
+    if not paths:
+        raise FileNotFoundError(f"records={config.records}: no finished phase there; run morphnet train first")
+    print(format_rows(tabulate([read_record(path) for path in paths]), config.format))  # type: ignore[arg-type]
+
+
+def find_records(pattern: str) -> list[Path]:
+    """The records that ``pattern`` matches, or that lie in the folders it matches."""
+    found: set[Path] = set()
+    for match in map(Path, glob.glob(pattern, recursive=True)):
+        if match.is_dir():
+            found.update(match.glob("**/record.json"))
+        elif match.name == "record.json" or (match.suffix == ".json" and match.parent.name == "records"):
+            found.add(match)
+    return sorted(found)

@@ -1,0 +1,165 @@
+"""The dataclasses that ``configs/`` must satisfy: a mistyped key or value is refused before anything runs.
+
+Standard library only. ``"???"`` marks a value that has to be given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class NetworkConfig:
+    """A ResNet; classes and image channels come from the data."""
+
+    family: str = "cifar"  # cifar | imagenet
+    depth: int = 20  # 6n+2 | 18, 34
+    widths: list[int] | None = None  # channels of each stage; null: 16, 32, 64 | 64, 128, 256, 512
+    shortcut: str = "projection"  # projection | padding
+    activation: str = "relu"  # relu | prelu | gelu | pgelu | ...
+
+
+@dataclass
+class DataConfig:
+    """A data set and how it is augmented."""
+
+    name: str = "???"  # digits | cifar10 | cifar100 | any name for an .npz
+    path: str | None = None  # an .npz of train_images, train_labels, test_images, test_labels
+    root: str = "data"  # where torchvision keeps its downloads
+    download: bool = False
+    normalize: Any = None  # own | imagenet | [[means],[stds]]; null: the parent's if its file says, else own
+    validation: int = 0  # training images held out, in place of the test images; 5000 for CIFAR's 45k/5k
+    validation_seed: int = 0
+    pad: int = 0  # zeros on each side before the random crop
+    flip: bool = False  # mirror at random
+
+
+@dataclass
+class OptimConfig:
+    """SGD."""
+
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4  # not on the slopes of parametric activations
+
+
+@dataclass
+class ScheduleConfig:
+    """A piecewise constant learning rate; every length is multiplied by ``scale``."""
+
+    steps: int | None = None  # length of a phase in iterations, or
+    epochs: float | None = None  # in epochs
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # fractions of the phase
+    factor: float = 0.1  # the rate is multiplied by this at each milestone
+    warmup_steps: int = 0
+    warmup_lr: float = 0.01
+    scale: float = 1.0
+
+
+@dataclass
+class PhaseConfig:
+    """One phase: what it starts with, and what of the schedule is its own (null: as in ``schedule`` and ``optim``)."""
+
+    name: str | None = None
+    morph: str | None = None  # null: the parent; else the spec its network is morphed to first
+    steps: int | None = None
+    epochs: float | None = None
+    lr: float | None = None
+    milestones: list[float] | None = None
+    factor: float | None = None
+    warmup_steps: int | None = None
+    warmup_lr: float | None = None
+
+
+@dataclass
+class MorphConfig:
+    """How shortcuts are morphed, in every phase."""
+
+    bn: str = "calibrated"  # calibrated | folded | paper | paper_first
+    padding: str = "same"  # same | exact
+    split: float = 0.5  # share of the identity that becomes the first branch
+    width: float = 1.0  # C_l over the block's channels
+    activation: str = "prelu"  # of the new places
+    calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
+
+
+@dataclass
+class TrainerConfig:
+    """How the arithmetic is done."""
+
+    compile: str = "auto"  # auto | true | false
+    evaluate_every: int = 1  # epochs
+    checkpoint_seconds: float = 30.0
+    threads: int | None = None  # of the CPU; null: all cores
+
+
+@dataclass
+class TrainConfig:
+    """``morphnet train``."""
+
+    name: str | None = None  # of the experiment, in records and run directories
+    output: str = "outputs"  # where run directories are made
+    seed: int = 0
+    parent: str | None = None  # SOURCE of a trained parent, instead of training one
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    device: str = "auto"  # auto | cpu | cuda | cuda:0
+    precision: str = "auto"  # of training: auto | float32 | bfloat16
+    phases: list[PhaseConfig] = field(default_factory=list)
+    controls: list[str] = field(default_factory=list)  # relu, prelu: the parent trained on instead of morphed
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    morphing: MorphConfig = field(default_factory=MorphConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+@dataclass
+class MorphCommandConfig:
+    """``morphnet morph``."""
+
+    parent: str = "???"
+    morph: str = "???"
+    output: str = "???"
+    weights: str = "none"
+    bn: str = "calibrated"
+    padding: str = "same"
+    split: float = 0.5
+    width: float = 1.0
+    activation: str = "prelu"
+    calibration_batches: int = 8
+    seed: int = 0
+    device: str = "auto"
+    network: NetworkConfig | None = None
+    data: DataConfig | None = None
+
+
+@dataclass
+class EvalConfig:
+    """``morphnet eval``."""
+
+    parent: str = "???"
+    weights: str = "none"
+    device: str = "auto"
+    precision: str = "float32"
+    format: str = "text"  # text | json
+    network: NetworkConfig | None = None
+    data: DataConfig | None = None
+
+
+@dataclass
+class FlopsConfig:
+    """``morphnet flops``."""
+
+    format: str = "text"  # text | markdown | csv | json
+
+
+@dataclass
+class ReportConfig:
+    """``morphnet report``."""
+
+    records: str = "outputs/**"
+    format: str = "text"  # text | markdown | csv | json

@@ -1,0 +1,111 @@
+"""Batches whose order and augmentation are a function of (seed, phase, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from morphnet.data.images import ImageData, normalise
+
+
+def generator_for(*key: object) -> torch.Generator:
+    """A CPU generator whose state is a function of ``key``, the same on every machine."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Zeros added on each side before a random crop of the old size, and whether images are mirrored at random."""
+
+    pad: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """The training batches of one epoch after the other, on the device the images are on.
+
+    Attributes:
+        data: what they are drawn from.
+        batch_size: images in a batch; an incomplete last one is left out, a different one each epoch.
+        key: what the order depends on beside the epoch: (seed, phase).
+    """
+
+    data: ImageData
+    batch_size: int
+    augmentation: Augmentation
+    key: tuple[object, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= len(self.data.train):
+            raise ValueError(
+                f"optim.batch_size={self.batch_size}: {self.data.name} has {len(self.data.train)} training images; "
+                "give a batch size from 1 to that"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.data.train) // self.batch_size
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of epoch ``index`` from batch ``start`` on: float32 ``(N, C, H, W)``, int64 ``(N,)``."""
+        generator = generator_for(*self.key, index)
+        split, count = self.data.train, len(self) * self.batch_size
+        order = torch.randperm(len(split), generator=generator)[:count]
+        pad = self.augmentation.pad
+        offsets = torch.randint(2 * pad + 1, (2, count), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        device = split.images.device
+        order, offsets, mirrored = order.to(device), offsets.to(device), mirrored.to(device)
+        for at in range(start * self.batch_size, count, self.batch_size):
+            part = slice(at, at + self.batch_size)
+            images = split.images[order[part]]
+            if pad:
+                images = random_crop(images, pad, offsets[:, part])
+            if self.augmentation.flip:
+                images = torch.where(mirrored[part].view(-1, 1, 1, 1), images.flip(3), images)
+            yield normalise(images, self.data.mean, self.data.std), split.labels[order[part]]
+
+
+def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
+    """Each image padded with ``pad`` zeros on every side and cropped to its old size.
+
+    Args:
+        images: shape ``(N, C, H, W)``.
+        offsets: row and column of each crop, shape ``(2, N)``, from 0 to ``2 pad``.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, (pad, pad, pad, pad))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
+
+
+def evaluation_batches(data: ImageData, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image of ``data.test`` once, normalised, in order."""
+    for images, labels in zip(data.test.images.split(batch_size), data.test.labels.split(batch_size), strict=True):
+        yield normalise(images, data.mean, data.std), labels
+
+
+def calibration_batches(
+    data: ImageData, augmentation: Augmentation, key: Sequence[object], count: int = 8, batch_size: int = 128
+) -> list[tuple[Tensor, Tensor]]:
+    """``count`` augmented training batches for a morph: a half is measured on, a half kept for its proof.
+
+    They are disjoint if the data set is large enough; otherwise further epochs are begun.
+    """
+    batches = TrainBatches(data, min(batch_size, len(data.train)), augmentation, tuple(key))
+    found: list[tuple[Tensor, Tensor]] = []
+    epoch = 0
+    while len(found) < count:
+        for batch in batches.epoch(epoch):
+            found.append(batch)
+            if len(found) == count:
+                break
+        epoch += 1
+    return found

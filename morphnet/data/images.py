@@ -1,0 +1,147 @@
+"""Image data sets as arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Mean and standard deviation of the ImageNet training images, RGB in [0, 1].
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 of shape ``(N, C, H, W)``, and their labels, int64 of shape ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: what is trained on, what errors are counted on, and how pixels become numbers.
+
+    Attributes:
+        name: what it is called in records.
+        train, test: the two splits. Where a validation split was cut off, ``test`` is that one.
+        class_names: one name per label.
+        mean, std: per channel, for pixels in [0, 1].
+        evaluated_on: ``test`` or ``validation``.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    evaluated_on: str = "test"
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.train.images.shape[1:]
+        return (channels, height, width)
+
+    def to(self, device: torch.device) -> ImageData:
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 images as float32 with mean 0 and standard deviation 1 per channel (of the data set)."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
+    return images * scale - shift
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel over all pixels, in [0, 1]; ``images`` is uint8."""
+    # From counts of the 256 values: exact, and without a float copy of the images.
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        counts = np.bincount(channel.cpu().numpy().ravel(), minlength=256)
+        mean = float((counts * values).sum() / counts.sum())
+        means.append(mean)
+        stds.append(float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum())))
+    return tuple(means), tuple(stds)
+
+
+def with_normalisation(data: ImageData, normalise: str | Sequence[Sequence[float]]) -> ImageData:
+    """``data`` with its mean and standard deviation set.
+
+    Args:
+        normalise: ``own`` (of the training images), ``imagenet``, or ``[[means], [standard deviations]]``.
+
+    Raises:
+        ValueError: it is none of these, or has not one positive deviation per channel.
+    """
+    channels = data.input_size[0]
+    if isinstance(normalise, str):
+        if normalise not in ("own", "imagenet"):
+            raise ValueError(f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]]")
+        mean, std = channel_statistics(data.train.images) if normalise == "own" else IMAGENET
+    else:
+        try:
+            mean, std = (tuple(float(v) for v in values) for values in normalise)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]], such as "
+                "[[0.5,0.5,0.5],[0.25,0.25,0.25]]"
+            ) from None
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise ValueError(
+            f"data.normalize: {channels} means and {channels} positive standard deviations are needed, one per channel; "
+            f"got {list(mean)} and {list(std)}"
+        )
+    return replace(data, mean=mean, std=std)
+
+
+def with_validation(data: ImageData, count: int, seed: int) -> ImageData:
+    """``data`` with a stratified part of its training images in place of the test images.
+
+    Args:
+        count: images that are cut off; 5000 leaves 45,000 of CIFAR's. Every class gives the same share.
+        seed: of the choice; the same seed cuts off the same images.
+
+    Raises:
+        ValueError: a class would be left without an image on one of the two sides.
+    """
+    total = len(data.train)
+    if not 0 < count < total:
+        raise ValueError(f"data.validation={count}: {data.name} has {total} training images; give fewer, or 0 for none")
+    generator = torch.Generator().manual_seed(seed)
+    labels = data.train.labels.cpu()
+    held_out = []
+    for label in range(data.classes):
+        members = (labels == label).nonzero().flatten()
+        share = round(len(members) * count / total)
+        if not 0 < share < len(members):
+            raise ValueError(
+                f"data.validation={count}: class {data.class_names[label]!r} has {len(members)} training images, of "
+                f"which {share} would be cut off; every class needs some on both sides"
+            )
+        held_out.append(members[torch.randperm(len(members), generator=generator)[:share]])
+    validation = torch.cat(held_out).sort().values
+    kept = torch.ones(total, dtype=torch.bool)
+    kept[validation] = False
+    return replace(
+        data,
+        train=Split(data.train.images[kept], data.train.labels[kept]),
+        test=Split(data.train.images[validation], data.train.labels[validation]),
+        evaluated_on="validation",
+    )

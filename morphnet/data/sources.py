@@ -1,0 +1,118 @@
+"""Where images come from: scikit-learn's digits, torchvision's CIFAR, an ``.npz`` of one's own."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphnet.data.images import ImageData, Split
+
+#: The arrays an ``.npz`` has to hold; ``class_names`` may stand beside them.
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+DIGITS_TRAINING_IMAGES = 300
+
+
+def load_digits() -> ImageData:
+    """scikit-learn's 1,797 handwritten digits, 8x8, grayscale: 300 to train on, 1,497 to test.
+
+    The choice is stratified and always the same. So few to train on, because the usual split is solved and
+    could show no difference between two networks.
+    """
+    from sklearn.datasets import load_digits as sklearn_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = sklearn_digits()
+    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    chosen, rest = train_test_split(
+        np.arange(len(labels)), train_size=DIGITS_TRAINING_IMAGES, stratify=labels, random_state=0
+    )
+    train, test = (Split(images[part], labels[part]) for part in (torch.from_numpy(chosen), torch.from_numpy(rest)))
+    return _data("digits", train, test, tuple(str(digit) for digit in range(10)))
+
+
+def load_cifar(name: str, root: Path, download: bool) -> ImageData:
+    """CIFAR-10 or -100 by torchvision, which checks the files it downloads or finds.
+
+    Raises:
+        FileNotFoundError: the files are not in ``root`` (or damaged), and may not be downloaded.
+    """
+    import torchvision.datasets
+
+    dataset = getattr(torchvision.datasets, CIFAR[name])
+    try:
+        parts = [dataset(root, train=train, download=download) for train in (True, False)]
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"no whole {name} in data.root={str(root)!r} ({error}); set data.download=true, or data.root to where it is, "
+            "or data.path to an .npz of it"
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name} could not be downloaded to data.root={str(root)!r} ({error}); set data.root to where it is, or "
+            "data.path to an .npz of it"
+        ) from error
+    train, test = (
+        Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts
+    )
+    return _data(name, train, test, tuple(parts[0].classes))
+
+
+def load_arrays(name: str, path: Path) -> ImageData:
+    """An ``.npz`` of ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` (and ``class_names``).
+
+    Images are uint8, ``(N, H, W, C)`` or ``(N, H, W)``; labels are whole numbers from 0. Nothing in the file
+    is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: in words that name the array and what it should be.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"data.path={path}: there is no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key in (*KEYS, "class_names")}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise ValueError(f"data.path={path} cannot be read as an .npz of plain arrays: {error}") from error
+    missing = [key for key in KEYS if key not in arrays]
+    if missing:
+        raise ValueError(f"data.path={path} holds no {', '.join(missing)}; needed are {', '.join(KEYS)}")
+    splits = [_split(path, part, arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
+    train, test = splits
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise ValueError(
+            f"data.path={path}: training images are {tuple(train.images.shape[1:])} (channels, height, width), "
+            f"test images {tuple(test.images.shape[1:])}"
+        )
+    count = int(max(split.labels.max() for split in splits)) + 1
+    names = tuple(str(name) for name in arrays.get("class_names", range(count)))
+    if len(names) < count:
+        raise ValueError(f"data.path={path}: label {count - 1} has no name among the {len(names)} class_names")
+    return _data(name, train, test, names)
+
+
+def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Split:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        raise ValueError(
+            f"data.path={path}: {part}_images must be uint8 of shape (N, H, W, C) or (N, H, W); "
+            f"got {images.dtype} {images.shape}"
+        )
+    if images.ndim == 4 and images.shape[3] > 4:
+        raise ValueError(f"data.path={path}: {part}_images has {images.shape[3]} channels in last place; at most 4 are expected")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1] or labels.min() < 0:
+        raise ValueError(
+            f"data.path={path}: {part}_labels must be {len(images)} whole numbers from 0; got {labels.dtype} {labels.shape}"
+        )
+    tensor: Tensor = torch.from_numpy(images)
+    tensor = tensor[:, None] if images.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+    return Split(tensor, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _data(name: str, train: Split, test: Split, class_names: tuple[str, ...]) -> ImageData:
+    channels = train.images.shape[1]
+    return ImageData(name, train, test, class_names, (0.0,) * channels, (1.0,) * channels)

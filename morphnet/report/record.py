@@ -1,0 +1,93 @@
+"""A phase as one JSON record: what was measured, and everything that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+PACKAGES = ("morphnet", "torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "omegaconf", "safetensors")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, hardware and commit of this process, as plain values."""
+    return {"versions": _versions(), "hardware": _hardware(device), "commit": _commit()}
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Writes ``record`` as JSON, so that the file is whole or not there."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    os.replace(part, path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in ``path``.
+
+    Raises:
+        ValueError: it is no record of a format this version reads.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a readable record: {error}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a record of format {FORMAT}")
+    return record
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "device": device.type,
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    notable = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{model} ({', '.join(notable)})" if notable else model
+
+
+def _commit() -> dict[str, Any] | None:
+    """Commit of the source tree this package runs from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no").strip()
+        return {"hash": git("rev-parse", "HEAD").strip(), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,150 @@
+"""Records as a table: one row for each network, with mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Format = Literal["text", "markdown", "csv", "json"]
+FORMATS = ("text", "markdown", "csv", "json")
+Cells = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of one experiment, over all its seeds.
+
+    Errors are fractions. ``error_deviation`` is the sample standard deviation, None for one seed.
+    ``relative_macs`` is over the parent's.
+    """
+
+    experiment: str
+    network: str
+    role: str
+    seeds: tuple[int, ...]
+    error_mean: float
+    error_deviation: float | None
+    start_error_mean: float
+    evaluated_on: str
+    macs: int
+    relative_macs: float | None
+    parameters: int
+    steps: int
+    images_per_second: float | None
+    seconds: float
+
+
+def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows of ``records``: those of one experiment, phase and setting are averaged over their seeds.
+
+    Raises:
+        ValueError: two records are of the same experiment, phase and seed but of different runs.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(_key(record), []).append(record)
+    parents = {_key(r)[:2]: r["macs"] for r in records if r["role"] == "parent"}
+    rows = []
+    for key, group in groups.items():
+        group.sort(key=lambda record: record["seed"])
+        seeds = tuple(record["seed"] for record in group)
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{key[0]}, phase {group[0]['phase']}: the same seed stands in several runs; name one with records=")
+        errors = [record["error"] for record in group]
+        speeds = [record["images_per_second"] for record in group if record["images_per_second"]]
+        first = group[0]
+        rows.append(
+            Row(
+                experiment=first["experiment"],
+                network=first["label"],
+                role=first["role"],
+                seeds=seeds,
+                error_mean=statistics.fmean(errors),
+                error_deviation=statistics.stdev(errors) if len(errors) > 1 else None,
+                start_error_mean=statistics.fmean(record["start_error"] for record in group),
+                evaluated_on=first["data"]["evaluated_on"],
+                macs=first["macs"],
+                relative_macs=first["macs"] / parents[key[:2]] if key[:2] in parents else None,
+                parameters=first["parameters"],
+                steps=first["steps"],
+                images_per_second=statistics.fmean(speeds) if speeds else None,
+                seconds=sum(record["seconds"] for record in group),
+            )
+        )
+    return rows
+
+
+def _key(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Records of one key differ in their seed alone."""
+    return (record["experiment"], record["settings"].get("variant", ""), record["index"], record["phase"])
+
+
+HEADER = ("experiment", "network", "seeds", "error %", "at start %", "FLOP (million)", "rel. FLOP", "parameters", "steps", "images/s")
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """What a person reads: per cent, million, ``x``. The error is that of the last epoch."""
+    written = []
+    for row in rows:
+        error = f"{100 * row.error_mean:.2f}"
+        if row.error_deviation is not None:
+            error += f" ± {100 * row.error_deviation:.2f}"
+        written.append(
+            [
+                row.experiment,
+                row.network,
+                str(len(row.seeds)),
+                error,
+                f"{100 * row.start_error_mean:.2f}",
+                f"{row.macs / 1e6:.1f}" if row.macs >= 1e7 else f"{row.macs / 1e6:.3f}",
+                "" if row.relative_macs is None else f"{row.relative_macs:.2f}x",
+                f"{row.parameters:,}",
+                f"{row.steps:,}" if row.steps else "given",
+                "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
+            ]
+        )
+    return written
+
+
+def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
+    """``rows`` as text, Markdown, CSV or JSON; the last two hold plain numbers."""
+    if format == "json":
+        return json.dumps([asdict(row) for row in rows], indent=1)
+    if format == "csv":
+        return to_csv([list(asdict(rows[0]))] + [[_plain(v) for v in asdict(row).values()] for row in rows]) if rows else ""
+    return (to_markdown if format == "markdown" else to_text)(HEADER, cells(rows))
+
+
+def to_text(header: Sequence[str], body: Cells) -> str:
+    """Columns padded to equal width, numbers to the right."""
+    lines = [header, *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    numeric = [all(line[i][:1].isdigit() or line[i][:1] in ("", "-", "+") for line in body) for i in range(len(header))]
+
+    def pad(line: Sequence[str]) -> str:
+        parts = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([pad(header), "  ".join("-" * w for w in widths), *map(pad, body)])
+
+
+def to_markdown(header: Sequence[str], body: Cells) -> str:
+    rule = ["---"] * len(header)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
+
+
+def to_csv(lines: Cells) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue().rstrip("\n")
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,243 @@
+"""A whole run: parent, children and controls, one phase after the other, in one directory."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+from morphnet.config import MorphConfig
+from morphnet.data import Augmentation, ImageData, TrainBatches, calibration_batches, generator_for
+from morphnet.flops import count_macs, count_parameters
+from morphnet.morph import MorphError, morph_network
+from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
+from morphnet.report.record import FORMAT, environment, read_record, write_record
+from morphnet.store import load_network, network_hash, save_network
+from morphnet.train.checkpoint import load_checkpoint
+from morphnet.train.engine import Engine
+from morphnet.train.phase import Optimisation, PhaseResult, run_phase
+from morphnet.train.plan import PhasePlan
+from morphnet.train.tensorboard import phase_log
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What every phase of a run shares.
+
+    Attributes:
+        name: of the experiment, as in the tables.
+        seed: everything random is a function of it.
+        settings: further plain values for the records, such as the composed choices.
+    """
+
+    name: str
+    seed: int
+    run_dir: Path
+    data: ImageData
+    augmentation: Augmentation
+    batch_size: int
+    optimisation: Optimisation
+    morphing: MorphConfig
+    engine: Engine
+    evaluate_every: int
+    checkpoint_seconds: float
+    settings: Mapping[str, Any]
+
+
+def run_experiment(
+    experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture, parent: ResNet | None
+) -> list[dict[str, Any]]:
+    """Runs every phase that has no record yet, and returns the records of all.
+
+    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed.
+
+    Args:
+        architecture: of the parent, where it is trained here.
+        parent: a trained network, where it is not.
+
+    Raises:
+        MorphError: a child failed its proof; the report is in the folder of its phase.
+        ValueError, FloatingPointError: see :func:`~morphnet.train.phase.run_phase`.
+    """
+    experiment.run_dir.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    for plan in plans:
+        record_path = _folder(experiment, plan) / "record.json"
+        if record_path.is_file():
+            records.append(read_record(record_path))
+            continue
+        network = _start(experiment, plan, plans, architecture, parent)
+        records.append(_run(experiment, plan, plans, network, record_path))
+    return records
+
+
+def _folder(experiment: Experiment, plan: PhasePlan) -> Path:
+    return experiment.run_dir / "phases" / plan.folder
+
+
+def _start(
+    experiment: Experiment, plan: PhasePlan, plans: Sequence[PhasePlan], architecture: Architecture, parent: ResNet | None
+) -> ResNet:
+    """The network a phase starts with: made once, then read from its file."""
+    folder = _folder(experiment, plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "start.safetensors"
+    if path.is_file():
+        return load_network(path)
+    if plan.source is None:
+        if parent is None:
+            network = ResNet(architecture, generator_for(experiment.seed, "initial weights"))
+            network.metadata["lineage"] = []
+        else:
+            network = parent
+        network.metadata.update(_metadata(experiment.data))
+    else:
+        source = load_network(_folder(experiment, plans[plan.source]) / "network.safetensors")
+        lineage = [*source.metadata.get("lineage", []), {"network": network_hash(source), "phase": plan.name}]
+        if plan.morph is not None:
+            network = _morph(experiment, plan, source, folder)
+        else:
+            network = with_parametric_activations(source) if plan.parametric else source
+        network.metadata["lineage"] = lineage
+    save_network(network, path)
+    return network
+
+
+def _morph(experiment: Experiment, plan: PhasePlan, source: ResNet, folder: Path) -> ResNet:
+    morphing = experiment.morphing
+    key = (experiment.seed, plan.index, "calibration")
+    batches = calibration_batches(experiment.data, experiment.augmentation, key, morphing.calibration_batches)
+    try:
+        child, report = morph_network(
+            source,
+            plan.morph or "",
+            calibration=batches,
+            bn=morphing.bn,
+            padding=morphing.padding,
+            activation=morphing.activation,
+            split=morphing.split,
+            width=morphing.width,
+            generator=generator_for(experiment.seed, plan.index, "filters"),
+        )
+    except MorphError as error:
+        report = error.report
+        (folder / "morph_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+        raise
+    (folder / "morph_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    print(report, flush=True)
+    return child
+
+
+def _run(
+    experiment: Experiment, plan: PhasePlan, plans: Sequence[PhasePlan], network: ResNet, record_path: Path
+) -> dict[str, Any]:
+    folder = record_path.parent
+    started = datetime.datetime.now(datetime.UTC)
+    start_hash = network_hash(network)
+    batches = TrainBatches(
+        experiment.data, experiment.batch_size, experiment.augmentation, (experiment.seed, _shared_index(plan, plans))
+    )
+    checkpoint_path = folder / "checkpoint.pt"
+    checkpoint = load_checkpoint(checkpoint_path)
+    tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
+    with phase_log(tensorboard, plan.offset, None if checkpoint is None else checkpoint.step) as log:
+        result = run_phase(
+            network,
+            batches,
+            plan.schedule,
+            experiment.optimisation,
+            experiment.engine,
+            name=plan.name,
+            log=log,
+            checkpoint_path=checkpoint_path,
+            checkpoint_seconds=experiment.checkpoint_seconds,
+            evaluate_every=experiment.evaluate_every,
+        )
+    network.eval()
+    save_network(network, folder / "network.safetensors")
+    source = None if plan.source is None else _folder(experiment, plans[plan.source]).name
+    record = {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "seed": experiment.seed,
+        "index": plan.index,
+        "phase": plan.name,
+        "label": plan.label,
+        "role": plan.role,
+        "source": source,
+        "morph": plan.morph,
+        **_figures(result, experiment),
+        "macs": count_macs(network, (1, *experiment.data.input_size)),
+        "parameters": count_parameters(network),
+        "architecture": network.architecture.to_dict(),
+        "data": {
+            "name": experiment.data.name,
+            "train_images": len(experiment.data.train),
+            "evaluated_on": experiment.data.evaluated_on,
+            "images": len(experiment.data.test),
+            "mean": list(experiment.data.mean),
+            "std": list(experiment.data.std),
+        },
+        "optimisation": {**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
+        "schedule": None if plan.schedule is None else asdict(plan.schedule),
+        "augmentation": asdict(experiment.augmentation),
+        "lineage": {
+            "origin": network.metadata.get("origin"),
+            "ancestors": network.metadata.get("lineage", []),
+            "start": start_hash,
+            "network": network_hash(network),
+        },
+        "morph_report": "morph_report.json" if plan.morph else None,
+        "settings": dict(experiment.settings),
+        "command": ["morphnet", *sys.argv[1:]],
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **environment(experiment.engine.device),
+    }
+    write_record(record, record_path)
+    checkpoint_path.unlink(missing_ok=True)
+    return record
+
+
+def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
+    trained = result.train
+    return {
+        "error": result.final.error,
+        "errors": result.final.errors,
+        "loss": result.final.loss,
+        "start_error": result.start.error,
+        "start_loss": result.start.loss,
+        "train_error": trained.error if trained else None,
+        "train_loss": trained.loss if trained else None,
+        "steps": result.steps,
+        "lr": result.lr,
+        "seconds": round(result.seconds, 2),
+        "images_per_second": result.images_per_second and round(result.images_per_second, 1),
+        "resumed": result.resumed,
+        "training_precision": str(experiment.engine.precision).removeprefix("torch."),
+        "evaluation_precision": "float32",
+        "compiled": result.compiled,
+        "history": list(result.history),
+    }
+
+
+def _shared_index(plan: PhasePlan, plans: Sequence[PhasePlan]) -> int:
+    """How many phases came before: a child and its control see the same images in the same order."""
+    return 0 if plan.source is None else 1 + _shared_index(plans[plan.source], plans)
+
+
+def _metadata(data: ImageData) -> dict[str, Any]:
+    return {
+        "data": data.name,
+        "class_names": list(data.class_names),
+        "input_size": list(data.input_size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+

@@ -1,0 +1,75 @@
+"""The learning rate as a pure function of progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A piecewise constant learning rate over a phase.
+
+    Attributes:
+        steps: iterations in the phase.
+        lr: the rate at its beginning.
+        milestones: fractions of the phase at which the rate is multiplied by ``factor``.
+        warmup_steps: iterations at the beginning with ``warmup_lr`` instead.
+
+    Source: Sec. 4.2 and He et al. 2015: 64k iterations, milestones at 32k and 48k.
+    """
+
+    steps: int
+    lr: float
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
+    warmup_steps: int = 0
+    warmup_lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a phase of {self.steps} steps: at least 1 is needed")
+        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise ValueError(
+                f"schedule.milestones={list(self.milestones)}: fractions of the phase between 0 and 1 are needed, in order"
+            )
+        for key, value in (("optim.lr", self.lr), ("schedule.warmup_lr", self.warmup_lr), ("schedule.factor", self.factor)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{key}={value}: a positive number is needed")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of iteration ``step``, counted from 0."""
+        if step < self.warmup_steps:
+            return self.warmup_lr
+        passed = sum(step >= round(m * self.steps) for m in self.milestones)
+        return self.lr * self.factor**passed
+
+
+def scaled_schedule(
+    *,
+    steps: int | None,
+    epochs: float | None,
+    steps_per_epoch: int,
+    scale: float,
+    lr: float,
+    milestones: tuple[float, ...],
+    factor: float,
+    warmup_steps: int,
+    warmup_lr: float,
+) -> Schedule:
+    """The schedule of a phase whose length is given in steps or in epochs; ``scale`` multiplies every length.
+
+    Raises:
+        ValueError: not exactly one of ``steps`` and ``epochs`` is given, or a value is out of range.
+    """
+    if (steps is None) == (epochs is None):
+        raise ValueError(
+            f"schedule.steps={steps}, schedule.epochs={epochs}: exactly one length is needed; set the other to null"
+        )
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"schedule.scale={scale}: a positive number is needed; 0.1 makes every phase a tenth as long")
+    length = float(steps) if steps is not None else float(epochs or 0) * steps_per_epoch
+    if not 0 < length < float("inf"):
+        raise ValueError(f"schedule.steps={steps}, schedule.epochs={epochs}: a positive length is needed")
+    return Schedule(
+        max(1, round(length * scale)), lr, tuple(milestones), factor, round(warmup_steps * scale), warmup_lr
+    )
