@@ -65,6 +65,7 @@ def run_experiment(
         ValueError, FloatingPointError: see :func:`~morphnet.train.phase.run_phase`.
     """
     experiment.run_dir.mkdir(parents=True, exist_ok=True)
+    made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
     records: list[dict[str, Any]] = []
     for plan in plans:
         record_path = _folder(experiment, plan) / "record.json"
@@ -72,7 +73,7 @@ def run_experiment(
             records.append(read_record(record_path))
             continue
         network = _start(experiment, plan, plans, architecture, parent)
-        records.append(_run(experiment, plan, plans, network, record_path))
+        records.append(_run(experiment, plan, plans, network, record_path, made_with))
     return records
 
 
@@ -95,6 +96,7 @@ def _start(
             network.metadata["lineage"] = []
         else:
             network = parent
+            network.metadata.setdefault("lineage", [])
         network.metadata.update(_metadata(experiment.data))
     else:
         source = load_network(_folder(experiment, plans[plan.source]) / "network.safetensors")
@@ -134,7 +136,12 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: ResNet, folder: Path
 
 
 def _run(
-    experiment: Experiment, plan: PhasePlan, plans: Sequence[PhasePlan], network: ResNet, record_path: Path
+    experiment: Experiment,
+    plan: PhasePlan,
+    plans: Sequence[PhasePlan],
+    network: ResNet,
+    record_path: Path,
+    made_with: dict[str, Any],
 ) -> dict[str, Any]:
     folder = record_path.parent
     started = datetime.datetime.now(datetime.UTC)
@@ -197,7 +204,7 @@ def _run(
         "command": ["morphnet", *sys.argv[1:]],
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **environment(experiment.engine.device),
+        **made_with,
     }
     write_record(record, record_path)
     checkpoint_path.unlink(missing_ok=True)
