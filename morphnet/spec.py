@@ -51,7 +51,7 @@ def parse_spec(text: str) -> MorphSpec:
             raise ValueError(f"morph spec {text!r}: kernel size {size} is not odd; use 1, 3, 5, ...")
     for suffix in suffixes:
         if suffix not in SUFFIXES:
-            raise ValueError(f"morph spec {text!r}: unknown suffix {suffix!r}; expected '2branch' or 'half'")
+            raise ValueError(f"morph spec {text!r}: unknown suffix {suffix!r}; expected 'half' or '2branch'")
     if suffixes != [s for s in SUFFIXES if s in suffixes]:
         raise ValueError(
             f"morph spec {text!r}: suffixes out of order or repeated; write them as {{k1}}c{{k2}}[_2branch][_half]"

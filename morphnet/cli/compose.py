@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +15,25 @@ import morphnet
 from morphnet.config import EvalConfig, FlopsConfig, MorphCommandConfig, ReportConfig, TrainConfig
 
 T = TypeVar("T")
+
+
+def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
+    """Composes ``configs/<config_name>.yaml`` with the overrides of the command line and calls ``job``.
+
+    What ``job`` raises is raised here, after Hydra is done, which would print a line of its own about it.
+    """
+    register()
+    errors: list[Exception] = []
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            job(config)
+        except Exception as error:
+            errors.append(error)
+
+    hydra.main(version_base="1.3", config_path=configs_dir(), config_name=config_name)(guarded)()
+    if errors:
+        raise errors[0]
 
 
 def configs_dir() -> str:

@@ -9,7 +9,16 @@ from collections.abc import Iterable
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from morphnet.config import DataConfig, MorphConfig, NetworkConfig, OptimConfig, PhaseConfig, ScheduleConfig, TrainConfig, TrainerConfig
+from morphnet.config import (
+    DataConfig,
+    MorphConfig,
+    NetworkConfig,
+    OptimConfig,
+    PhaseConfig,
+    ScheduleConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 
 #: Errors that say what is wrong with what was given; anything else is shown with its type.
 EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, NotADirectoryError)
@@ -44,7 +53,9 @@ def exit_code(error: BaseException) -> int:
         return error.code
     if isinstance(error, MorphError):
         return 3
-    if isinstance(error, (HydraException, OmegaConfBaseException, ValueError, TypeError, FileNotFoundError, FileExistsError)):
+    if isinstance(
+        error, (HydraException, OmegaConfBaseException, ValueError, TypeError, FileNotFoundError, FileExistsError)
+    ):
         return 2
     return 1
 
@@ -64,7 +75,13 @@ def _explain_hydra(error: BaseException) -> str:
     for part in chain:
         for line in str(part).splitlines():
             line = line.strip()
-            if line and line not in lines and not line.startswith(("object_type=", "full_key:", "reference_type=", "See https://hydra.cc", "To append to")):
+            if (
+                line
+                and line not in lines
+                and not line.startswith(
+                    ("object_type=", "full_key:", "reference_type=", "See https://hydra.cc", "To append to")
+                )
+            ):
                 lines.append(line)
     message = "\n  ".join(lines)
     unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
@@ -76,5 +93,14 @@ def _explain_hydra(error: BaseException) -> str:
 
 
 def _keys() -> Iterable[str]:
-    schemas = (TrainConfig, NetworkConfig, DataConfig, OptimConfig, ScheduleConfig, PhaseConfig, MorphConfig, TrainerConfig)
+    schemas = (
+        TrainConfig,
+        NetworkConfig,
+        DataConfig,
+        OptimConfig,
+        ScheduleConfig,
+        PhaseConfig,
+        MorphConfig,
+        TrainerConfig,
+    )
     return sorted({key for schema in schemas for key in schema.__dataclass_fields__})

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 
-import hydra
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import configs_dir, register, to_dataclass
+from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import EvalConfig
 
 
 def main() -> None:
     """Counts the errors of the network of ``parent``."""
-    register()
-    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="eval")(evaluate_source)()
+    run_job("eval", evaluate_source)
 
 
 def evaluate_source(composed: DictConfig) -> None:

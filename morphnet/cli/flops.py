@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import hydra
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import configs_dir, register, to_dataclass
+from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import FlopsConfig
 
 HEADER = ("table", "network", "phases", "paper (million)", "counted", "difference", "paper rel.", "counted rel.")
@@ -15,8 +14,7 @@ HEADER = ("table", "network", "phases", "paper (million)", "counted", "differenc
 
 def main() -> None:
     """Prints the table."""
-    register()
-    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="flops")(flops)()
+    run_job("flops", flops)
 
 
 def flops(composed: DictConfig) -> None:

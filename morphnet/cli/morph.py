@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import configs_dir, register, to_dataclass, to_yaml
+from morphnet.cli.compose import run_job, to_dataclass, to_yaml
 from morphnet.config import MorphCommandConfig
 
 
 def main() -> None:
     """Morphs the network of ``parent`` and writes child and report to ``output``."""
-    register()
-    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="morph")(morph)()
+    run_job("morph", morph)
 
 
 def morph(composed: DictConfig) -> None:
@@ -25,6 +23,7 @@ def morph(composed: DictConfig) -> None:
 
     from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
     from morphnet.data import Augmentation, calibration_batches, generator_for
+    from morphnet.data.batches import check_calibration
     from morphnet.morph import MorphError, morph_network
     from morphnet.spec import parse_spec
     from morphnet.store import network_hash, save_network
@@ -37,8 +36,7 @@ def morph(composed: DictConfig) -> None:
     data = normalised(data, data_config, parent)
     engine = choose_engine(config.device, "float32")
     engine.place(parent)
-    if config.calibration_batches < 2:
-        raise ValueError(f"calibration_batches={config.calibration_batches}: at least 2 are needed, a half for the proof")
+    check_calibration("calibration_batches", config.calibration_batches)
     key = (config.seed, "calibration")
     augmentation = Augmentation(data_config.pad, data_config.flip)
     try:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import configs_dir, register, to_dataclass
+from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import ReportConfig
 
 
 def main() -> None:
     """Prints the table."""
-    register()
-    hydra.main(version_base="1.3", config_path=configs_dir(), config_name="report")(report)()
+    run_job("report", report)
 
 
 def report(composed: DictConfig) -> None:

@@ -7,12 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import configs_dir, read_yaml, register, to_dataclass, to_yaml
+from morphnet.cli.compose import read_yaml, run_job, to_dataclass, to_yaml
 from morphnet.cli.errors import SweepError, exit_code, explain
 from morphnet.config import TrainConfig
 
@@ -22,10 +21,8 @@ FREE_KEYS = {"output", "trainer.checkpoint_seconds", "trainer.threads", "data.ro
 
 def main() -> None:
     """Runs one experiment, or with ``-m`` one for each combination of overrides."""
-    register()
     jobs: list[tuple[str, list[dict[str, Any]], Exception | None]] = []
 
-    @hydra.main(version_base="1.3", config_path=configs_dir(), config_name="train")
     def job(config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         run_dir = Path(hydra_config.runtime.output_dir)
@@ -39,7 +36,7 @@ def main() -> None:
             print(f"{_short(run_dir)} failed: {explain(error)}", flush=True)
             jobs.append((str(run_dir), [], error))
 
-    job()
+    run_job("train", job)
     _print_table(jobs)
     failed = [(folder, error) for folder, _, error in jobs if error is not None]
     if failed:
@@ -66,6 +63,10 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     )
 
     if config.trainer.threads is not None:
+        if config.trainer.threads < 1:
+            raise ValueError(
+                f"trainer.threads={config.trainer.threads}: a number from 1 is needed, or null for all cores"
+            )
         torch.set_num_threads(config.trainer.threads)
     keep_freed_memory()
     engine = choose_engine(config.device, config.precision, config.trainer.compile)
@@ -76,9 +77,7 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     data = normalised(data, config.data, parent).to(engine.device)
     augmentation = Augmentation(config.data.pad, config.data.flip)
     batches = TrainBatches(data, config.optim.batch_size, augmentation, ())
-    architecture = (
-        parent.architecture if parent else architecture_of(config.network, data.classes, data.input_size[0])
-    )
+    architecture = parent.architecture if parent else architecture_of(config.network, data.classes, data.input_size[0])
     plans = plan_phases(
         config.phases,
         config.controls,
@@ -153,8 +152,12 @@ def _print_table(jobs: list[tuple[str, list[dict[str, Any]], Exception | None]])
     from morphnet.report.table import format_rows, tabulate
 
     text = format_rows(tabulate(records))
-    evaluated = sorted({f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records})
-    print(f"\n{text}\n\nError at the end of training, on {'; '.join(evaluated)}; mean ± deviation over seeds.", flush=True)
+    evaluated = sorted(
+        {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
+    )
+    print(
+        f"\n{text}\n\nError at the end of training, on {'; '.join(evaluated)}; mean ± deviation over seeds.", flush=True
+    )
     for folder, found, _ in jobs:
         if found:
             (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")

@@ -1,6 +1,6 @@
 """Image data sets in memory, and batches of them."""
 
-from morphnet.data.batches import Augmentation, TrainBatches, calibration_batches, generator_for, evaluation_batches
+from morphnet.data.batches import Augmentation, TrainBatches, calibration_batches, evaluation_batches, generator_for
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
 from morphnet.data.sources import load_arrays, load_cifar, load_digits
 
@@ -10,11 +10,11 @@ __all__ = [
     "Split",
     "TrainBatches",
     "calibration_batches",
+    "evaluation_batches",
     "generator_for",
     "load_arrays",
     "load_cifar",
     "load_digits",
-    "evaluation_batches",
     "with_normalisation",
     "with_validation",
 ]

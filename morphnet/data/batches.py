@@ -26,6 +26,10 @@ class Augmentation:
     pad: int = 0
     flip: bool = False
 
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"data.pad={self.pad}: a number of pixels from 0 is needed")
+
 
 @dataclass(frozen=True)
 class TrainBatches:
@@ -90,6 +94,12 @@ def evaluation_batches(data: ImageData, batch_size: int = 500) -> Iterator[tuple
     """Every image of ``data.test`` once, normalised, in order."""
     for images, labels in zip(data.test.images.split(batch_size), data.test.labels.split(batch_size), strict=True):
         yield normalise(images, data.mean, data.std), labels
+
+
+def check_calibration(key: str, count: int) -> None:
+    """Refuses so few calibration batches that none would be left for the proof."""
+    if count < 2:
+        raise ValueError(f"{key}={count}: at least 2 are needed, a half to measure on and a half for the proof")
 
 
 def calibration_batches(

@@ -105,8 +105,8 @@ def with_normalisation(data: ImageData, normalise: str | Sequence[Sequence[float
             ) from None
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise ValueError(
-            f"data.normalize: {channels} means and {channels} positive standard deviations are needed, one per channel; "
-            f"got {list(mean)} and {list(std)}"
+            f"data.normalize: {channels} means and {channels} positive standard deviations are needed, one each "
+            f"per channel; got {list(mean)} and {list(std)}"
         )
     return replace(data, mean=mean, std=std)
 

@@ -49,8 +49,8 @@ def load_cifar(name: str, root: Path, download: bool) -> ImageData:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"no whole {name} in data.root={str(root)!r} ({error}); set data.download=true, or data.root to where it is, "
-            "or data.path to an .npz of it"
+            f"no whole {name} in data.root={str(root)!r} ({error}); set data.download=true, or data.root to where "
+            "it is, or data.path to an .npz of it"
         ) from error
     except OSError as error:
         raise FileNotFoundError(
@@ -58,7 +58,8 @@ def load_cifar(name: str, root: Path, download: bool) -> ImageData:
             "data.path to an .npz of it"
         ) from error
     train, test = (
-        Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)) for part in parts
+        Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts
     )
     return _data(name, train, test, tuple(parts[0].classes))
 
@@ -75,7 +76,10 @@ def load_arrays(name: str, path: Path) -> ImageData:
     if not path.is_file():
         raise FileNotFoundError(f"data.path={path}: there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with opened as file:
             arrays = {key: file[key] for key in file.files if key in (*KEYS, "class_names")}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise ValueError(f"data.path={path} cannot be read as an .npz of plain arrays: {error}") from error
@@ -103,10 +107,13 @@ def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Spl
             f"got {images.dtype} {images.shape}"
         )
     if images.ndim == 4 and images.shape[3] > 4:
-        raise ValueError(f"data.path={path}: {part}_images has {images.shape[3]} channels in last place; at most 4 are expected")
+        raise ValueError(
+            f"data.path={path}: {part}_images has {images.shape[3]} channels in last place; at most 4 are expected"
+        )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1] or labels.min() < 0:
         raise ValueError(
-            f"data.path={path}: {part}_labels must be {len(images)} whole numbers from 0; got {labels.dtype} {labels.shape}"
+            f"data.path={path}: {part}_labels must be {len(images)} whole numbers from 0; "
+            f"got {labels.dtype} {labels.shape}"
         )
     tensor: Tensor = torch.from_numpy(images)
     tensor = tensor[:, None] if images.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()

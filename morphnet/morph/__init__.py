@@ -2,5 +2,6 @@
 
 from morphnet.morph.network import MorphError, MorphReport, morph_network
 from morphnet.morph.plan import MorphPlan, plan_morph
+from morphnet.morph.statistics import BN_SETTINGS
 
-__all__ = ["MorphError", "MorphPlan", "MorphReport", "morph_network", "plan_morph"]
+__all__ = ["BN_SETTINGS", "MorphError", "MorphPlan", "MorphReport", "morph_network", "plan_morph"]

@@ -149,7 +149,9 @@ def morph_network(
     if bn not in BN_SETTINGS:
         raise ValueError(f"bn={bn!r}; expected one of {', '.join(BN_SETTINGS)}")
     if method != "auto":
-        raise ValueError(f"method={method!r}; shortcuts are solved exactly by 'auto', which is the only method for a spec")
+        raise ValueError(
+            f"method={method!r}; shortcuts are solved exactly by 'auto', which is the only method for a spec"
+        )
     plan = plan_morph(
         network.architecture,
         parse_spec(spec),
@@ -168,9 +170,7 @@ def morph_network(
         set_batch_norms(applied.child, applied.new_branches, bn, images.measured)
     measured = time.perf_counter()
     child = _deliver(applied.child, network)
-    proof = prove(
-        network, child, exact_parent, applied.child, images.held_out, images.held_out_labels, images.measured
-    )
+    proof = prove(network, child, exact_parent, applied.child, images.held_out, images.held_out_labels, images.measured)
     proved = time.perf_counter()
     input_size = (1, *images.held_out[0].shape[1:])
     report = MorphReport(
@@ -218,7 +218,8 @@ def _our_resnet(parent: nn.Module) -> ResNet:
     converted = convert_torchvision(parent)
     if converted is None:
         raise TypeError(
-            f"a morph spec needs one of morphnet's ResNets or a torchvision ResNet-18 or -34; got {type(parent).__name__}"
+            f"a morph spec needs one of morphnet's ResNets or a torchvision ResNet-18 or -34; "
+            f"got {type(parent).__name__}"
         )
     return converted
 
@@ -233,7 +234,9 @@ def _read_batches(
     device = next(network.parameters()).device
     channels = network.architecture.in_channels
     if calibration is None:
-        if any(change.before is None or change.after.two_branches > change.before.two_branches for change in plan.blocks):
+        if any(
+            change.before is None or change.after.two_branches > change.before.two_branches for change in plan.blocks
+        ):
             raise ValueError(
                 f"bn={bn} sets new batch normalisations from data, and there is none: give calibration=, "
                 "an iterable of batches of images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from morphnet.nn.activation import FUNCTIONS
 from morphnet.nn.branch import Padding, ShortcutShape
 from morphnet.nn.resnet import Architecture, parametric_name, split_activation
 from morphnet.spec import MorphSpec
@@ -70,6 +71,11 @@ def plan_morph(
         raise ValueError(f"padding={padding!r}; expected 'same' or 'exact'")
     if not width >= 1:
         raise ValueError(f"width={width}: an identity does not fit through fewer channels than it has; use 1 or more")
+    phi, _ = split_activation(parametric_name(activation))
+    if phi not in FUNCTIONS:
+        raise ValueError(
+            f"activation={activation!r}; expected one of {', '.join(parametric_name(f) for f in FUNCTIONS)}"
+        )
     touched = [(name, channels) for name, index, channels in _blocks(parent) if _touches(spec, index)]
     if not touched:
         raise ValueError(
@@ -81,7 +87,6 @@ def plan_morph(
         before = parent.shortcuts.get(name)
         mid = round(channels * width)
         if before is None:
-            phi = split_activation(parametric_name(activation))[0]
             after = ShortcutShape(spec.kernel_sizes, mid, spec.two_branches, split, padding, phi)
         else:
             after = replace(before, kernel_sizes=spec.kernel_sizes, two_branches=spec.two_branches, mid_channels=mid)

@@ -142,7 +142,8 @@ def _measure(
 
 
 def _set(norm: _BatchNorm, statistics: BatchStatistics, *, identity: bool) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.running_mean.copy_(statistics.mean)
     norm.running_var.copy_(statistics.var)
     norm.weight.copy_((statistics.var + norm.eps).sqrt() if identity else torch.ones_like(norm.weight))

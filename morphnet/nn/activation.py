@@ -84,7 +84,7 @@ def prelu(x: Tensor, a: Tensor) -> Tensor:
         return F.prelu(x, a.to(x.dtype))
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()
-    return _PReLU.apply(x, a)  # type: ignore[no-any-return]
+    return _PReLU.apply(x, a)
 
 
 class _PReLU(torch.autograd.Function):
@@ -95,12 +95,12 @@ class _PReLU(torch.autograd.Function):
         return _like(F.prelu(_rows(x), _tile(a, x)), x)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def, override]
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def, override]
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
         x, a = ctx.saved_tensors
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         grad_rows, rows = _rows(grad.contiguous(memory_format=layout)), _rows(x)

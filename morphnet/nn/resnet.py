@@ -49,14 +49,18 @@ class Architecture:
         if self.shortcut not in ("projection", "padding"):
             raise ValueError(f"network.shortcut={self.shortcut!r}; expected 'projection' or 'padding'")
         if not self.blocks or len(self.blocks) != len(self.widths):
-            raise ValueError(f"network.widths={list(self.widths)}: one width per stage is needed, {len(self.blocks)} in all")
+            raise ValueError(
+                f"network.widths={list(self.widths)}: one width per stage is needed, {len(self.blocks)} in all"
+            )
         for what, values in (("blocks", self.blocks), ("network.widths", self.widths)):
             if min(values) < 1:
                 raise ValueError(f"{what}={list(values)}: every value must be at least 1")
         if self.classes < 1 or self.in_channels < 1:
             raise ValueError(f"classes={self.classes}, in_channels={self.in_channels}: both must be at least 1")
         if self.shortcut == "padding" and list(self.widths) != sorted(self.widths):
-            raise ValueError(f"network.widths={list(self.widths)}: padding shortcuts cannot drop channels; use projection")
+            raise ValueError(
+                f"network.widths={list(self.widths)}: padding shortcuts cannot drop channels; use projection"
+            )
         phi, _ = split_activation(self.activation)
         if phi not in FUNCTIONS:
             raise ValueError(
@@ -97,7 +101,9 @@ def cifar_architecture(depth: int, classes: int, **settings: Any) -> Architectur
         ValueError: the depth is not of this form.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"network.depth={depth}: a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, 56, ...")
+        raise ValueError(
+            f"network.depth={depth}: a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, 56, ..."
+        )
     widths = tuple(settings.pop("widths", (16, 32, 64)))
     return Architecture("cifar", ((depth - 2) // 6,) * 3, widths, classes, **settings)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet as TorchvisionResNet
+from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from morphnet.nn.resnet import Architecture, ResNet
 

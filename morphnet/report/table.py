@@ -54,7 +54,9 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
         group.sort(key=lambda record: record["seed"])
         seeds = tuple(record["seed"] for record in group)
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"{key[0]}, phase {group[0]['phase']}: the same seed stands in several runs; name one with records=")
+            raise ValueError(
+                f"{key[0]}, phase {group[0]['phase']}: the same seed stands in several runs; name one with records="
+            )
         errors = [record["error"] for record in group]
         speeds = [record["images_per_second"] for record in group if record["images_per_second"]]
         first = group[0]
@@ -84,7 +86,18 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
     return (record["experiment"], record["settings"].get("variant", ""), record["index"], record["phase"])
 
 
-HEADER = ("experiment", "network", "seeds", "error %", "at start %", "FLOP (million)", "rel. FLOP", "parameters", "steps", "images/s")
+HEADER = (
+    "experiment",
+    "network",
+    "seeds",
+    "error %",
+    "at start %",
+    "FLOP (million)",
+    "rel. FLOP",
+    "parameters",
+    "steps",
+    "images/s",
+)
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -116,7 +129,11 @@ def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
     if format == "json":
         return json.dumps([asdict(row) for row in rows], indent=1)
     if format == "csv":
-        return to_csv([list(asdict(rows[0]))] + [[_plain(v) for v in asdict(row).values()] for row in rows]) if rows else ""
+        return (
+            to_csv([list(asdict(rows[0]))] + [[_plain(v) for v in asdict(row).values()] for row in rows])
+            if rows
+            else ""
+        )
     return (to_markdown if format == "markdown" else to_text)(HEADER, cells(rows))
 
 

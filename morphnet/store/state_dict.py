@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,13 +30,13 @@ def load_state_dict_file(path: Path, architecture: Architecture) -> ResNet:
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
             tensors.setdefault(name, torch.zeros_like(value))
+    tensors = {k: v for k, v in tensors.items() if k in own or not k.endswith("num_batches_tracked")}
     problems = _misfits(own, tensors)
     if problems:
         raise ValueError(
-            f"{path} does not fit the architecture that network= names ({architecture.family}, {architecture.depth} "
-            f"layers, {architecture.shortcut} shortcuts, {architecture.activation}, {architecture.classes} classes):\n  "
-            + "\n  ".join(problems)
-            + _hint(own, tensors)
+            f"{path} does not fit the architecture that network= names ({architecture.family}, "
+            f"{architecture.depth} layers, {architecture.shortcut} shortcuts, {architecture.activation}, "
+            f"{architecture.classes} classes):\n  " + "\n  ".join(problems) + _hint(own, tensors)
         )
     network.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))
     network.load_state_dict(tensors)
@@ -50,7 +48,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever torch's reader stumbles over in a file that is none of its own
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} cannot be read as weights: {first} (safetensors, or a file of torch.save with nothing but "
@@ -66,14 +64,13 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _misfits(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
     missing = [f"{name} is missing" for name in own if name not in given]
-    extra = [f"{name} has no place in the network" for name in given if name not in own]
+    extra = [f"{name} has no place in the network" for name in sorted(given) if name not in own]
     shapes = [
         f"{name} has shape {tuple(given[name].shape)}; the network has {tuple(value.shape)}"
         for name, value in own.items()
         if name in given and given[name].shape != value.shape
     ]
-    problems = shapes + missing + extra
-    return problems if len(problems) <= 12 else [*problems[:12], f"... and {len(problems) - 12} more"]
+    return shapes + missing + extra
 
 
 def _hint(own: dict[str, Tensor], given: dict[str, Tensor]) -> str:

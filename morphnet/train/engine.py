@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shutil
 import sys
@@ -39,7 +40,7 @@ class Engine:
 
     def place(self, network: nn.Module) -> nn.Module:
         """``network`` on the device, in the memory layout that is fast there."""
-        return network.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        return network.to(self.device).to(memory_format=self.layout)
 
     def place_images(self, images: Tensor) -> Tensor:
         return images.to(self.device).contiguous(memory_format=self.layout)
@@ -83,6 +84,11 @@ def choose_engine(device: str = "auto", precision: str = "auto", compile: str = 
 def compiler_found() -> bool:
     """Whether ``torch.compile`` has the C++ compiler it needs for the CPU."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def quiet_compilation() -> None:
+    """Keeps ``torch.compile`` on a CPU from warning that there is no GPU."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def keep_freed_memory() -> None:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-
 from morphnet.config import MorphConfig
 from morphnet.data import Augmentation, ImageData, TrainBatches, calibration_batches, generator_for
 from morphnet.flops import count_macs, count_parameters
@@ -48,6 +47,12 @@ class Experiment:
     checkpoint_seconds: float
     settings: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        if self.evaluate_every < 1:
+            raise ValueError(f"trainer.evaluate_every={self.evaluate_every}: a number of epochs from 1 is needed")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"trainer.checkpoint_seconds={self.checkpoint_seconds}: a number from 0 is needed")
+
 
 def run_experiment(
     experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture, parent: ResNet | None
@@ -82,7 +87,11 @@ def _folder(experiment: Experiment, plan: PhasePlan) -> Path:
 
 
 def _start(
-    experiment: Experiment, plan: PhasePlan, plans: Sequence[PhasePlan], architecture: Architecture, parent: ResNet | None
+    experiment: Experiment,
+    plan: PhasePlan,
+    plans: Sequence[PhasePlan],
+    architecture: Architecture,
+    parent: ResNet | None,
 ) -> ResNet:
     """The network a phase starts with: made once, then read from its file."""
     folder = _folder(experiment, plan)
@@ -246,5 +255,3 @@ def _metadata(data: ImageData) -> dict[str, Any]:
         "mean": list(data.mean),
         "std": list(data.std),
     }
-
-

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from morphnet.data import TrainBatches, evaluation_batches
 from morphnet.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from morphnet.train.engine import Engine
+from morphnet.train.engine import Engine, quiet_compilation
 from morphnet.train.loop import Evaluation, Running, evaluate, make_optimizer, train_step
 from morphnet.train.progress import Progress
 from morphnet.train.schedule import Schedule
@@ -30,6 +30,14 @@ class Optimisation:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum={self.momentum}: a number from 0 to below 1 is needed")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"optim.weight_decay={self.weight_decay}: a number from 0 is needed, such as 1e-4")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optim.nesterov=true needs optim.momentum above 0")
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,7 @@ def run_phase(
         _log_evaluation(log, 0, start)
         history.append({"step": 0, "epoch": 0, "test_loss": start.loss, "test_errors": start.errors})
     compiled = engine.compiles((schedule.steps - step) * batches.batch_size)
-    model = torch.compile(network) if compiled else network
-    assert callable(model)
+    model = cast(nn.Module, torch.compile(network)) if compiled else network
 
     def save(until: float) -> None:
         sums = running.sums.tolist()
@@ -127,7 +134,10 @@ def run_phase(
         )
         save_checkpoint(state, checkpoint_path)
 
-    progress = Progress(name, schedule.steps, step)
+    if compiled:
+        quiet_compilation()
+        print(f"{name}: compiling the network first, about a minute ...", flush=True)
+    progress = Progress(name, schedule.steps, batches.batch_size, step)
     network.train()
     train: Evaluation | None = None
     last_saved = clock = time.perf_counter()
@@ -140,7 +150,7 @@ def run_phase(
             loss, logits = train_step(model, images, labels, optimizer, engine)
             running.add(loss, logits, labels)
             step += 1
-            progress.step()
+            progress.step(step, running.read)
             if step == schedule.steps:
                 break
             now = time.perf_counter()
@@ -172,8 +182,7 @@ def run_phase(
             _log_evaluation(log, step, final)
             for metric in ("train_loss", "train_error", "lr", "images_per_second"):
                 log(step, metric, entry[metric])
-            shown = {**entry, "test_error": final.error, "evaluated_on": batches.data.evaluated_on}
-            progress.epoch(step, epoch + 1, shown, speed)
+            progress.evaluated(step, train, batches.data.evaluated_on, final)
             running, stretch = Running(engine.device), seconds
         if step < schedule.steps and time.perf_counter() - last_saved >= checkpoint_seconds:
             save(seconds)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
-from morphnet.morph import plan_morph
+from morphnet.data.batches import check_calibration
+from morphnet.morph import BN_SETTINGS, plan_morph
 from morphnet.nn.resnet import Architecture
 from morphnet.spec import parse_spec
 from morphnet.train.schedule import Schedule, scaled_schedule
@@ -69,15 +70,22 @@ def plan_phases(
     if not phases:
         raise ValueError("phases is empty: at least the parent is needed, such as phases=[{morph: null}]")
     if phases[0].morph is not None:
-        raise ValueError(f"phases.0.morph={phases[0].morph!r}: the first phase is the parent, so its morph must be null")
+        raise ValueError(
+            f"phases.0.morph={phases[0].morph!r}: the first phase is the parent, so its morph must be null"
+        )
     for i, phase in enumerate(phases[1:], 1):
         if phase.morph is None:
-            raise ValueError(f"phases.{i}.morph is null: every phase after the first morphs; for the parent trained on, see controls")
+            raise ValueError(
+                f"phases.{i}.morph is null: every phase after the first morphs; for the parent trained on, see controls"
+            )
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"controls: unknown {control!r}; expected {' or '.join(CONTROLS)}")
     if len(set(controls)) != len(controls):
         raise ValueError(f"controls={list(controls)}: one is named twice")
+    if morphing.bn not in BN_SETTINGS:
+        raise ValueError(f"morphing.bn={morphing.bn!r}; expected one of {', '.join(BN_SETTINGS)}")
+    check_calibration("morphing.calibration_batches", morphing.calibration_batches)
     architecture = parent
     for i, phase in enumerate(phases[1:], 1):
         try:
@@ -95,7 +103,15 @@ def plan_phases(
     lengths = [_schedule(i, phase, schedule, lr, steps_per_epoch) for i, phase in enumerate(phases)]
     planned: list[PhasePlan] = []
 
-    def add(name: str, label: str, role: Role, source: int | None, morph: str | None, parametric: bool, length: Schedule | None) -> int:
+    def add(
+        name: str,
+        label: str,
+        role: Role,
+        source: int | None,
+        morph: str | None,
+        parametric: bool,
+        length: Schedule | None,
+    ) -> int:
         before = planned[source] if source is not None else None
         trained = before.schedule.steps if before is not None and before.schedule is not None else 0
         offset = before.offset + trained if before is not None else 0

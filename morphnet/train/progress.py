@@ -4,52 +4,59 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
-#: Seconds between two plain lines of one phase.
-LINE_SECONDS = 30.0
+from morphnet.train.loop import Evaluation
+
+#: Seconds between two plain lines of one phase, and between two readings on a terminal.
+LINE_SECONDS, BAR_SECONDS = 30.0, 2.0
 
 
 class Progress:
-    """Loss, error, images/s and time left of one phase."""
+    """Loss, error, images/s and time left of one phase.
 
-    def __init__(self, name: str, steps: int, done: int = 0) -> None:
-        self.name, self.steps = name, steps
-        self._started, self._first = time.perf_counter(), done
-        self._last_line = self._started
-        self._terminal = sys.stderr.isatty()
-        self._bar: Any = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5) if self._terminal else None
+    Reading the loss waits for the device, so it is read at intervals of seconds only.
+    """
 
-    def step(self) -> None:
+    def __init__(self, name: str, steps: int, batch_size: int, done: int = 0) -> None:
+        self.name, self.steps, self.batch_size = name, steps, batch_size
+        self._started = self._read_at = time.perf_counter()
+        self._first, self._evaluated = done, ""
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
+
+    def step(self, step: int, read: Callable[[], Evaluation]) -> None:
+        """Called after every step; ``read`` gives loss and error of the epoch so far."""
         if self._bar is not None:
             self._bar.update(1)
-
-    def epoch(self, step: int, epoch: int, values: dict[str, Any], images_per_second: float) -> None:
-        """Shows what was measured at the end of an epoch."""
-        error = f"{100 * values['test_error']:.2f}%"
-        if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {values['train_loss']:.3f}, error {100 * values['train_error']:.2f}%, "
-                f"{values['evaluated_on']} error {error}, {images_per_second:,.0f} images/s"
-            )
-            return
         now = time.perf_counter()
-        if now - self._last_line < LINE_SECONDS and step < self.steps:
-            return
-        self._last_line = now
-        left = (now - self._started) / max(step - self._first, 1) * (self.steps - step)
-        print(
-            f"{self.name}: epoch {epoch}, step {step:,} of {self.steps:,}, loss {values['train_loss']:.3f}, "
-            f"error {100 * values['train_error']:.2f}%, {values['evaluated_on']} error {error}, lr {values['lr']:.3g}, "
-            f"{images_per_second:,.0f} images/s, {duration(left)} left",
-            flush=True,
-        )
+        if now - self._read_at >= (LINE_SECONDS if self._bar is None else BAR_SECONDS):
+            self._show(step, read())
+
+    def evaluated(self, step: int, train: Evaluation, split: str, test: Evaluation) -> None:
+        """Called after an evaluation; the last one is always shown."""
+        self._evaluated = f", {split} error {100 * test.error:.2f}%"
+        if self._bar is not None or step == self.steps:
+            self._show(step, train)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _show(self, step: int, train: Evaluation) -> None:
+        self._read_at = now = time.perf_counter()
+        figures = f"loss {train.loss:.3f}, error {100 * train.error:.2f}%{self._evaluated}"
+        seconds = max(now - self._started, 1e-9) / max(step - self._first, 1)
+        speed = f"{self.batch_size / seconds:,.0f} images/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{figures}, {speed}")
+            return
+        left = f"{duration(seconds * (self.steps - step))} left" if step < self.steps else "done"
+        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {speed}, {left}", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -30,9 +30,14 @@ class Schedule:
             raise ValueError(f"a phase of {self.steps} steps: at least 1 is needed")
         if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(
-                f"schedule.milestones={list(self.milestones)}: fractions of the phase between 0 and 1 are needed, in order"
+                f"schedule.milestones={list(self.milestones)}: fractions of the phase, between 0 and 1 and "
+                "in order, are needed"
             )
-        for key, value in (("optim.lr", self.lr), ("schedule.warmup_lr", self.warmup_lr), ("schedule.factor", self.factor)):
+        for key, value in (
+            ("optim.lr", self.lr),
+            ("schedule.warmup_lr", self.warmup_lr),
+            ("schedule.factor", self.factor),
+        ):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{key}={value}: a positive number is needed")
 

@@ -1,0 +1,155 @@
+"""Wrong input: one clear message, a non-zero exit, no traceback, and nothing that was there is lost."""
+
+import numpy as np
+import pytest
+
+from morphnet import save_network
+from morphnet.cli import main
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs a command in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr("sys.argv", ["morphnet"])
+
+    def call(*arguments):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        return code, captured.out, captured.err
+
+    return call
+
+
+TRAIN = [
+    (["sead=1"], "did you mean 'seed'"),
+    (["optim.lrr=1"], "did you mean 'lr'"),
+    (["optim.lr=abc"], "abc"),
+    (["seed=x"], "seed"),
+    (["phases.1.epocs=3"], "did you mean 'epochs'"),
+    (["network=cifar_resnet21"], "did you mean network=cifar_resnet20"),
+    (["experiment=digitz"], "did you mean experiment=digits"),
+    (["recipe=papier"], "did you mean recipe=paper"),
+    (["wurst=senf"], "wurst"),
+    (["phases.1.morph=1c1_hlaf"], "unknown suffix 'hlaf'"),
+    (["controls=[net2net]"], "expected relu or prelu"),
+    (["network.depth=21"], "6n+2"),
+    (["data.normalize=mine"], "data.normalize"),
+    (["data.validation=299"], "data.validation=299"),
+    (["data=cifar10"], "data.download=true"),
+    (["data=cifar10", "data.path=none.npz"], "data.path=none.npz"),
+    (["data=arrays"], "needs data.path"),
+    (["parent=nowhere"], "parent=nowhere"),
+    (["device=gpu"], "device='gpu'"),
+    (["precision=half"], "precision='half'"),
+    (["schedule.steps=5"], "exactly one length"),
+    (["schedule.scale=-1"], "schedule.scale=-1"),
+    (["optim.batch_size=0"], "optim.batch_size=0"),
+    (["morphing.bn=none"], "bn"),
+    (["trainer.evaluate_every=0"], "trainer.evaluate_every=0"),
+    (["trainer.threads=0"], "trainer.threads=0"),
+    (["morphing.calibration_batches=1"], "calibration_batches=1"),
+    (["optim.momentum=2"], "optim.momentum=2"),
+    (["optim.weight_decay=-1"], "optim.weight_decay=-1"),
+    (["data.pad=-1"], "data.pad=-1"),
+    (["seed"], "seed"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), TRAIN)
+def test_train_refuses_wrong_input_before_it_makes_anything(run, tmp_path, overrides, message):
+    code, _, error = run("train", *overrides)
+    assert code == 2
+    assert message in error
+    assert error.startswith("morphnet: error: ")
+    assert not list(tmp_path.glob("outputs/**/*.*"))
+
+
+def test_a_missing_key_is_named(run):
+    code, _, error = run("morph")
+    assert code == 2
+    for key in ("parent", "morph", "output"):
+        assert f"{key} is needed" in error
+
+
+@pytest.fixture
+def saved(make_network, tmp_path):
+    return save_network(make_network(in_channels=1), tmp_path / "n.safetensors")
+
+
+MORPH = [
+    (["morph=1c1_hlaf"], 2, "unknown suffix"),
+    (["morph=1c1", "bn=none"], 2, "bn='none'"),
+    (["morph=1c1", "data=cifar10"], 2, "data.download=true"),
+    (["morph=1c1", "split=0"], 2, "split=0"),
+    (["morph=1c1", "calibration_batches=1"], 2, "calibration_batches=1"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "code", "message"), MORPH)
+def test_morph_refuses_wrong_input(run, saved, tmp_path, overrides, code, message):
+    found, _, error = run("morph", f"parent={saved}", "data=digits", "output=out", *overrides)
+    assert found == code
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_does_not_say_its_data_needs_some(run, saved):
+    for command in (["morph", "morph=1c1", "output=out"], ["eval"]):
+        code, _, error = run(*command, f"parent={saved}")
+        assert code == 2
+        assert "does not say what data it is for" in error
+
+
+def test_morph_writes_nothing_over_what_is_there(run, saved, tmp_path):
+    arguments = ["morph", f"parent={saved}", "data=digits", "morph=1c1", "output=out"]
+    assert run(*arguments)[0] == 0
+    before = (tmp_path / "out" / "network.safetensors").read_bytes()
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert "already holds a network" in error
+    assert (tmp_path / "out" / "network.safetensors").read_bytes() == before
+
+
+def test_a_morph_that_fails_its_proof_ends_with_3_and_leaves_only_the_report(run, saved, tmp_path, monkeypatch):
+    import morphnet.morph.verify as verify
+
+    monkeypatch.setattr(verify, "EXACT_TOLERANCE", 0.0)
+    code, _, error = run("morph", f"parent={saved}", "data=digits", "morph=1c1", "output=out")
+    assert code == 3
+    assert "failed its proof" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["morph_report.json"]
+
+
+def test_data_that_does_not_fit_the_network_is_refused(run, saved, tmp_path):
+    images = np.zeros((20, 8, 8, 3), np.uint8)
+    labels = np.arange(20) % 10
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    code, _, error = run("eval", f"parent={saved}", "data=arrays", "data.path=a.npz")
+    assert code == 2
+    assert "1 image channels" in error
+
+
+@pytest.mark.parametrize("command", ["flops", "report"])
+def test_an_unknown_format_is_refused(run, command):
+    code, _, error = run(command, "format=xml")
+    assert code == 2
+    assert "expected one of text, markdown, csv, json" in error
+
+
+def test_a_report_of_nothing_says_so(run):
+    code, _, error = run("report")
+    assert code == 2
+    assert "no finished phase" in error
+
+
+def test_an_unknown_command_suggests_the_nearest(run):
+    code, _, error = run("trian")
+    assert code == 2
+    assert "did you mean 'train'?" in error
+    assert run()[0] == 2
+    assert run("--help")[0] == 0
+    assert run("--version")[1].startswith("morphnet ")

@@ -1,0 +1,51 @@
+"""Small networks with lived-in batch normalisation, and data to go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from morphnet.nn.resnet import ResNet, cifar_architecture
+
+torch.set_num_threads(1)  # the tests run in two processes
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def make_network() -> Callable[..., ResNet]:
+    def make(depth: int = 14, seed: int = 0, **settings: object) -> ResNet:
+        """A narrow CIFAR ResNet whose running statistics and slopes are those of no fresh network."""
+        settings.setdefault("widths", (4, 8, 16))
+        generator = torch.Generator().manual_seed(seed)
+        network = ResNet(cifar_architecture(depth, 10, **settings), generator)
+        with torch.no_grad():
+            for name, value in network.named_parameters():
+                if value.dim() == 1:
+                    value.add_(0.2 * torch.randn(value.shape, generator=generator))
+                    if name.endswith(".a"):
+                        value.abs_()
+            network.train()
+            for _ in range(20):
+                network(torch.randn(32, network.architecture.in_channels, 16, 16, generator=generator))
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture
+def batches() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(16, 3, 16, 16, generator=generator) for _ in range(4)]
+
+
+@pytest.fixture
+def trained_parent() -> Path:
+    path = SHARED / "data" / "parents" / "akamaster_resnet20.safetensors"
+    if not path.is_file():
+        pytest.skip("the trained parent of shared/data is not here")
+    return path

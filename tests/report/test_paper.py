@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import yaml
+
+from morphnet.report.paper import PAPER, count_rows
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "experiment"
+
+
+def test_every_row_of_the_tables_counts_what_the_paper_prints():
+    counted = count_rows()
+    assert len(counted) == 24
+    assert [row.row.name for row in counted if not row.agrees] == []
+
+
+def test_relative_flop_rounds_to_the_printed_but_for_3c1():
+    # 1.3854 rounds to 1.39; the paper prints 1.38x.
+    off = {row.row.name for row in count_rows() if round(row.relative, 2) != row.row.relative_flop}
+    assert off == {"morph20_3c1"}
+
+
+def test_there_is_a_preset_for_every_row_of_tables_1_and_2():
+    for row in PAPER:
+        if row.table == 3:
+            continue
+        name = f"cifar{10 if row.table == 1 else 100}_{row.name}" + (f"_via_{'_'.join(row.via)}" if row.via else "")
+        preset = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        specs = [phase["morph"] for phase in preset["phases"]]
+        assert specs == [None, *row.via, *([row.spec] if row.spec else [])]
+        assert {"override /recipe": "paper"} in preset["defaults"]
+        assert {"override /network": f"cifar_resnet{row.depth}"} in preset["defaults"]
+        assert f"{100 * row.error:.2f} %" in (CONFIGS / f"{name}.yaml").read_text()

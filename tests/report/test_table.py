@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from morphnet.report.table import format_rows, tabulate
+
+
+def _record(seed, error, index=1, role="child", **changes):
+    return {
+        "experiment": "digits", "seed": seed, "index": index, "phase": f"p{index}", "label": f"net{index}",
+        "role": role,
+        "error": error, "start_error": 0.5, "macs": 100 * (index + 1), "parameters": 10, "steps": 7, "seconds": 2.0,
+        "images_per_second": 50.0, "settings": {"variant": ""}, "data": {"evaluated_on": "test"}, **changes,
+    }  # fmt: skip
+
+
+def test_seeds_become_mean_and_sample_deviation():
+    rows = tabulate([_record(0, 0.1), _record(1, 0.3), _record(0, 0.5, index=0, role="parent")])
+    child, parent = rows
+    assert child.error_mean == pytest.approx(0.2)
+    assert child.error_deviation == pytest.approx(0.141421356)
+    assert child.seeds == (0, 1)
+    assert child.relative_macs == 2.0
+    assert parent.error_deviation is None
+    assert child.seconds == 4.0
+
+
+def test_errors_are_per_cent_in_text():
+    text = format_rows(tabulate([_record(0, 0.1), _record(1, 0.3)]))
+    assert "20.00 ± 14.14" in text
+    assert "50.00" in text
+
+
+def test_every_format_holds_the_same_rows():
+    rows = tabulate([_record(0, 0.125)])
+    assert json.loads(format_rows(rows, "json"))[0]["error_mean"] == 0.125
+    assert "0.125" in format_rows(rows, "csv").splitlines()[1]
+    assert format_rows(rows, "markdown").splitlines()[2].startswith("| digits | net1 | 1 | 12.50 |")
+
+
+def test_other_settings_are_other_rows():
+    rows = tabulate([_record(0, 0.1), _record(0, 0.2, settings={"variant": "abcd1234"})])
+    assert len(rows) == 2
+
+
+def test_the_same_seed_twice_is_refused():
+    with pytest.raises(ValueError, match="the same seed stands in several runs"):
+        tabulate([_record(0, 0.1), _record(0, 0.2)])

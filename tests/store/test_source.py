@@ -1,0 +1,97 @@
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from morphnet import save_network
+from morphnet.nn.resnet import cifar_architecture
+from morphnet.store import load_source
+
+
+def _architecture(**settings):
+    return cifar_architecture(14, 10, widths=(4, 8, 16), **settings)
+
+
+def test_a_state_dict_with_a_prefix_and_without_counters_fits(make_network, tmp_path, batches):
+    network = make_network()
+    state = {f"module.{k}": v for k, v in network.state_dict().items() if "num_batches" not in k}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pth")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "a.th")
+    for name in ("a.safetensors", "a.pth", "a.th"):
+        loaded = load_source(str(tmp_path / name), _architecture())
+        assert torch.equal(loaded(batches[0]), network(batches[0]))
+
+
+def test_what_does_not_fit_is_named_with_a_hint(make_network, tmp_path):
+    save_file(make_network(shortcut="padding").state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"layer2\.0\.shortcut\.0\.weight is missing(.|\n)*network\.shortcut=padding"):
+        load_source(str(tmp_path / "a.safetensors"), _architecture())
+    save_file(make_network().state_dict(), tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match=r"linear\.weight has shape \(10, 16\); the network has \(7, 16\)"):
+        load_source(str(tmp_path / "b.safetensors"), cifar_architecture(14, 7, widths=(4, 8, 16)))
+    with pytest.raises(ValueError, match=r"layer1\.1\.conv1\.weight has no place"):
+        load_source(str(tmp_path / "b.safetensors"), cifar_architecture(8, 10, widths=(4, 8, 16)))
+
+
+def test_weights_alone_need_an_architecture(make_network, tmp_path):
+    save_file(make_network().state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="name its architecture"):
+        load_source(str(tmp_path / "a.safetensors"))
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path):
+    for name, write in (("a.pth", torch.save), ("b.pth", lambda x, p: p.write_bytes(pickle.dumps(x)))):
+        write({"weight": Malicious(tmp_path / "ran")}, tmp_path / name)
+        with pytest.raises(ValueError, match="cannot be read as weights"):
+            load_source(str(tmp_path / name), _architecture())
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04."])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pth"):
+        load_source(str(path), _architecture())
+
+
+def test_a_file_of_tensors_in_a_list_is_no_state_dict(tmp_path):
+    torch.save([torch.ones(2)], tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        load_source(str(tmp_path / "a.pth"), _architecture())
+
+
+def test_a_folder_gives_its_network(make_network, tmp_path, batches):
+    network = make_network()
+    save_network(network, tmp_path / "network.safetensors")
+    assert torch.equal(load_source(str(tmp_path))(batches[0]), network(batches[0]))
+    with pytest.raises(FileNotFoundError, match="no finished phase"):
+        load_source(str(tmp_path.parent / tmp_path.name / ".."))
+
+
+def test_torchvision_is_named_from_a_fixed_list(tmp_path):
+    network = load_source("torchvision:resnet18")
+    assert network.architecture.depth == 18
+    torch.save(dict(network.state_dict()), tmp_path / "w.pth")
+    loaded = load_source("torchvision:resnet18", weights=str(tmp_path / "w.pth"))
+    assert torch.equal(loaded.fc.weight, network.fc.weight)
+    with pytest.raises(ValueError, match="expected one of resnet18, resnet34"):
+        load_source("torchvision:os.system")
+    with pytest.raises(FileNotFoundError, match=r"weights=none\.pth"):
+        load_source("torchvision:resnet18", weights="none.pth")
+
+
+def test_a_path_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match=r"parent=nowhere/x\.safetensors"):
+        load_source("nowhere/x.safetensors")

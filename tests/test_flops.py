@@ -1,0 +1,54 @@
+"""The golden figures: exact multiply-accumulates, and that they round to the paper's."""
+
+import pytest
+import torch
+from torch import nn
+
+from morphnet import count_macs
+from morphnet.morph import plan_morph
+from morphnet.nn.resnet import ResNet, cifar_architecture, imagenet_architecture
+from morphnet.spec import parse_spec
+
+GOLDEN = {
+    (20, None): 40_813_184,
+    (20, "1c1"): 43_958_912,
+    (20, "3c1"): 56_541_824,
+    (20, "3c3"): 69_124_736,
+    (20, "1c1_2branch"): 47_104_640,
+    (56, None): 125_747_840,
+    (56, "1c1_half"): 132_039_296,
+    (56, "1c1"): 138_330_752,
+    (110, None): 253_149_824,
+    (110, "1c1_half"): 267_305_600,
+    (110, "1c1"): 279_888_512,
+}
+
+
+@pytest.mark.parametrize(("depth", "spec"), GOLDEN)
+@pytest.mark.parametrize(("classes", "more"), [(10, 0), (100, 5_760)])
+def test_cifar_networks_cost_what_the_tables_say(depth, spec, classes, more):
+    architecture = cifar_architecture(depth, classes)
+    if spec is not None:
+        architecture = plan_morph(architecture, parse_spec(spec)).child
+    assert count_macs(ResNet(architecture)) == GOLDEN[depth, spec] + more
+
+
+@pytest.mark.parametrize(("spec", "macs"), [(None, 1_814_073_344), ("1c1", 1_916_833_792)])
+def test_imagenet_resnet18_costs_what_table_3_says(spec, macs):
+    architecture = imagenet_architecture(18)
+    if spec is not None:
+        architecture = plan_morph(architecture, parse_spec(spec)).child
+    assert count_macs(ResNet(architecture), (1, 3, 224, 224)) == macs
+
+
+def test_counting_changes_neither_mode_nor_device_nor_statistics():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)).train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert count_macs(network, (2, 3, 8, 8)) == 2 * 4 * 3 * 9 * 36
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_an_input_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"input of size \(1, 5, 8, 8\)"):
+        count_macs(nn.Conv2d(3, 4, 3), (1, 5, 8, 8))

@@ -1,0 +1,49 @@
+import pytest
+
+from morphnet.train.schedule import Schedule, scaled_schedule
+
+CIFAR = {
+    "steps": 64000, "epochs": None, "steps_per_epoch": 390, "scale": 1.0, "lr": 0.1,
+    "milestones": (0.5, 0.75), "factor": 0.1, "warmup_steps": 400, "warmup_lr": 0.01,
+}  # fmt: skip
+
+
+def test_the_papers_schedule_drops_at_32k_and_48k():
+    schedule = scaled_schedule(**CIFAR)
+    rates = [schedule.rate(step) for step in (0, 399, 400, 31999, 32000, 47999, 48000, 63999)]
+    assert rates == pytest.approx([0.01, 0.01, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_scale_shortens_everything_in_proportion():
+    schedule = scaled_schedule(**{**CIFAR, "scale": 0.1})
+    assert (schedule.steps, schedule.warmup_steps) == (6400, 40)
+    assert [schedule.rate(s) for s in (3199, 3200, 4799, 4800)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_epochs_become_steps():
+    assert scaled_schedule(**{**CIFAR, "steps": None, "epochs": 2.5}).steps == 975
+    assert scaled_schedule(**{**CIFAR, "steps": 3, "scale": 0.01}).steps == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 3}, "exactly one length is needed; set the other to null"),
+        ({"steps": None}, "exactly one length is needed"),
+        ({"scale": 0}, "schedule.scale=0"),
+        ({"scale": float("nan")}, "schedule.scale=nan"),
+        ({"steps": -5}, "schedule.steps=-5"),
+        ({"milestones": (0.75, 0.5)}, "schedule.milestones"),
+        ({"milestones": (32000,)}, "fractions of the phase, between"),
+        ({"lr": -1.0}, "optim.lr=-1.0"),
+        ({"lr": float("nan")}, "optim.lr=nan"),
+        ({"factor": 0.0}, "schedule.factor"),
+    ],
+)
+def test_wrong_schedules_are_refused_with_the_key_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        scaled_schedule(**{**CIFAR, **change})
+
+
+def test_a_schedule_is_a_value():
+    assert Schedule(10, 0.1) == Schedule(10, 0.1)
