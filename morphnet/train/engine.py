@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -82,7 +83,9 @@ def choose_engine(device: str = "auto", precision: str = "auto", compile: str = 
 
 
 def compiler_found() -> bool:
-    """Whether ``torch.compile`` has the C++ compiler it needs for the CPU."""
+    """Whether ``torch.compile`` has what it needs for the CPU: a C++ compiler and Python's headers."""
+    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+        return False
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
