@@ -93,7 +93,8 @@ def main() -> None:
     base = best * variants[0][2]
     precision = str(choose_engine(precision=arguments.precision).precision).removeprefix("torch.")
     print(
-        f"{precision}, channels-last, batch 128, {arguments.threads} threads, {arguments.rounds} rounds of {STEPS} steps\n"
+        f"{precision}, channels-last, batch 128, {arguments.threads} threads, "
+        f"{arguments.rounds} rounds of {STEPS} steps\n"
     )
     print("| network | how | images/s | lowest - highest | FLOP (million) | images/s x FLOP, over the parent's best |")
     print("|---|---|---|---|---|---|")

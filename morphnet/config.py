@@ -100,7 +100,7 @@ class TrainerConfig:
 class TrainConfig:
     """``morphnet train``."""
 
-    name: str | None = None  # of the experiment, in records and run directories
+    name: str = "custom"  # of the experiment, in records and run directories
     output: str = "outputs"  # where run directories are made
     seed: int = 0
     parent: str | None = None  # SOURCE of a trained parent, instead of training one

@@ -59,12 +59,12 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
-def run_name(name: str | None, seed: int, overrides: str) -> str:
+def run_name(name: str, seed: int, overrides: str) -> str:
     """``<experiment>/seed<k>``, with ``-<8 hex>`` of the other overrides if there are any.
 
     From what was asked for and nothing else, so that the same command finds the same directory.
     """
-    return f"{name or 'custom'}/seed{seed}" + (f"-{variant(overrides)}" if overrides else "")
+    return f"{name}/seed{seed}" + (f"-{variant(overrides)}" if overrides else "")
 
 
 def variant(overrides: str) -> str:

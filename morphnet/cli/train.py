@@ -90,7 +90,7 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     )
     choices = HydraConfig.get().runtime.choices
     experiment = Experiment(
-        name=config.name or "custom",
+        name=config.name,
         seed=config.seed,
         run_dir=run_dir,
         data=data,
