@@ -34,8 +34,5 @@ def find_records(pattern: str) -> list[Path]:
     """The records that ``pattern`` matches, or that lie in the folders it matches."""
     found: set[Path] = set()
     for match in map(Path, glob.glob(pattern, recursive=True)):
-        if match.is_dir():
-            found.update(match.glob("**/record.json"))
-        elif match.name == "record.json" or (match.suffix == ".json" and match.parent.name == "records"):
-            found.add(match)
+        found.update(match.glob("**/record.json") if match.is_dir() else [match] * (match.name == "record.json"))
     return sorted(found)

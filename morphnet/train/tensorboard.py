@@ -25,11 +25,12 @@ def phase_log(folder: Path, offset: int, resumed_at: int | None) -> Iterator[Log
 
     Args:
         offset: iterations of the phases before this one.
-        resumed_at: the step of the checkpoint the phase goes on from; later points are written again.
+        resumed_at: the step of the checkpoint the phase goes on from; None where it begins.
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    purge = None if resumed_at is None else offset + resumed_at + 1
+    # What an attempt that was killed wrote beyond its checkpoint is written again, so it is hidden.
+    purge = offset if resumed_at is None else offset + resumed_at + 1
     writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=20)
     try:
         yield lambda step, metric, value: writer.add_scalar(TAGS[metric], value, offset + step)
