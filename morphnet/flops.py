@@ -20,6 +20,8 @@ def count_macs(network: nn.Module, input_size: Sequence[int] = (1, 3, 32, 32)) -
     Raises:
         ValueError: the network does not take an input of this size.
     """
+    if not all(isinstance(n, int) and n > 0 for n in input_size):
+        raise ValueError(f"input_size={input_size!r}: positive whole numbers (N, C, H, W) are needed")
     with torch.device("meta"):
         copied = copy.deepcopy(network).to("meta").eval()
         x = torch.empty(tuple(input_size), dtype=next((p.dtype for p in network.parameters()), torch.float32))

@@ -6,6 +6,7 @@ message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -43,10 +44,20 @@ configuration, `-m` runs a sweep. HYDRA_FULL_ERROR=1 shows where an error comes 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else argv)
+    except OSError as error:  # standard output is full or gone
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"morphnet: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        print(HELP.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        listed = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+        print(HELP.format(commands=listed), flush=True)
         return 0 if arguments else 2
     command, *rest = arguments
     if command in ("-V", "--version"):
@@ -68,8 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\nmorphnet: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except Exception as error:
         if show_traceback:
             raise

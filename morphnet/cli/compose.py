@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import morphnet
 from morphnet.config import EvalConfig, FlopsConfig, MorphCommandConfig, ReportConfig, TrainConfig
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
@@ -29,6 +34,8 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
         try:
             job(config)
         except Exception as error:
+            if HydraConfig.get().runtime.choices.get("hydra/launcher", "basic") != "basic":
+                raise  # this is a worker: what is put into a list here is lost
             errors.append(error)
 
     hydra.main(version_base="1.3", config_path=configs_dir(), config_name=config_name)(guarded)()
@@ -64,12 +71,12 @@ def run_name(name: str, seed: int, overrides: str) -> str:
 
     From what was asked for and nothing else, so that the same command finds the same directory.
     """
-    return f"{name}/seed{seed}" + (f"-{variant(overrides)}" if overrides else "")
+    return f"{name}/seed{seed}" + (f"-{digest(overrides)}" if overrides else "")
 
 
-def variant(overrides: str) -> str:
-    """Eight hexadecimal digits of the overrides; empty if there are none."""
-    return hashlib.sha256(overrides.encode()).hexdigest()[:8] if overrides else ""
+def digest(text: str) -> str:
+    """Eight hexadecimal digits that stand for ``text``."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def to_dataclass(config: DictConfig, schema: type[T]) -> T:
@@ -83,7 +90,17 @@ def to_dataclass(config: DictConfig, schema: type[T]) -> T:
         raise ValueError("; ".join(f"{key} is needed: give {key}=..." for key in missing))
     converted = OmegaConf.to_object(config)
     assert isinstance(converted, schema)
+    unknown = _unknown_keys(OmegaConf.to_container(config, resolve=True), asdict(converted))
+    if unknown:
+        raise ValueError(f"unknown key {', '.join(unknown)}: '+' does not make it known; --help lists the keys")
     return converted
+
+
+def _unknown_keys(given: Any, known: Any, prefix: str = "") -> list[str]:
+    if not isinstance(given, dict) or not isinstance(known, dict):
+        return []
+    found = [f"{prefix}{key}" for key in given if key not in known]
+    return found + [k for key in known for k in _unknown_keys(given.get(key), known[key], f"{prefix}{key}.")]
 
 
 def to_yaml(config: DictConfig) -> str:
@@ -97,12 +114,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # of OmegaConf, of the YAML reader, or of the file
+        raise ValueError(f"{path} is damaged ({error}); delete the run, or put the file back") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a configuration")
-    return content
+        raise ValueError(f"{path} is damaged: it is no configuration; delete the run, or put the file back")
+    return {str(key): value for key, value in content.items()}
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values."""
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}

@@ -22,6 +22,16 @@ from morphnet.config import (
 
 #: Errors that say what is wrong with what was given; anything else is shown with its type.
 EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, NotADirectoryError)
+#: Those of them that are wrong input.
+WRONG_INPUT = (
+    HydraException,
+    OmegaConfBaseException,
+    ValueError,
+    TypeError,
+    OverflowError,
+    FileNotFoundError,
+    FileExistsError,
+)
 
 
 class SweepError(Exception):
@@ -36,10 +46,12 @@ def explain(error: BaseException) -> str:
     """The message a person reads."""
     from morphnet.morph import MorphError
 
+    if "Config group override must be a string" in str(error):  # Hydra's, a plain ValueError
+        return "a group cannot be null: give one of its names, or leave it out (~group takes it away)"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_hydra(error)
-    if isinstance(error, OSError) and error.strerror and len(error.args) >= 2:
-        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, (*EXPECTED, MorphError, SweepError)):
         return str(error)
     return f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where it comes from)"
@@ -53,9 +65,7 @@ def exit_code(error: BaseException) -> int:
         return error.code
     if isinstance(error, MorphError):
         return 3
-    if isinstance(
-        error, (HydraException, OmegaConfBaseException, ValueError, TypeError, FileNotFoundError, FileExistsError)
-    ):
+    if isinstance(error, WRONG_INPUT):
         return 2
     return 1
 
@@ -87,7 +97,7 @@ def _explain_hydra(error: BaseException) -> str:
     unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
     if unknown:
         near = difflib.get_close_matches(unknown[1], _keys(), 1)
-        if near:
+        if near and near != [unknown[1]]:
             message += f"\n  did you mean {near[0]!r}?"
     return message
 

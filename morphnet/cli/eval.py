@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 from omegaconf import DictConfig
 
@@ -31,8 +32,10 @@ def evaluate_source(composed: DictConfig) -> None:
     network = load_parent(config.parent, config.network, data, config.weights)
     engine = choose_engine(config.device, config.precision)
     data = normalised(data, data_config, network).to(engine.device)
-    engine.place(network)
+    engine.place(network.float())
     found = evaluate(network, evaluation_batches(data), engine)
+    if not math.isfinite(found.loss):
+        raise FloatingPointError(f"parent={config.parent} computes {found.loss}: check its weights and data.normalize")
     precision = str(engine.precision).removeprefix("torch.")
     if config.format == "json":
         figures = {

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from morphnet.cli.compose import read_yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from morphnet.cli.compose import read_yaml, to_dataclass
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import ImageData, load_arrays, load_cifar, load_digits, with_normalisation, with_validation
 from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture, imagenet_architecture
@@ -33,6 +36,8 @@ def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> A
 def load_data(config: DataConfig) -> ImageData:
     """The images, not yet normalised; a validation split is cut off here."""
     if config.path is not None:
+        if not config.path:
+            raise ValueError("data.path is empty: give an .npz, or null")
         data = load_arrays(config.name, Path(config.path))
     elif config.name == "digits":
         data = load_digits()
@@ -58,6 +63,8 @@ def load_parent(source: str, network: NetworkConfig | None, data: ImageData | No
     Raises:
         ValueError: it does not fit the data.
     """
+    if weights != "none" and not source.startswith("torchvision:"):
+        raise ValueError(f"weights={weights} goes with parent=torchvision:NAME alone; got parent={source}")
     architecture = None
     if network is not None and data is not None:
         architecture = architecture_of(network, data.classes, data.input_size[0])
@@ -83,8 +90,16 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
         return config
     path = Path(source)
     for folder in (path, *path.parents[:3]):
-        if (folder / "config.yaml").is_file():
+        if (folder / "config.yaml").is_file() and (folder / "phases").is_dir():
             saved = read_yaml(folder / "config.yaml").get("data")
-            if isinstance(saved, dict):
-                return DataConfig(**saved)
+            try:
+                return _data_config(saved)
+            except (OmegaConfBaseException, ValueError) as error:
+                raise ValueError(f"{folder / 'config.yaml'} is damaged: its data is no data set ({error})") from error
     raise ValueError(f"parent={source} does not say what data it is for: give data=cifar10, data=digits, ...")
+
+
+def _data_config(saved: Any) -> DataConfig:
+    merged = OmegaConf.merge(OmegaConf.structured(DataConfig), saved)
+    assert isinstance(merged, DictConfig)
+    return to_dataclass(merged, DataConfig)

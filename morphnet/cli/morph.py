@@ -18,6 +18,8 @@ def main() -> None:
 
 def morph(composed: DictConfig) -> None:
     config = to_dataclass(composed, MorphCommandConfig)
+    if not config.output:
+        raise ValueError("output is empty: give a new folder")
     output = Path(config.output)
     _check_output(output)
 
@@ -36,7 +38,7 @@ def morph(composed: DictConfig) -> None:
     data = normalised(data, data_config, parent)
     engine = choose_engine(config.device, "float32")
     engine.place(parent)
-    check_calibration("calibration_batches", config.calibration_batches)
+    check_calibration("calibration_batches", config.calibration_batches, len(data.train))
     key = (config.seed, "calibration")
     augmentation = Augmentation(data_config.pad, data_config.flip)
     try:
@@ -75,8 +77,8 @@ def morph(composed: DictConfig) -> None:
 def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"output={output} is a file; give a folder")
-    if (output / "network.safetensors").exists():
-        raise FileExistsError(f"output={output} already holds a network; give another folder, or delete that one")
+    if output.is_dir() and any(output.iterdir()):
+        raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
 
 
 def _write_report(output: Path, report: dict[str, object]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import read_yaml, run_job, to_dataclass, to_yaml
+from morphnet.cli.compose import digest, plain, read_yaml, run_job, to_dataclass, to_yaml
 from morphnet.cli.errors import SweepError, exit_code, explain
 from morphnet.config import TrainConfig
 
 #: Keys that may differ between a run and its continuation: they change nothing in the result.
-FREE_KEYS = {"output", "trainer.checkpoint_seconds", "trainer.threads", "data.root", "data.path", "data.download"}
+FREE_KEYS = {"output", "trainer.checkpoint_seconds", "data.root", "data.download"}
+#: Where files lie; what is in them is compared by its hash.
+PATHS = {"data.path", "parent", "weights"}
+
+_THREADS: dict[str, int] = {}
 
 
 def main() -> None:
@@ -29,14 +35,18 @@ def main() -> None:
         try:
             jobs.append((str(run_dir), train(config, run_dir), None))
         except Exception as error:
-            with contextlib.suppress(OSError):
-                run_dir.rmdir()  # only if nothing was made
+            if not any(override.startswith("hydra.") for override in hydra_config.overrides.hydra):
+                _remove_empty(run_dir)
             if hydra_config.mode != RunMode.MULTIRUN:
                 raise
+            if not _basic_launcher():
+                raise RuntimeError(f"{_short(run_dir)} failed: {explain(error)}") from None
             print(f"{_short(run_dir)} failed: {explain(error)}", flush=True)
             jobs.append((str(run_dir), [], error))
 
     run_job("train", job)
+    if not jobs and _basic_launcher():
+        raise ValueError("the sweep has no job: a glob or a range matched nothing")
     _print_table(jobs)
     failed = [(folder, error) for folder, _, error in jobs if error is not None]
     if failed:
@@ -49,10 +59,9 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     config = to_dataclass(composed, TrainConfig)
     _check_same_run(composed, run_dir)
 
-    import torch
-
     from morphnet.cli.inputs import architecture_of, load_data, load_parent, normalised
     from morphnet.data import Augmentation, TrainBatches
+    from morphnet.store import network_hash
     from morphnet.train import (
         Experiment,
         Optimisation,
@@ -62,18 +71,15 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
         run_experiment,
     )
 
-    if config.trainer.threads is not None:
-        if config.trainer.threads < 1:
-            raise ValueError(
-                f"trainer.threads={config.trainer.threads}: a number from 1 is needed, or null for all cores"
-            )
-        torch.set_num_threads(config.trainer.threads)
+    _set_threads(config.trainer.threads)
     keep_freed_memory()
     engine = choose_engine(config.device, config.precision, config.trainer.compile)
+    if config.parent is None and config.weights != "none":
+        raise ValueError(f"weights={config.weights} goes with parent=torchvision:NAME; there is no parent")
     data = load_data(config.data)
     parent = None
     if config.parent is not None:
-        parent = load_parent(config.parent, config.network, data, config.weights)
+        parent = load_parent(config.parent, config.network, data, config.weights).float()
     data = normalised(data, config.data, parent).to(engine.device)
     augmentation = Augmentation(config.data.pad, config.data.flip)
     batches = TrainBatches(data, config.optim.batch_size, augmentation, ())
@@ -87,8 +93,10 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
         architecture,
         config.morphing,
         parent_given=parent is not None,
+        train_images=len(data.train),
     )
     choices = HydraConfig.get().runtime.choices
+    inputs = {"data": data.fingerprint(), "parent": None if parent is None else network_hash(parent)}
     experiment = Experiment(
         name=config.name,
         seed=config.seed,
@@ -104,24 +112,39 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
         settings={
             "recipe": choices.get("recipe"),
             "scale": config.schedule.scale,
-            "variant": run_dir.name.partition("-")[2],
+            "variant": _variant(composed, inputs),
+            "inputs": inputs,
             "morphing": asdict(config.morphing),
         },
     )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(to_yaml(composed))
+    _claim(run_dir, composed, inputs)
     print(f"{_short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
     return run_experiment(experiment, plans, architecture, parent)
+
+
+def _basic_launcher() -> bool:
+    """Whether the jobs of a sweep run in this process; a worker's lists are lost with it."""
+    return not any(argument.startswith("hydra/launcher=") for argument in sys.argv)
+
+
+def _set_threads(count: int | None) -> None:
+    """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone."""
+    import torch
+
+    if count is not None and not 1 <= count <= 1024:
+        raise ValueError(f"trainer.threads={count}: a number from 1 to 1024 is needed, or null for all cores")
+    _THREADS.setdefault("at start", torch.get_num_threads())
+    torch.set_num_threads(_THREADS["at start"] if count is None else count)
 
 
 def _check_same_run(composed: DictConfig, run_dir: Path) -> None:
     """Refuses to go on in a directory that another configuration made."""
     path = run_dir / "config.yaml"
     if not path.is_file():
+        if (run_dir / "phases").exists():
+            raise FileExistsError(f"{_short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
         return
-    import yaml
-
-    before, now = _flat(read_yaml(path)), _flat(yaml.safe_load(to_yaml(composed)))
+    before, now = _flat(read_yaml(path)), _flat(plain(composed))
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*before, *now})
@@ -135,6 +158,43 @@ def _check_same_run(composed: DictConfig, run_dir: Path) -> None:
         )
 
 
+def _claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -> None:
+    """Writes down what a run is made from, or compares it with what was written when the run began."""
+    from morphnet.store import write_whole
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "inputs.json"
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{_short(path)} is damaged ({error}); delete the run, or put the file back") from error
+        for what, value in inputs.items():
+            if before.get(what) != value:
+                raise FileExistsError(
+                    f"{_short(run_dir)} was begun with other content of the {what}; put that back, or give another "
+                    "hydra.run.dir=..."
+                )
+    else:
+        write_whole(path, (json.dumps(inputs, indent=1) + "\n").encode())
+    if not (run_dir / "config.yaml").is_file():
+        write_whole(run_dir / "config.yaml", to_yaml(composed).encode())
+
+
+def _variant(composed: DictConfig, inputs: dict[str, str | None]) -> str:
+    """Eight hexadecimal digits of everything but the seed: runs that differ in their seed alone share them."""
+    settings = {k: v for k, v in _flat(plain(composed)).items() if k not in {*FREE_KEYS, *PATHS, "seed"}}
+    return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
+
+
+def _remove_empty(folder: Path) -> None:
+    """Takes away the folders that Hydra made for a run that made nothing."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
+
+
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(values, dict):
         items = [(str(key), value) for key, value in values.items()]
@@ -146,21 +206,24 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _print_table(jobs: list[tuple[str, list[dict[str, Any]], Exception | None]]) -> None:
-    records = [record for _, found, _ in jobs for record in found]
+    runs = {folder: found for folder, found, _ in jobs if found}  # a run that was asked for twice is one
+    records = [record for found in runs.values() for record in found]
     if not records:
         return
     from morphnet.report.table import format_rows, tabulate
 
-    text = format_rows(tabulate(records))
+    try:
+        text = format_rows(tabulate(records))
+    except ValueError:  # one seed in several output folders: a table for each
+        text = "\n\n".join(f"{_short(Path(folder))}\n{format_rows(tabulate(found))}" for folder, found in runs.items())
     evaluated = sorted(
         {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
     )
     print(
         f"\n{text}\n\nError at the end of training, on {'; '.join(evaluated)}; mean ± deviation over seeds.", flush=True
     )
-    for folder, found, _ in jobs:
-        if found:
-            (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")
+    for folder, found in runs.items():
+        (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")
 
 
 def _short(path: Path) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from morphnet.data.images import ImageData, normalise
+from morphnet.data.images import ImageData, Split, normalise
 
 
 def generator_for(*key: object) -> torch.Generator:
@@ -96,8 +97,10 @@ def evaluation_batches(data: ImageData, batch_size: int = 500) -> Iterator[tuple
         yield normalise(images, data.mean, data.std), labels
 
 
-def check_calibration(key: str, count: int) -> None:
-    """Refuses so few calibration batches that none would be left for the proof."""
+def check_calibration(key: str, count: int, images: int) -> None:
+    """Refuses so few calibration batches, or training images, that none would be left for the proof."""
+    if images < 4:
+        raise ValueError(f"a morph needs at least 4 training images, a half for its proof; there are {images}")
     if count < 2:
         raise ValueError(f"{key}={count}: at least 2 are needed, a half to measure on and a half for the proof")
 
@@ -105,17 +108,20 @@ def check_calibration(key: str, count: int) -> None:
 def calibration_batches(
     data: ImageData, augmentation: Augmentation, key: Sequence[object], count: int = 8, batch_size: int = 128
 ) -> list[tuple[Tensor, Tensor]]:
-    """``count`` augmented training batches for a morph: a half is measured on, a half kept for its proof.
+    """``count`` augmented training batches for a morph: the first half to measure on, the rest for its proof.
 
-    They are disjoint if the data set is large enough; otherwise further epochs are begun.
+    No image is in both halves. Within a half images come again, augmented anew, where the data set is small.
     """
-    batches = TrainBatches(data, min(batch_size, len(data.train)), augmentation, tuple(key))
+    order = torch.randperm(len(data.train), generator=generator_for(*key, "halves"))
+    kept = count // 2
     found: list[tuple[Tensor, Tensor]] = []
-    epoch = 0
-    while len(found) < count:
-        for batch in batches.epoch(epoch):
-            found.append(batch)
-            if len(found) == count:
+    for half, (part, wanted) in enumerate(zip(order.tensor_split(2), (count - kept, kept), strict=True)):
+        part = part.to(data.train.labels.device)
+        pool = replace(data, train=Split(data.train.images[part], data.train.labels[part]))
+        batches = TrainBatches(pool, min(batch_size, len(part)), augmentation, (*key, half))
+        for epoch in itertools.count():
+            found += itertools.islice(batches.epoch(epoch), wanted)
+            wanted -= len(batches)
+            if wanted <= 0:
                 break
-        epoch += 1
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,6 +59,15 @@ class ImageData:
         channels, height, width = self.train.images.shape[1:]
         return (channels, height, width)
 
+    def fingerprint(self) -> str:
+        """sha256 over every image and label: two data sets of one name are told apart by it."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for tensor in (split.images, split.labels):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
     def to(self, device: torch.device) -> ImageData:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
@@ -103,9 +114,10 @@ def with_normalisation(data: ImageData, normalise: str | Sequence[Sequence[float
                 f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]], such as "
                 "[[0.5,0.5,0.5],[0.25,0.25,0.25]]"
             ) from None
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    values = (*mean, *std)
+    if len(mean) != channels or len(std) != channels or min(std) < 1e-6 or not all(map(math.isfinite, values)):
         raise ValueError(
-            f"data.normalize: {channels} means and {channels} positive standard deviations are needed, one each "
+            f"data.normalize: {channels} means and {channels} standard deviations above 0 are needed, one each "
             f"per channel; got {list(mean)} and {list(std)}"
         )
     return replace(data, mean=mean, std=std)

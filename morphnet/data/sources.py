@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +73,15 @@ def load_arrays(name: str, path: Path) -> ImageData:
         FileNotFoundError, ValueError: in words that name the array and what it should be.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"data.path={path}: there is no such file")
+        problem = "is a folder; an .npz file is needed" if path.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"data.path={path}: {problem}")
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
         with opened as file:
             arrays = {key: file[key] for key in file.files if key in (*KEYS, "class_names")}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # whatever numpy's reader stumbles over in a file that is none of its own
         raise ValueError(f"data.path={path} cannot be read as an .npz of plain arrays: {error}") from error
     missing = [key for key in KEYS if key not in arrays]
     if missing:
@@ -94,7 +94,8 @@ def load_arrays(name: str, path: Path) -> ImageData:
             f"test images {tuple(test.images.shape[1:])}"
         )
     count = int(max(split.labels.max() for split in splits)) + 1
-    names = tuple(str(name) for name in arrays.get("class_names", range(count)))
+    names = tuple(str(name) for name in np.atleast_1d(arrays["class_names"])) if "class_names" in arrays else ()
+    names = names or tuple(map(str, range(count)))
     if len(names) < count:
         raise ValueError(f"data.path={path}: label {count - 1} has no name among the {len(names)} class_names")
     return _data(name, train, test, names)
@@ -114,6 +115,10 @@ def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Spl
         raise ValueError(
             f"data.path={path}: {part}_labels must be {len(images)} whole numbers from 0; "
             f"got {labels.dtype} {labels.shape}"
+        )
+    if labels.max() >= max(len(labels), 1000):
+        raise ValueError(
+            f"data.path={path}: {part}_labels goes up to {labels.max()}, with {len(labels)} images; number them from 0"
         )
     tensor: Tensor = torch.from_numpy(images)
     tensor = tensor[:, None] if images.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()

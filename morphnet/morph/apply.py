@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from morphnet.morph.plan import BlockMorph, MorphPlan
-from morphnet.nn.branch import Branch, SplitShortcut
+from morphnet.nn.branch import Branch, ShortcutShape, SplitShortcut
 from morphnet.nn.resnet import ResNet
 from morphnet.solvers import Type1Solution, orthogonal, solve_type1, zero_pad
+from morphnet.spec import MorphSpec
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LayerReport:
         residual: of the morphism equation, relative, in float64; 0 where filters were only padded with zeros.
         condition: condition number of the system that was solved; 1 where none was.
         zero_share: share of exact zeros in the filters of the shortcut.
+        shape: what the shortcut is now: kernels, channels, split, padding, activation.
         seconds: time to solve and write them.
     """
 
@@ -32,6 +34,7 @@ class LayerReport:
     residual: float
     condition: float
     zero_share: float
+    shape: ShortcutShape
     seconds: float
 
 
@@ -91,7 +94,17 @@ def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator) -> 
                 new_branches.append(module)
                 residual, condition = max(residual, solution.residual), max(condition, solution.condition)
         seconds = time.perf_counter() - started
-        layers.append(LayerReport(change.block, _words(change), residual, condition, _zero_share(shortcut), seconds))
+        layers.append(
+            LayerReport(
+                name=change.block,
+                change=_words(change),
+                residual=residual,
+                condition=condition,
+                zero_share=_zero_share(shortcut),
+                shape=change.after,
+                seconds=seconds,
+            )
+        )
     return Applied(child.eval(), tuple(new_branches), tuple(layers))
 
 
@@ -121,10 +134,7 @@ def _zero_share(shortcut: SplitShortcut) -> float:
 
 
 def _words(change: BlockMorph) -> str:
-    def name(shape: object) -> str:
-        if shape is None:
-            return "identity"
-        k1, k2 = shape.kernel_sizes  # type: ignore[attr-defined]
-        return f"{k1}c{k2}" + "_2branch" * shape.two_branches  # type: ignore[attr-defined]
+    def name(shape: ShortcutShape | None) -> str:
+        return "identity" if shape is None else str(MorphSpec(shape.kernel_sizes, shape.two_branches))
 
     return f"{name(change.before)} -> {name(change.after)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,8 @@ class MorphReport:
     """What a morph did and how far parent and child differ; :meth:`to_dict` is ``morph_report.json``.
 
     Attributes:
-        spec, bn, padding, split, width, activation: the settings it was made with.
+        spec, bn, padding, split, width, activation: the settings of shortcuts that were plain before; one that
+            was morphed already keeps its own, which are in ``layers``.
         layers: one entry per shortcut that changed.
         left_alone: blocks that were already what the spec asks for.
         proof: the comparison of parent and child.
@@ -58,8 +60,10 @@ class MorphReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the child may be used as the parent's equal, or its drift was declared."""
-        return self.drift_declared or not self.proof.failures
+        """Whether the child may be used as the parent's equal, or its drift was declared (and is a number)."""
+        if self.drift_declared:
+            return math.isfinite(self.proof.exactness.relative) and math.isfinite(self.proof.delivered.relative)
+        return not self.proof.failures
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "failures": list(self.proof.failures), "passed": self.passed}
@@ -83,7 +87,7 @@ class MorphReport:
             )
         if self.drift_declared:
             lines.append(f"  bn={self.bn} changes the function; what it changed is above")
-        lines += [f"  FAILED      {failure}" for failure in proof.failures if not self.drift_declared]
+        lines += [f"  FAILED      {failure}" for failure in proof.failures if not self.passed]
         return "\n".join(lines)
 
 
@@ -170,7 +174,16 @@ def morph_network(
         set_batch_norms(applied.child, applied.new_branches, bn, images.measured)
     measured = time.perf_counter()
     child = _deliver(applied.child, network)
-    proof = prove(network, child, exact_parent, applied.child, images.held_out, images.held_out_labels, images.measured)
+    proof = prove(
+        network,
+        child,
+        exact_parent,
+        applied.child,
+        images.held_out,
+        images.held_out_labels,
+        images.measured,
+        new_branches=max((change.new_branches for change in plan.blocks), default=0),
+    )
     proved = time.perf_counter()
     input_size = (1, *images.held_out[0].shape[1:])
     report = MorphReport(
@@ -183,7 +196,7 @@ def morph_network(
         layers=applied.layers,
         left_alone=plan.left_alone,
         proof=proof,
-        drift_declared=bn in DRIFTING,
+        drift_declared=bn in DRIFTING and bool(applied.new_branches),
         inputs=images.words,
         input_size=input_size,
         macs_before=count_macs(network, input_size),
@@ -234,13 +247,13 @@ def _read_batches(
     device = next(network.parameters()).device
     channels = network.architecture.in_channels
     if calibration is None:
-        if any(
-            change.before is None or change.after.two_branches > change.before.two_branches for change in plan.blocks
-        ):
+        if any(change.new_branches for change in plan.blocks):
             raise ValueError(
                 f"bn={bn} sets new batch normalisations from data, and there is none: give calibration=, "
                 "an iterable of batches of images"
             )
+        if example_input is not None and (example_input.dim() != 4 or example_input.shape[1] != channels):
+            raise ValueError(f"example_input: shape (N, {channels}, H, W) is needed; got {tuple(example_input.shape)}")
         side = 224 if network.architecture.family == "imagenet" else 32
         shape = tuple(network.metadata.get("input_size", (channels, side, side)))
         size = (16, *shape) if example_input is None else (max(4, len(example_input)), *example_input.shape[1:])
@@ -248,17 +261,16 @@ def _read_batches(
         return _Images([noise[0]], [noise[1]], None, f"{size[0]} random normal inputs of {size[1:]}; no data was given")
     images: list[Tensor] = []
     labels: list[Tensor] = []
+    if not isinstance(calibration, Iterable):
+        raise TypeError(f"calibration: an iterable of batches of images is needed; got {type(calibration).__name__}")
     for batch in calibration:
-        x, y = batch if isinstance(batch, (tuple, list)) else (batch, None)
-        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels:
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"calibration: a batch of shape (N, {channels}, H, W) is needed; got {got}")
-        if not torch.is_floating_point(x):
-            raise ValueError(f"calibration: normalised images of a floating dtype are needed; got {x.dtype}")
-        if not torch.isfinite(x).all():
-            raise ValueError("calibration: the images hold infinities or NaN")
+        x, y = _split_batch(batch, channels, network.architecture.classes)
+        if images and x.shape[1:] != images[0].shape[1:]:
+            raise ValueError(
+                f"calibration: images of one size are needed; got {tuple(images[0].shape[1:])} and {tuple(x.shape[1:])}"
+            )
         images.append(x.detach().to(device, torch.float64))
-        if isinstance(y, Tensor):
+        if y is not None:
             labels.append(y.to(device))
     if len(images) == 1 and len(images[0]) >= 4:
         half = len(images[0]) // 2
@@ -275,9 +287,35 @@ def _read_batches(
     return _Images(images[:-kept], images[-kept:], held_out_labels, words)
 
 
+def _split_batch(batch: Batch, channels: int, classes: int) -> tuple[Tensor, Tensor | None]:
+    """Images, and labels if there are any; refused in words that say what a batch is."""
+    if isinstance(batch, (tuple, list)):
+        if len(batch) not in (1, 2):
+            raise ValueError(f"calibration: a batch is a tensor or (images, labels); got {len(batch)} values")
+        x, y = batch[0], batch[1] if len(batch) == 2 else None
+    else:
+        x, y = batch, None
+    if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels or x.numel() == 0:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"calibration: a batch of shape (N, {channels}, H, W) is needed; got {got}")
+    if not torch.is_floating_point(x):
+        raise ValueError(f"calibration: normalised images of a floating dtype are needed; got {x.dtype}")
+    if not torch.isfinite(x).all():
+        raise ValueError("calibration: the images hold infinities or NaN")
+    if y is not None:
+        good = isinstance(y, Tensor) and y.shape == x.shape[:1] and y.dtype in (torch.int64, torch.int32, torch.uint8)
+        if not good or int(y.min()) < 0 or int(y.max()) >= classes:
+            raise ValueError(f"calibration: {len(x)} labels from 0 to {classes - 1} are needed beside {len(x)} images")
+        y = y.long()
+    return x, y
+
+
 def _deliver(exact_child: ResNet, parent: ResNet) -> ResNet:
     """``exact_child`` as it will be used: dtype, device, training mode and metadata of ``parent``."""
     child = ResNet(exact_child.architecture).to(next(parent.parameters()))
     child.load_state_dict(exact_child.state_dict())
     child.metadata = copy.deepcopy(parent.metadata)
+    frozen = {name for name, parameter in parent.named_parameters() if not parameter.requires_grad}
+    for name, parameter in child.named_parameters():
+        parameter.requires_grad_(name not in frozen)
     return child.train(parent.training)

@@ -19,6 +19,12 @@ class BlockMorph:
     before: ShortcutShape | None
     after: ShortcutShape
 
+    @property
+    def new_branches(self) -> int:
+        """Branches that were not there before: 0, 1 or 2."""
+        had = 0 if self.before is None else 1 + self.before.two_branches
+        return 1 + self.after.two_branches - had
+
 
 @dataclass(frozen=True)
 class MorphPlan:
@@ -65,12 +71,14 @@ def plan_morph(
 
     Source: Sec. 4.1.
     """
-    if not 0 < split < 1:
-        raise ValueError(f"split={split}: the share of the identity that is morphed lies between 0 and 1")
+    if not 1e-3 <= split <= 1 - 1e-3:
+        raise ValueError(f"split={split}: the share of the identity that is morphed lies between 0.001 and 0.999")
     if padding not in ("same", "exact"):
         raise ValueError(f"padding={padding!r}; expected 'same' or 'exact'")
-    if not width >= 1:
+    if not 1 <= width < float("inf"):
         raise ValueError(f"width={width}: an identity does not fit through fewer channels than it has; use 1 or more")
+    if not isinstance(activation, str):
+        raise TypeError(f"activation: a name such as 'prelu' is needed; got {type(activation).__name__}")
     phi, _ = split_activation(parametric_name(activation))
     if phi not in FUNCTIONS:
         raise ValueError(
@@ -118,8 +126,13 @@ def _check_forward(name: str, before: ShortcutShape, after: ShortcutShape, spec:
             f"{spec} is a step backwards for {name}, which is {was} already; a morph only grows: name the target, "
             "with kernels and branches that are there or larger"
         )
+    if before.padding == "exact" and after.kernel_sizes != before.kernel_sizes:
+        raise ValueError(
+            f"{name} was morphed with padding=exact; larger kernels would widen the rim of zeros that its batch "
+            "normalisations were measured with: name the larger kernels in the first morph, or use padding=same"
+        )
     if after.mid_channels != before.mid_channels:
         raise ValueError(
-            f"{name} is {was} with {before.mid_channels} channels in the middle; {spec} with width "
-            f"{after.mid_channels} would change them, which is not a change of its kernels or branches: keep the width"
+            f"{name} is {was} with {before.mid_channels} channels in the middle; {spec} would make "
+            f"them {after.mid_channels}, which is not a change of its kernels or branches: keep the width"
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from morphnet.nn.branch import Branch
+from morphnet.nn.mode import evaluation_mode
 
 BNSetting = Literal["calibrated", "folded", "paper", "paper_first"]
 BN_SETTINGS: tuple[str, ...] = get_args(BNSetting)
@@ -46,20 +47,17 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 
     All else is in evaluation mode (dropout stays off), and no running value has changed at the end.
     """
-    training = {module: module.training for module in network.modules()}
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(m, {k: v.clone() for k, v in m.named_buffers()}) for m in norms]
-    try:
-        network.eval()
-        for norm in norms:
-            norm.train()
-        yield
-    finally:
-        for norm, buffers in kept:
-            for name, value in buffers.items():
-                getattr(norm, name).copy_(value)
-        for module, mode in training.items():
-            module.training = mode
+    with evaluation_mode(network):
+        try:
+            for norm in norms:
+                norm.train()
+            yield
+        finally:
+            for norm, buffers in kept:
+                for name, value in buffers.items():
+                    getattr(norm, name).copy_(value)
 
 
 def set_batch_norms(child: nn.Module, branches: Sequence[Branch], setting: str, batches: Sequence[Tensor]) -> None:

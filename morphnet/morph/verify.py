@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphnet.morph.statistics import batch_statistics
+from morphnet.nn.mode import evaluation_mode, without_tf32
 
 #: Largest difference of two logits over the largest logit, float64, before any cast.
 EXACT_TOLERANCE = 1e-10
 #: The same for the child as delivered, whose weights were cast, by the dtype of the weights.
 DELIVERED_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
-#: Largest change in training mode, as a share of the parent's own noise.
+#: Largest change in training mode for each branch that is new in a block, as a share of the parent's own noise.
+#: What a branch adds is the fluctuation of its own batch statistics, so two branches are allowed twice as much.
 TRAINING_TOLERANCE = 0.2
 #: Images that the float64 comparisons use: they are slow, and one image would do to show a filter that is off.
 EXACT_IMAGES = 128
@@ -102,6 +103,7 @@ def prove(
     batches: Sequence[Tensor],
     labels: Sequence[Tensor] | None = None,
     others: Sequence[Tensor] = (),
+    new_branches: int = 1,
 ) -> Proof:
     """Compares a parent and its child on held-out images.
 
@@ -111,11 +113,13 @@ def prove(
         batches: float64 images, each of shape ``(N, C, H, W)``, that nothing was measured on.
         labels: of the images, each of shape ``(N,)``.
         others: further batches, from which a half is taken where ``batches`` has only one.
+        new_branches: the largest number of new branches in one block; the training mode may change by so many
+            times ``TRAINING_TOLERANCE``.
 
     Source: DESIGN of this project; the paper does not measure the change.
     """
     dtype = next(parent.parameters()).dtype
-    with _without_tf32(), torch.no_grad():
+    with without_tf32(), torch.no_grad():
         few = torch.cat(list(batches))[:EXACT_IMAGES]
         reference = exact_parent(few)
         exact = exact_child(few)
@@ -131,18 +135,14 @@ def prove(
         tolerance={
             "exactness": EXACT_TOLERANCE,
             "delivered": DELIVERED_TOLERANCE[dtype],
-            "training": TRAINING_TOLERANCE,
+            "training": TRAINING_TOLERANCE * max(1, new_branches),
         },
     )
 
 
 def _logits(network: nn.Module, batches: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    training = network.training
-    try:
-        network.eval()
+    with evaluation_mode(network):
         return torch.cat([network(x.to(dtype)).double() for x in batches])
-    finally:
-        network.train(training)
 
 
 def _compare(a: Tensor, b: Tensor) -> Comparison:
@@ -192,15 +192,3 @@ def _training_mode(
         parent_loss=float(torch.stack(parent_losses).mean()) if parent_losses else None,
         child_loss=float(torch.stack(child_losses).mean()) if child_losses else None,
     )
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """TF32 turns differences of 1e-5 into 1e-2; it is off while networks are compared."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    kept = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = kept

@@ -64,7 +64,7 @@ class ParametricActivation(nn.Module):
         if self.function == "relu":
             return prelu(x, self.a)
         a = self.a.to(x.dtype).view(1, -1, *(1 for _ in x.shape[2:]))
-        return torch.lerp(self._call(x), x, a)
+        return torch.lerp(self._call(x).to(x.dtype), x, a)
 
     def extra_repr(self) -> str:
         return f"{self.function}, channels={self.a.numel()}"

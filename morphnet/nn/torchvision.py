@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
+from morphnet.nn.mode import evaluation_mode
 from morphnet.nn.resnet import Architecture, ResNet
 
 
@@ -24,6 +25,8 @@ def convert_torchvision(network: nn.Module) -> ResNet | None:
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]
     if not all(isinstance(block, BasicBlock) for stage in stages for block in stage):
         return None
+    if not isinstance(network.fc, nn.Linear):
+        raise ValueError(f"this torchvision ResNet has a {type(network.fc).__name__} as its fc; a Linear is needed")
     architecture = Architecture(
         "imagenet",
         tuple(len(stage) for stage in stages),
@@ -37,16 +40,13 @@ def convert_torchvision(network: nn.Module) -> ResNet | None:
     except RuntimeError as error:
         raise ValueError(f"this {type(network).__name__} is not a plain torchvision ResNet: {error}") from error
     difference = _largest_difference(network, converted)
-    if difference > 0:
+    if not difference == 0:
         raise ValueError(f"the converted network differs from torchvision's by {difference:.1e}: a layer was exchanged")
     return converted.train(network.training)
 
 
 def _largest_difference(first: nn.Module, second: nn.Module) -> float:
     parameter = next(first.parameters())
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)
-    training = first.training
-    with torch.no_grad():
-        difference = float((first.eval()(x) - second.eval()(x)).abs().max())
-    first.train(training)
-    return difference
+    x = torch.randn(2, parameter.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)
+    with torch.no_grad(), evaluation_mode(first), evaluation_mode(second):
+        return float((first(x) - second(x)).abs().max())

@@ -12,8 +12,29 @@ from typing import Any
 
 import torch
 
+from morphnet.store.files import write_whole
+
 FORMAT = 1
 PACKAGES = ("morphnet", "torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "omegaconf", "safetensors")
+
+#: What tables need of a record, and of which kind it is.
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "seed": int,
+    "index": int,
+    "phase": str,
+    "label": str,
+    "role": str,
+    "error": (int, float),
+    "start_error": (int, float),
+    "macs": int,
+    "parameters": int,
+    "steps": int,
+    "seconds": (int, float),
+    "images_per_second": (int, float, type(None)),
+    "settings": dict,
+    "data": dict,
+}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -23,9 +44,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Writes ``record`` as JSON, so that the file is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    os.replace(part, path)
+    write_whole(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -40,6 +59,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable record: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path} is not a record of format {FORMAT}")
+    wrong = [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{path} is a damaged record: {', '.join(wrong)} missing or of the wrong kind")
     return record
 
 

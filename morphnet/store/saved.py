@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from morphnet.nn.resnet import Architecture, ResNet
+from morphnet.store.files import write_whole
 
 #: The key of the file's metadata that holds everything but the weights, as JSON.
 KEY = "morphnet"
@@ -27,10 +28,13 @@ def save_network(network: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         TypeError: ``network`` is not one of our ResNets.
+        ValueError: it is no longer what its architecture says (a layer was exchanged), so the file could not
+            hold it.
     """
     if not isinstance(network, ResNet):
         raise TypeError(f"save_network writes morphnet's ResNets; got {type(network).__name__}")
     path = Path(path)
+    _check_plain(network)
     description = {
         "format": FORMAT,
         "architecture": network.architecture.to_dict(),
@@ -71,10 +75,21 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
         network.load_state_dict(tensors)
     except (KeyError, RuntimeError, StopIteration, ValueError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    network.metadata = dict(description.get("metadata") or {})
+    network.metadata = description["metadata"]
     if description.get("hash") != network_hash(network):
         raise ValueError(f"{path} is damaged: its weights do not have the hash that was written with them")
     return network.eval()
+
+
+def _check_plain(network: ResNet) -> None:
+    plain = ResNet(network.architecture)
+    if repr(plain) != repr(network):
+        ours, theirs = repr(plain).splitlines(), repr(network).splitlines()
+        changed = next((line.strip() for line, was in zip(theirs, ours, strict=False) if line != was), "its layers")
+        raise ValueError(f"save_network: the network was changed after it was built ({changed}), so it cannot be saved")
+    dtypes = {value.dtype for value in network.state_dict().values() if value.is_floating_point()}
+    if len(dtypes) != 1:
+        raise ValueError(f"save_network: weights of one dtype are needed; got {', '.join(sorted(map(str, dtypes)))}")
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
@@ -84,13 +99,17 @@ def read_description(path: Path) -> dict[str, Any] | None:
         FileNotFoundError, ValueError: there is no such file, or it is no safetensors file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"{path} is a folder; give a file" if path.is_dir() else f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return json.loads(metadata[KEY]) if KEY in metadata else None
+        description = json.loads(metadata[KEY]) if KEY in metadata else None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    parts = description if isinstance(description, dict) else {}
+    if description is not None and not all(isinstance(parts.get(k), dict) for k in ("architecture", "metadata")):
+        raise ValueError(f"{path} is damaged: its description is not that of a network")
+    return description
 
 
 def network_hash(network: ResNet) -> str:
@@ -100,21 +119,3 @@ def network_hash(network: ResNet) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that ``path`` holds either all of it or what it held before, even after a crash."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

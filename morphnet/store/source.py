@@ -27,6 +27,8 @@ def load_source(source: str, architecture: Architecture | None = None, weights: 
     """
     if source.startswith("torchvision:"):
         return _from_torchvision(source.removeprefix("torchvision:"), weights)
+    if not source:
+        raise ValueError("parent is empty: give a run directory, a saved network, a state dict, or torchvision:NAME")
     path = Path(source)
     if path.is_dir():
         return load_network(network_of_run(path))
@@ -50,11 +52,16 @@ def network_of_run(run: Path) -> Path:
     direct = run / "network.safetensors"
     if direct.is_file():
         return direct
-    finished = sorted((run / "phases").glob("*/record.json"))
-    for record in reversed(finished):
-        network = record.with_name("network.safetensors")
-        if network.is_file() and json.loads(record.read_text()).get("role") != "control":
-            return network
+    finished: dict[int, Path] = {}
+    for path in (run / "phases").glob("*/record.json"):
+        try:
+            record = json.loads(path.read_text())
+            if record["role"] != "control":
+                finished[int(record["index"])] = path.with_name("network.safetensors")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    if finished:
+        return finished[max(finished)]
     raise FileNotFoundError(f"parent={run}: no finished phase with a network.safetensors in this folder")
 
 

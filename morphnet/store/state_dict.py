@@ -38,7 +38,10 @@ def load_state_dict_file(path: Path, architecture: Architecture) -> ResNet:
             f"{architecture.depth} layers, {architecture.shortcut} shortcuts, {architecture.activation}, "
             f"{architecture.classes} classes):\n  " + "\n  ".join(problems) + _hint(own, tensors)
         )
-    network.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))
+    dtypes = {value.dtype for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
+        raise ValueError(f"{path}: weights of one floating dtype are needed; got {', '.join(sorted(map(str, dtypes)))}")
+    network.to(dtypes.pop())
     network.load_state_dict(tensors)
     return network.eval()
 
@@ -59,7 +62,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = content if wrapped is None else wrapped
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no state dict: a dictionary of names and tensors is needed")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    if any(value.layout != torch.strided for value in content.values()):
+        raise ValueError(f"{path} holds sparse tensors; plain ones are needed")
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
+    if len(tensors) < len(content):
+        raise ValueError(f"{path} holds some names both with and without the prefix 'module.'")
+    return tensors
 
 
 def _misfits(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:

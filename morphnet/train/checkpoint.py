@@ -23,7 +23,7 @@ class Checkpoint:
         network, optimizer: state dicts.
         running: sums of the epoch that is under way (loss, errors, images).
         history: one entry per evaluated epoch.
-        seconds: training time so far, evaluation left out.
+        seconds: training time so far, evaluation left out; ``seconds_evaluated`` the same at the last evaluation.
         resumed: how often the phase was continued.
     """
 
@@ -33,6 +33,7 @@ class Checkpoint:
     running: tuple[float, float, int]
     history: list[dict[str, Any]]
     seconds: float
+    seconds_evaluated: float
     resumed: int = 0
 
 

@@ -73,6 +73,8 @@ def choose_engine(device: str = "auto", precision: str = "auto", compile: str = 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
+        if place.type not in ("cpu", "cuda"):
+            raise RuntimeError("cpu and cuda are supported")
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]

@@ -108,8 +108,10 @@ def _start(
             network.metadata.setdefault("lineage", [])
         network.metadata.update(_metadata(experiment.data))
     else:
-        source = load_network(_folder(experiment, plans[plan.source]) / "network.safetensors")
-        lineage = [*source.metadata.get("lineage", []), {"network": network_hash(source), "phase": plan.name}]
+        source_plan = plans[plan.source]
+        source = load_network(_folder(experiment, source_plan) / "network.safetensors")
+        lineage = [*source.metadata.get("lineage", []), {"phase": source_plan.name, "network": network_hash(source)}]
+        experiment.engine.place(source)
         if plan.morph is not None:
             network = _morph(experiment, plan, source, folder)
         else:
@@ -161,7 +163,9 @@ def _run(
     checkpoint_path = folder / "checkpoint.pt"
     checkpoint = load_checkpoint(checkpoint_path)
     tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
-    with phase_log(tensorboard, plan.offset, None if checkpoint is None else checkpoint.step) as log:
+    with phase_log(
+        tensorboard, experiment.data.evaluated_on, plan.offset, None if checkpoint is None else checkpoint.step
+    ) as log:
         result = run_phase(
             network,
             batches,
@@ -210,7 +214,7 @@ def _run(
         },
         "morph_report": "morph_report.json" if plan.morph else None,
         "settings": dict(experiment.settings),
-        "command": ["morphnet", *sys.argv[1:]],
+        "command": [*sys.argv[0].split(), *sys.argv[1:]],
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **made_with,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.train.engine import Engine
 
 
@@ -42,6 +43,16 @@ class Running:
         loss, errors = self.sums.tolist()
         return Evaluation(loss / max(self.images, 1), int(errors), max(self.images, 1))
 
+    def state(self) -> tuple[float, float, int]:
+        """(loss, errors, images), all summed, for a checkpoint."""
+        loss, errors = self.sums.tolist()
+        return loss, errors, self.images
+
+    def restore(self, loss: float, errors: float, images: int) -> None:
+        """The inverse of :meth:`state`."""
+        self.sums = torch.tensor([loss, errors], dtype=torch.float64, device=self.sums.device)
+        self.images = images
+
 
 def train_step(
     model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, engine: Engine
@@ -58,19 +69,14 @@ def train_step(
 
 
 def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], engine: Engine) -> Evaluation:
-    """Loss and errors of ``network`` in evaluation mode, which it is in again or not as before."""
-    training = network.training
-    network.eval()
+    """Loss and errors of ``network`` in evaluation mode; its own mode comes back."""
     running = Running(engine.device)
-    try:
-        with torch.inference_mode():
-            for images, labels in batches:
-                with engine.autocast():
-                    logits = network(engine.place_images(images))
-                logits = logits.float()
-                running.add(F.cross_entropy(logits, labels), logits, labels)
-    finally:
-        network.train(training)
+    with evaluation_mode(network), without_tf32(), torch.inference_mode():
+        for images, labels in batches:
+            with engine.autocast():
+                logits = network(engine.place_images(images))
+            logits = logits.float()
+            running.add(F.cross_entropy(logits, labels), logits, labels)
     return running.read()
 
 

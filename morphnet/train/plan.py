@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,11 +58,13 @@ def plan_phases(
     parent: Architecture,
     morphing: MorphConfig,
     parent_given: bool,
+    train_images: int,
 ) -> tuple[PhasePlan, ...]:
     """Everything a run will do, with every spec and schedule checked.
 
     Args:
         parent: the architecture of the parent, trained here or given.
+        train_images: how many there are to measure on.
         parent_given: the first phase's network comes trained, so it is only evaluated.
 
     Raises:
@@ -78,6 +81,13 @@ def plan_phases(
             raise ValueError(
                 f"phases.{i}.morph is null: every phase after the first morphs; for the parent trained on, see controls"
             )
+    for i, phase in enumerate(phases):
+        if phase.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name):
+            raise ValueError(
+                f"phases.{i}.name={phase.name!r}: letters, digits, '_', '-' and '.' are needed; it names a folder"
+            )
+    if controls and len(phases) == 1:
+        raise ValueError(f"controls={list(controls)}: there is no phase after the parent to compare them with")
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"controls: unknown {control!r}; expected {' or '.join(CONTROLS)}")
@@ -85,7 +95,7 @@ def plan_phases(
         raise ValueError(f"controls={list(controls)}: one is named twice")
     if morphing.bn not in BN_SETTINGS:
         raise ValueError(f"morphing.bn={morphing.bn!r}; expected one of {', '.join(BN_SETTINGS)}")
-    check_calibration("morphing.calibration_batches", morphing.calibration_batches)
+    check_calibration("morphing.calibration_batches", morphing.calibration_batches, train_images)
     architecture = parent
     for i, phase in enumerate(phases[1:], 1):
         try:

@@ -33,6 +33,8 @@ class Schedule:
                 f"schedule.milestones={list(self.milestones)}: fractions of the phase, between 0 and 1 and "
                 "in order, are needed"
             )
+        if self.warmup_steps < 0:
+            raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: a number from 0 is needed")
         for key, value in (
             ("optim.lr", self.lr),
             ("schedule.warmup_lr", self.warmup_lr),

@@ -12,18 +12,19 @@ from morphnet.train.phase import Log
 TAGS = {
     "train_loss": "train/loss",
     "train_error": "train/error",
-    "test_loss": "test/loss",
-    "test_error": "test/error",
+    "loss": "{split}/loss",
+    "error": "{split}/error",
     "lr": "train/learning_rate",
     "images_per_second": "train/images_per_second",
 }
 
 
 @contextmanager
-def phase_log(folder: Path, offset: int, resumed_at: int | None) -> Iterator[Log]:
+def phase_log(folder: Path, split: str, offset: int, resumed_at: int | None) -> Iterator[Log]:
     """A :data:`~morphnet.train.phase.Log` that writes to ``folder``.
 
     Args:
+        split: what errors are counted on, ``test`` or ``validation``.
         offset: iterations of the phases before this one.
         resumed_at: the step of the checkpoint the phase goes on from; None where it begins.
     """
@@ -33,6 +34,6 @@ def phase_log(folder: Path, offset: int, resumed_at: int | None) -> Iterator[Log
     purge = offset if resumed_at is None else offset + resumed_at + 1
     writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=20)
     try:
-        yield lambda step, metric, value: writer.add_scalar(TAGS[metric], value, offset + step)
+        yield lambda step, metric, value: writer.add_scalar(TAGS[metric].format(split=split), value, offset + step)
     finally:
         writer.close()

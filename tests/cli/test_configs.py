@@ -27,13 +27,13 @@ def _plan(config, classes, steps_per_epoch=390):
     architecture = architecture_of(config.network, classes, 3)
     return plan_phases(
         config.phases, config.controls, config.schedule, config.optim.lr, steps_per_epoch, architecture,
-        config.morphing, parent_given=False,
+        config.morphing, parent_given=False, train_images=1000,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_and_plans(preset):
-    config = _compose(f"experiment={preset}")
+    config = _compose(f"experiment={preset}", *(["schedule.epochs=1"] if preset == "custom" else []))
     plans = _plan(config, 100 if "cifar100" in preset else 10)
     assert plans[0].role == "parent"
     if preset.startswith("cifar"):

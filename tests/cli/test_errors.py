@@ -28,12 +28,12 @@ TRAIN = [
     (["sead=1"], "did you mean 'seed'"),
     (["optim.lrr=1"], "did you mean 'lr'"),
     (["optim.lr=abc"], "abc"),
-    (["seed=x"], "seed"),
+    (["seed=x"], "Value 'x'"),
     (["phases.1.epocs=3"], "did you mean 'epochs'"),
     (["network=cifar_resnet21"], "did you mean network=cifar_resnet20"),
     (["experiment=digitz"], "did you mean experiment=digits"),
     (["recipe=papier"], "did you mean recipe=paper"),
-    (["wurst=senf"], "wurst"),
+    (["wurst=senf"], "Could not override 'wurst'"),
     (["phases.1.morph=1c1_hlaf"], "unknown suffix 'hlaf'"),
     (["controls=[net2net]"], "expected relu or prelu"),
     (["network.depth=21"], "6n+2"),
@@ -48,14 +48,22 @@ TRAIN = [
     (["schedule.steps=5"], "exactly one length"),
     (["schedule.scale=-1"], "schedule.scale=-1"),
     (["optim.batch_size=0"], "optim.batch_size=0"),
-    (["morphing.bn=none"], "bn"),
+    (["morphing.bn=none"], "morphing.bn='none'"),
     (["trainer.evaluate_every=0"], "trainer.evaluate_every=0"),
     (["trainer.threads=0"], "trainer.threads=0"),
     (["morphing.calibration_batches=1"], "calibration_batches=1"),
     (["optim.momentum=2"], "optim.momentum=2"),
     (["optim.weight_decay=-1"], "optim.weight_decay=-1"),
     (["data.pad=-1"], "data.pad=-1"),
-    (["seed"], "seed"),
+    (["seed"], "Error parsing override 'seed'"),
+    (["+epochs=3"], "unknown key epochs"),
+    (["schedule.warmup_steps=-1"], "schedule.warmup_steps=-1"),
+    (["phases.1.name=../x"], "it names a folder"),
+    (["phases=[{morph:null}]"], "there is no phase after the parent"),
+    (["weights=default"], "weights=default"),
+    (["device=meta"], "device='meta'"),
+    (["data.normalize=[[nan],[1]]"], "data.normalize"),
+    (["data=null"], "a group cannot be null"),
 ]
 
 
@@ -110,7 +118,7 @@ def test_morph_writes_nothing_over_what_is_there(run, saved, tmp_path):
     before = (tmp_path / "out" / "network.safetensors").read_bytes()
     code, _, error = run(*arguments)
     assert code == 2
-    assert "already holds a network" in error
+    assert "is not empty" in error
     assert (tmp_path / "out" / "network.safetensors").read_bytes() == before
 
 
@@ -131,6 +139,30 @@ def test_data_that_does_not_fit_the_network_is_refused(run, saved, tmp_path):
     code, _, error = run("eval", f"parent={saved}", "data=arrays", "data.path=a.npz")
     assert code == 2
     assert "1 image channels" in error
+
+
+def test_morph_into_a_run_directory_is_refused(run, saved, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("kept")
+    for output in ("run", ""):
+        code, _, error = run("morph", f"parent={saved}", "data=digits", "morph=1c1", f"output={output}")
+        assert code == 2
+        assert "output" in error
+    assert (tmp_path / "run" / "config.yaml").read_text() == "kept"
+
+
+def test_a_network_of_nan_is_no_result(run, make_network, tmp_path):
+    network = make_network(in_channels=1)
+    network.linear.weight.data.fill_(float("nan"))
+    save_network(network, tmp_path / "nan.safetensors")
+    code, _, error = run("eval", "parent=nan.safetensors", "data=digits")
+    assert code == 1
+    assert "computes nan" in error
+
+
+def test_a_network_of_another_dtype_can_be_evaluated(run, make_network, tmp_path):
+    save_network(make_network(in_channels=1).double(), tmp_path / "d.safetensors")
+    assert run("eval", "parent=d.safetensors", "data=digits")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["flops", "report"])

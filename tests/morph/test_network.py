@@ -68,7 +68,7 @@ def test_split_is_the_share_of_the_identity_in_the_first_branch(make_network, ba
     assert_close(second, 0.8 * x, atol=1e-5, rtol=1e-4)
 
 
-def test_a_chain_of_phases_stays_exact_and_the_first_steps_are_bitwise(make_network, batches):
+def test_a_chain_of_phases_stays_exact(make_network, batches):
     first = make_network(20)
     network = first
     for spec in ("1c1_half", "1c1", "3c1", "3c3", "3c3_2branch"):
@@ -117,14 +117,69 @@ def test_the_papers_own_setting_drifts_and_says_so(make_network, batches, bn):
     assert "changes the function" in str(report)
 
 
-def test_the_training_mode_follows_the_parent_when_calibrated_and_not_with_fresh_statistics(make_network):
+@pytest.fixture(scope="module")
+def judged_batches():
     generator = torch.Generator().manual_seed(5)
-    batches = [torch.randn(128, 3, 16, 16, generator=generator) for _ in range(8)]
-    parent = make_network()
-    _, report = morph_network(parent, "1c1", calibration=batches)
+    return [torch.randn(128, 3, 16, 16, generator=generator) for _ in range(8)]
+
+
+@pytest.mark.parametrize(("spec", "limit"), [("1c1", 0.2), ("1c1_2branch", 0.4), ("3c3_half", 0.2)])
+def test_the_training_mode_follows_the_parent_when_calibrated(make_network, judged_batches, spec, limit):
+    _, report = morph_network(make_network(), spec, calibration=judged_batches)
     assert report.proof.training is not None
     assert report.proof.training.judged
-    assert report.proof.training.ratio < 0.2
+    assert report.proof.training.ratio < limit == report.proof.tolerance["training"]
+
+
+def test_fresh_batch_normalisation_looks_exact_in_evaluation_and_fails_in_training_mode(
+    make_network, judged_batches, monkeypatch
+):
+    def fresh(child, branches, setting, images):
+        with torch.no_grad():
+            for norm in (norm for branch in branches for norm in (branch.bn1, branch.bn2)):
+                norm.running_var.fill_(1 - norm.eps)
+
+    monkeypatch.setattr("morphnet.morph.network.set_batch_norms", fresh)
+    with pytest.raises(MorphError, match="training mode") as caught:
+        morph_network(make_network(), "1c1", calibration=judged_batches)
+    proof = caught.value.report.proof
+    assert proof.exactness.relative < 1e-10
+    assert len(proof.failures) == 1
+
+
+def test_modes_and_frozen_parameters_of_the_parent_are_kept(make_network, batches):
+    parent = make_network().train()
+    parent.bn1.eval()
+    parent.conv1.weight.requires_grad_(False)
+    child, _ = morph_network(parent, "1c1", calibration=batches)
+    assert not parent.bn1.training
+    assert parent.bn2.training if hasattr(parent, "bn2") else parent.layer1.training
+    assert not child.conv1.weight.requires_grad
+    assert child.linear.weight.requires_grad
+
+
+def test_a_drifting_setting_excuses_no_nan_and_nothing_that_adds_no_layer(make_network, batches):
+    parent = make_network()
+    with torch.no_grad():
+        parent.linear.weight.fill_(float("nan"))
+    with pytest.raises(MorphError):
+        morph_network(parent, "1c1", calibration=batches, bn="paper")
+    child, _ = morph_network(make_network(), "1c1", calibration=batches)
+    _, report = morph_network(child, "3c1", calibration=batches, bn="paper")
+    assert not report.drift_declared
+    assert report.proof.exactness.relative < 1e-12
+
+
+def test_a_shortcut_that_was_morphed_keeps_its_settings_and_the_report_says_which(make_network, batches):
+    child, _ = morph_network(make_network(), "1c1", calibration=batches, split=0.3)
+    _, report = morph_network(child, "3c1", calibration=batches, split=0.7, activation="ptanh")
+    assert {(layer.shape.split, layer.shape.activation) for layer in report.layers} == {(0.3, "relu")}
+
+
+def test_kernels_do_not_grow_under_exact_padding(make_network, batches):
+    child, _ = morph_network(make_network(), "1c1", calibration=batches, padding="exact")
+    with pytest.raises(ValueError, match="padding=exact"):
+        morph_network(child, "3c1", calibration=batches)
 
 
 def test_folding_where_zero_padding_would_pad_a_centred_blob_is_refused(make_network, batches):
@@ -234,6 +289,13 @@ def test_a_torchvision_resnet_is_converted_and_morphed():
         ({"calibration": [torch.full((4, 3, 8, 8), float("nan"))] * 2}, ValueError, "infinities or NaN"),
         ({"activation": "wurst"}, ValueError, "wurst"),
         ({"parent": torch.nn.Linear(2, 2)}, TypeError, "got Linear"),
+        ({"calibration": 5}, TypeError, "an iterable of batches"),
+        ({"calibration": [torch.randn(4, 3, 8, 8), torch.randn(4, 3, 9, 9)]}, ValueError, "images of one size"),
+        ({"calibration": [(torch.randn(4, 3, 8, 8), torch.full((4,), 10))] * 2}, ValueError, "labels from 0 to 9"),
+        ({"calibration": [(torch.randn(4, 3, 8, 8), torch.zeros(3).long())] * 2}, ValueError, "4 labels"),
+        ({"calibration": None, "example_input": torch.zeros(3, 8, 8)}, ValueError, "give calibration="),
+        ({"activation": None}, TypeError, "got NoneType"),
+        ({"width": float("inf")}, ValueError, "width=inf"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_built(make_network, batches, arguments, error, message):

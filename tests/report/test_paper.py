@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import yaml
+from omegaconf import OmegaConf
 
 from morphnet.report.paper import PAPER, count_rows
 
@@ -24,7 +24,7 @@ def test_there_is_a_preset_for_every_row_of_tables_1_and_2():
         if row.table == 3:
             continue
         name = f"cifar{10 if row.table == 1 else 100}_{row.name}" + (f"_via_{'_'.join(row.via)}" if row.via else "")
-        preset = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        preset = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
         specs = [phase["morph"] for phase in preset["phases"]]
         assert specs == [None, *row.via, *([row.spec] if row.spec else [])]
         assert {"override /recipe": "paper"} in preset["defaults"]

@@ -96,3 +96,17 @@ def test_safetensors_hold_the_plain_state_dict(make_network, tmp_path):
     network = make_network()
     path = save_network(network, tmp_path / "n.safetensors")
     assert load_file(path).keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("change", ["eps", "layer", "dtype"])
+def test_a_network_that_the_file_could_not_hold_is_not_saved(make_network, tmp_path, change):
+    network = make_network()
+    if change == "eps":
+        network.bn1.eps = 0.1
+    elif change == "layer":
+        network.act = torch.nn.Tanh()
+    else:
+        network.linear.double()
+    with pytest.raises(ValueError, match="save_network"):
+        save_network(network, tmp_path / "n.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ def _plan(phases, controls=(), parent_given=False, **schedule):
         cifar_architecture(20, 10),
         MorphConfig(),
         parent_given,
+        1000,
     )
 
 
