@@ -76,8 +76,8 @@ class MorphReport:
             f"  parameters  {self.parameters_before:,} -> {self.parameters_after:,}",
             f"  proof on    {self.inputs}",
             f"  float64     largest difference of logits {proof.exactness.relative:.1e} of the largest logit",
-            f"  delivered   {proof.delivered.relative:.1e}; in its own precision {proof.own_dtype.relative:.1e}, "
-            f"where the parent alone has {proof.noise_floor:.1e}",
+            f"  delivered   the same {proof.delivered.relative:.1e}; in its own precision "
+            f"{proof.own_dtype.relative:.1e} (rounding of the parent alone: {proof.noise_floor:.1e})",
             f"  flips       {proof.own_dtype.flips} of {proof.own_dtype.images} images change their class",
         ]
         if training is not None:

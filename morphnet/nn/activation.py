@@ -77,8 +77,8 @@ def prelu(x: Tensor, a: Tensor) -> Tensor:
         x: shape ``(N, C, H, W)`` or ``(N, C)``; any floating dtype.
         a: shape ``(C,)``; cast to the dtype of ``x``.
 
-    The same values as ``torch.nn.functional.prelu``. On the CPU its backward pass is up to eight times as
-    fast, because PyTorch's kernel is not vectorised there (``benchmarks/activation.py``).
+    The same values as ``torch.nn.functional.prelu``. On the CPU a training step through it takes a half to a
+    fifth of the time, because PyTorch's backward kernel is slow there (``results/README.md``).
     """
     if x.device.type != "cpu" or x.dim() != 4 or torch.compiler.is_compiling():
         return F.prelu(x, a.to(x.dtype))

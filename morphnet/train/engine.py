@@ -55,12 +55,14 @@ class Engine:
         """Whether a phase over ``images`` training images goes through ``torch.compile``."""
         if self.compile != "auto":
             return self.compile == "true"
-        # On the CPU compiled slopes and batch normalisation are a third faster; without a compiler, eager.
+        # What it gains on the CPU stands in results/README.md; on a GPU it has not been measured.
         return self.device.type == "cpu" and images >= COMPILE_FROM_IMAGES and compiler_found()
 
 
 def choose_engine(device: str = "auto", precision: str = "auto", compile: str = "auto") -> Engine:
-    """The engine that a configuration names; ``auto`` takes what measured fastest on the device.
+    """The engine that a configuration names.
+
+    ``precision=auto`` is bfloat16 where the processor has the instructions, and float32 elsewhere.
 
     Raises:
         ValueError: a value is unknown, or the device is not there.
@@ -99,7 +101,7 @@ def quiet_compilation() -> None:
 def keep_freed_memory() -> None:
     """Tells glibc to keep what is freed instead of handing it back: fewer page faults in each step.
 
-    One fifth of the time of a step on the CPU, measured; without glibc nothing happens.
+    Without glibc nothing happens.
     """
     if sys.platform != "linux":
         return
