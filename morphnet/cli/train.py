@@ -45,7 +45,7 @@ def main() -> None:
             jobs.append((str(run_dir), [], error))
 
     run_job("train", job)
-    if not jobs and _basic_launcher():
+    if not jobs and _basic_launcher() and {"-m", "--multirun"} & set(sys.argv):
         raise ValueError("the sweep has no job: a glob or a range matched nothing")
     _print_table(jobs)
     failed = [(folder, error) for folder, _, error in jobs if error is not None]

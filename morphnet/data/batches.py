@@ -110,7 +110,7 @@ def calibration_batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """``count`` augmented training batches for a morph: the first half to measure on, the rest for its proof.
 
-    No image is in both halves. Within a half images come again, augmented anew, where the data set is small.
+    No image comes twice. A small data set gives smaller batches, and of a tiny one fewer.
     """
     order = torch.randperm(len(data.train), generator=generator_for(*key, "halves"))
     kept = count // 2
@@ -118,10 +118,7 @@ def calibration_batches(
     for half, (part, wanted) in enumerate(zip(order.tensor_split(2), (count - kept, kept), strict=True)):
         part = part.to(data.train.labels.device)
         pool = replace(data, train=Split(data.train.images[part], data.train.labels[part]))
-        batches = TrainBatches(pool, min(batch_size, len(part)), augmentation, (*key, half))
-        for epoch in itertools.count():
-            found += itertools.islice(batches.epoch(epoch), wanted)
-            wanted -= len(batches)
-            if wanted <= 0:
-                break
+        wanted = max(1, min(wanted, len(part) // 2))
+        batches = TrainBatches(pool, min(batch_size, len(part) // wanted), augmentation, (*key, half))
+        found += itertools.islice(batches.epoch(0), wanted)
     return found

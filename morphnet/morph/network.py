@@ -82,8 +82,8 @@ class MorphReport:
         ]
         if training is not None:
             lines.append(
-                f"  training    logits differ by {training.ratio:.2f} of the parent's own noise"
-                + ("" if training.judged else " (too few images to judge)")
+                f"  training    with batch statistics, logits differ by {training.ratio:.2f} of the parent's own noise "
+                + (f"(limit {proof.tolerance['training']:.1f})" if training.judged else "(too few images to judge)")
             )
         if self.drift_declared:
             lines.append(f"  bn={self.bn} changes the function; what it changed is above")

@@ -46,8 +46,12 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
         ValueError: two records are of the same experiment, phase and seed but of different runs.
     """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    seen = set()
     for record in records:
-        groups.setdefault(_key(record), []).append(record)
+        made = (*_key(record), record["seed"], record.get("lineage", {}).get("network"))
+        if made[-1] is None or made not in seen:  # the same run in two folders is one
+            groups.setdefault(_key(record), []).append(record)
+        seen.add(made)
     parents = {_key(r)[:2]: r["macs"] for r in records if r["role"] == "parent"}
     rows = []
     for key, group in groups.items():

@@ -178,6 +178,19 @@ def test_a_report_of_nothing_says_so(run):
     assert "no finished phase" in error
 
 
+@pytest.mark.parametrize("command", ["train", "morph", "eval", "flops", "report"])
+def test_every_command_shows_its_composed_configuration(run, command):
+    code, output, _ = run(command, "--cfg", "job")
+    assert code == 0
+    assert ":" in output
+
+
+def test_a_sweep_without_a_job_says_so(run):
+    code, _, error = run("train", "-m", "experiment=glob(nix*)")
+    assert code == 2
+    assert "the sweep has no job" in error
+
+
 def test_an_unknown_command_suggests_the_nearest(run):
     code, _, error = run("trian")
     assert code == 2

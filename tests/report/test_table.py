@@ -46,3 +46,8 @@ def test_other_settings_are_other_rows():
 def test_the_same_seed_twice_is_refused():
     with pytest.raises(ValueError, match="the same seed stands in several runs"):
         tabulate([_record(0, 0.1), _record(0, 0.2)])
+
+
+def test_the_same_run_in_two_folders_is_one():
+    record = _record(0, 0.1, lineage={"network": "abc"})
+    assert tabulate([record, dict(record)])[0].seeds == (0,)
