@@ -76,7 +76,7 @@ class MorphReport:
             f"  parameters  {self.parameters_before:,} -> {self.parameters_after:,}",
             f"  proof on    {self.inputs}",
             f"  float64     largest difference of logits {proof.exactness.relative:.1e} of the largest logit",
-            f"  delivered   the same {proof.delivered.relative:.1e}; in its own precision "
+            f"  delivered   {proof.delivered.relative:.1e} with the weights it has; computed in their precision "
             f"{proof.own_dtype.relative:.1e} (rounding of the parent alone: {proof.noise_floor:.1e})",
             f"  flips       {proof.own_dtype.flips} of {proof.own_dtype.images} images change their class",
         ]
