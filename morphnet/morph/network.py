@@ -182,7 +182,6 @@ def morph_network(
         images.held_out,
         images.held_out_labels,
         images.measured,
-        new_branches=max((change.new_branches for change in plan.blocks), default=0),
     )
     proved = time.perf_counter()
     input_size = (1, *images.held_out[0].shape[1:])

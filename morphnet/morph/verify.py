@@ -17,8 +17,7 @@ from morphnet.nn.mode import evaluation_mode, without_tf32
 EXACT_TOLERANCE = 1e-10
 #: The same for the child as delivered, whose weights were cast, by the dtype of the weights.
 DELIVERED_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
-#: Largest change in training mode for each branch that is new in a block, as a share of the parent's own noise.
-#: Every branch adds the fluctuation of its own batch statistics, so two are allowed twice as much.
+#: Largest change in training mode, as a share of the parent's own noise.
 TRAINING_TOLERANCE = 0.2
 #: Images that the float64 comparisons use: they are slow, and one image would do to show a filter that is off.
 EXACT_IMAGES = 128
@@ -107,7 +106,6 @@ def prove(
     batches: Sequence[Tensor],
     labels: Sequence[Tensor] | None = None,
     others: Sequence[Tensor] = (),
-    new_branches: int = 1,
 ) -> Proof:
     """Compares a parent and its child on held-out images.
 
@@ -117,8 +115,6 @@ def prove(
         batches: float64 images, each of shape ``(N, C, H, W)``, that nothing was measured on.
         labels: of the images, each of shape ``(N,)``.
         others: further batches, from which a half is taken where ``batches`` has only one.
-        new_branches: the largest number of new branches in one block; the training mode may change by so many
-            times ``TRAINING_TOLERANCE``.
 
     Source: DESIGN of this project; the paper does not measure the change.
     """
@@ -139,7 +135,7 @@ def prove(
         tolerance={
             "exactness": EXACT_TOLERANCE,
             "delivered": DELIVERED_TOLERANCE[dtype],
-            "training": TRAINING_TOLERANCE * max(1, new_branches),
+            "training": TRAINING_TOLERANCE,
         },
     )
 
