@@ -1,0 +1,176 @@
+"""Algorithm 1: a module taken back to fewer edges by undoing TYPE-I and TYPE-II morphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from morphnet.graph.edge import Edge, Support
+from morphnet.graph.module import SINK, SOURCE, ModuleGraph
+
+
+@dataclass(frozen=True)
+class Step:
+    """One atomic morph: in ``graph``, ``edge`` becomes ``parts``.
+
+    Attributes:
+        kind: ``"I"``, two edges in series; ``"II"``, two in parallel.
+        edge: the edge that is morphed; its taps are those of what it stands for.
+        parts: the two edges that take its place; with TYPE-I in the order of the data, F_l then F_{l+1}.
+        graph: the module before the morph, which holds ``edge``.
+
+    Source: the tuple (M, e_1, {e_2, e_3}, type) of Algorithm 1.
+    """
+
+    kind: Literal["I", "II"]
+    edge: Edge
+    parts: tuple[Edge, Edge]
+    graph: ModuleGraph
+    _after: ModuleGraph
+
+    @property
+    def vertex(self) -> str | None:
+        """The vertex that TYPE-I puts in between; None for TYPE-II."""
+        return self.parts[0].target if self.kind == "I" else None
+
+    @property
+    def morphed(self) -> ModuleGraph:
+        """The module after the morph, which holds ``parts``."""
+        return self._after
+
+    def apply(self, graph: ModuleGraph) -> ModuleGraph:
+        """``graph`` with ``edge`` replaced by ``parts``.
+
+        Raises:
+            ValueError: ``graph`` does not hold ``edge``.
+        """
+        if not any(e is self.edge for e in graph.edges):
+            raise ValueError(f"this step morphs edge {self.edge.name}, which the graph does not hold")
+        edges = [part for e in graph.edges for part in (self.parts if e is self.edge else (e,))]
+        channels = dict(graph.channels)
+        if self.vertex is not None and self.vertex in self._after.channels:
+            channels[self.vertex] = self._after.channels[self.vertex]
+        return ModuleGraph.of_parts(edges, channels)
+
+    def __str__(self) -> str:
+        first, second = (part.name for part in self.parts)
+        joined = f"{second} ⊛ {first}" if self.kind == "I" else f"{first} + {second}"
+        return f"TYPE-{self.kind:2}  {self.edge} = {joined}"
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What Algorithm 1 found.
+
+    Attributes:
+        module: the graph that was reduced.
+        steps: the morphing sequence Q: applied in this order to ``irreducible``, they rebuild ``module``.
+        irreducible: what no reverse atomic morph applies to; one edge if the module is simple morphable.
+
+    Source: Algorithm 1, Definition 6.
+    """
+
+    module: ModuleGraph
+    steps: tuple[Step, ...]
+    irreducible: ModuleGraph
+
+    @property
+    def is_simple_morphable(self) -> bool:
+        """Whether atomic morphs alone lead from a single convolution to the module (Definition 6)."""
+        return len(self.irreducible.edges) == 1
+
+    def replay(self) -> Iterator[ModuleGraph]:
+        """The modules from ``irreducible`` to ``module``, each made from the one before by its step."""
+        graph = self.irreducible
+        yield graph
+        for step in self.steps:
+            graph = step.apply(graph)
+            yield graph
+
+    def __str__(self) -> str:
+        if self.is_simple_morphable:
+            head = f"simple morphable: {len(self.steps)} atomic morphs lead from one convolution to it"
+        else:
+            left = ", ".join(e.name for e in self.irreducible.edges)
+            head = f"complex: {len(self.steps)} atomic morphs lead to it from an irreducible module of edges {left}"
+        return "\n".join([head, *(f"  {i}. {step}" for i, step in enumerate(self.steps, 1))])
+
+
+def reduce(graph: ModuleGraph) -> Reduction:
+    """Undoes atomic morphs until a whole pass changes nothing.
+
+    The order of the edges does not matter: of several places the first by name is taken, and what is left at
+    the end is the same whichever is.
+
+    Source: Algorithm 1. As printed it does not end on a complex module.
+    """
+    module, steps = graph, []
+    while True:
+        before = len(steps)
+        for check in (check_type1, check_type2):
+            while (step := check(graph, f"r{len(steps) + 1}")) is not None:
+                steps.append(step)
+                graph = step.graph
+        if len(steps) == before:
+            return Reduction(module, tuple(reversed(steps)), graph)
+
+
+def check_type1(graph: ModuleGraph, name: str = "r1") -> Step | None:
+    """The step that, read backwards, takes away a vertex with one edge in and one out; None if there is none.
+
+    Args:
+        name: of the edge that takes its place.
+
+    Source: CHECKTYPEI, Sec. 3.5.
+    """
+    for vertex in sorted(graph.inner):
+        into, out = graph.edges_into(vertex), graph.edges_out_of(vertex)
+        if len(into) == len(out) == 1:
+            first, second = into[0], out[0]
+            if first.identity and second.identity:
+                whole = Edge(first.source, second.target, identity=True, scale=first.scale * second.scale)
+            else:
+                taps = {(y + v, x + h) for y, x in first.taps for v, h in second.taps}
+                whole = _edge(first.source, second.target, frozenset(taps))
+            return _step("I", whole.named(name), (first, second), graph)
+    return None
+
+
+def check_type2(graph: ModuleGraph, name: str = "r1") -> Step | None:
+    """The step that, read backwards, joins two parallel edges; None if there are none.
+
+    Source: CHECKTYPEII, Sec. 3.5.
+    """
+    seen: dict[tuple[str, str], Edge] = {}
+    for edge in sorted(graph.edges, key=lambda e: (e.signature, e.name)):
+        ends = (edge.source, edge.target)
+        if ends not in seen:
+            seen[ends] = edge
+            continue
+        first = seen[ends]
+        if first.identity and edge.identity:
+            whole = Edge(*ends, identity=True, scale=first.scale + edge.scale)
+        else:
+            whole = _edge(*ends, first.taps | edge.taps)
+        return _step("II", whole.named(name), (first, edge), graph)
+    return None
+
+
+def _edge(source: str, target: str, taps: Support) -> Edge:
+    rows, columns = max(y for y, _ in taps), max(x for _, x in taps)
+    kernel = (2 * rows + 1, 2 * columns + 1)
+    return Edge(source, target, kernel, support=None if len(taps) == kernel[0] * kernel[1] else taps)
+
+
+def _step(kind: Literal["I", "II"], whole: Edge, parts: tuple[Edge, Edge], graph: ModuleGraph) -> Step:
+    edges, placed = [], False
+    for edge in graph.edges:
+        if edge is not parts[0] and edge is not parts[1]:
+            edges.append(edge)
+        elif not placed:
+            edges.append(whole)
+            placed = True
+    inner = {v for e in edges for v in (e.source, e.target)} - {SOURCE, SINK}
+    channels = {vertex: width for vertex, width in graph.channels.items() if vertex in inner}
+    return Step(kind, whole, parts, ModuleGraph.of_parts(edges, channels), graph)
