@@ -102,6 +102,29 @@ def set_batch_norms(child: nn.Module, branches: Sequence[Branch], setting: str, 
                 _set(branch.bn2, second, identity=setting == "paper_first")
 
 
+def set_identity_norms(
+    child: nn.Module, norms: Sequence[_BatchNorm], batches: Sequence[Tensor], *, paper: bool = False
+) -> None:
+    """Measures the inputs of ``norms`` and makes each an identity: gamma = sqrt(var + eps), beta = mean.
+
+    Args:
+        child: the network (or module) the norms are part of; nothing else in it is changed.
+        batches: inputs of ``child``.
+        paper: gamma = 1, beta = 0 instead, as in Sec. 3.7, which changes the function.
+
+    Source: Eq. (9).
+    """
+    measured = _measure(child, norms, [] if paper else norms, batches)
+    with torch.no_grad():
+        for norm in norms:
+            _set(norm, measured[norm], identity=not paper)
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Every batch normalisation in ``network``."""
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
 def check_foldable(branch: Branch) -> None:
     """Refuses to fold where zero padding would pad the centred blob: an error on the border.
 

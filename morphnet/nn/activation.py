@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -63,13 +64,15 @@ class ParametricActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.function == "relu":
             return prelu(x, self.a)
-        a = self.a.to(x.dtype).view(1, -1, *(1 for _ in x.shape[2:]))
-        return torch.lerp(self._call(x).to(x.dtype), x, a)
+        y = self._call(x).to(x.dtype)
+        # Channels last, so that `a` fits any number of dimensions without asking for it (torch.fx cannot).
+        return torch.lerp(y.movedim(1, -1), x.movedim(1, -1), self.a.to(x.dtype)).movedim(-1, 1)
 
     def extra_repr(self) -> str:
         return f"{self.function}, channels={self.a.numel()}"
 
 
+@torch.fx.wrap
 def prelu(x: Tensor, a: Tensor) -> Tensor:
     """max(x, 0) + a min(x, 0), with one slope per channel.
 

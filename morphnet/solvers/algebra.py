@@ -50,12 +50,39 @@ def zero_pad(weight: Tensor, kernel_size: tuple[int, int]) -> Tensor:
     return F.pad(weight, (grow[1] // 2, grow[1] // 2, grow[0] // 2, grow[0] // 2))
 
 
+def add(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of two filters whose kernels may differ: the smaller one is padded with zeros.
+
+    Args:
+        first, second: shapes ``(C_j, C_i, H, W)`` with odd kernels, of the same channels.
+
+    Returns:
+        Shape ``(C_j, C_i, max H, max W)``.
+
+    Source: Eq. (4) in the extended definition of Sec. 3.4 (Lemma 4).
+    """
+    if first.shape[:2] != second.shape[:2]:
+        raise ValueError(f"filters of {tuple(first.shape[:2])} and {tuple(second.shape[:2])} channels cannot be added")
+    kernel = (max(first.shape[2], second.shape[2]), max(first.shape[3], second.shape[3]))
+    return zero_pad(first, kernel) + zero_pad(second, kernel)
+
+
+def adjoint(weight: Tensor) -> Tensor:
+    """The filter of the transposed map: channels exchanged, taps turned about the centre.
+
+    ``adjoint(compose(f, g))`` is ``compose(adjoint(g), adjoint(f))``.
+    """
+    return weight.transpose(0, 1).flip(-1, -2)
+
+
 def orthogonal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """A random matrix with orthonormal columns (or rows, if there are fewer), uniformly distributed.
 
     Returns:
         Shape ``(rows, columns)``, float64, all singular values 1; determinant +1 where it is square.
     """
+    if 0 in (rows, columns):
+        return torch.zeros(rows, columns, dtype=torch.float64)
     tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(tall)
     q = q * torch.sign(torch.diagonal(r))

@@ -1,0 +1,207 @@
+"""One convolution becomes a module: checked, solved, built."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from morphnet.graph import SINK, ModuleGraph
+from morphnet.morph.statistics import batch_norms, set_identity_norms
+from morphnet.nn.activation import FUNCTIONS
+from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, Padding, edge_key, group_widths
+from morphnet.nn.resnet import parametric_name, split_activation
+from morphnet.solvers import TOLERANCE, check_feasible, solve
+
+#: What follows every convolution of a module.
+NORMS = (None, "batch")
+
+
+class InexactError(ValueError):
+    """No exact solution was found; the message says for which layer, how far off, and what would make it exact."""
+
+
+@dataclass(frozen=True)
+class GrownLayer:
+    """A grown layer and how its filters were found; of several groups, the worst figures."""
+
+    module: GraphConv2d
+    residual: float
+    condition: float
+    zero_share: float
+    iterations: int
+    outcome: str
+    weak: tuple[str, ...]
+    seconds: float
+
+
+def morph_conv(
+    conv: nn.Conv2d,
+    graph: ModuleGraph,
+    *,
+    activation: str | None = "prelu",
+    norm: str | None = None,
+    calibration: Iterable[Tensor] | None = None,
+    padding: Padding = "exact",
+    method: str = "auto",
+    init: str = "dense",
+    generator: torch.Generator | None = None,
+    allow_inexact: bool = False,
+) -> GraphConv2d:
+    """A module that computes what ``conv`` computes, as an ``nn.Module`` of the same dtype, device and mode.
+
+    Args:
+        conv: an ``nn.Conv2d``, of any stride, dilation, padding, padding mode and groups (each group is morphed by
+            itself), with or without bias. It is not changed and shares no tensor with the result.
+        graph: the module; with groups, widths are divided among them.
+        activation: the parametric activation of inner vertices, such as ``prelu``; None for none.
+        norm: ``batch`` for a batch normalisation after every convolution, set to the identity (Eq. 9).
+        calibration: inputs of the convolution, each ``(N, C_i, H, W)``, to measure those on; needed with ``norm``.
+        padding: ``exact``: every pixel is the parent's; ``same``: every edge pads for itself, as in the paper.
+        method, init, generator: see :func:`~morphnet.solvers.solve`.
+        allow_inexact: return the module even where no exact solution was found.
+
+    Shapes: of the result as of ``conv``, ``(N, C_i, H, W)`` to ``(N, C_j, H', W')``.
+
+    Raises:
+        ValueError: an argument is wrong, or the layer cannot be morphed.
+        InexactError: no exact solution was found.
+
+    Source: Definition 2, Theorem 8; Sec. 3.7.
+    """
+    refusal = why_not(conv)
+    if refusal or not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"morph_conv: {refusal or 'an nn.Conv2d is needed'}")
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r}; expected None or 'batch'")
+    batches = list(calibration) if calibration is not None else []
+    if norm is not None and not batches:
+        raise ValueError(
+            "norm='batch' sets batch normalisations from data: give calibration=, inputs of the convolution"
+        )
+    for x in batches:
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != conv.in_channels or not x.is_floating_point():
+            raise ValueError(f"calibration: inputs of shape (N, {conv.in_channels}, H, W) are needed")
+    shape = ModuleShape(ConvShape.of(conv), graph, padding, activation_name(activation), norm is not None)
+    grown = grow(conv, shape, generator or torch.Generator().manual_seed(0), method, init)
+    if not grown.residual <= TOLERANCE and not allow_inexact:
+        raise InexactError(f"morph_conv: {grown.outcome}")
+    module = grown.module
+    if norm is not None:
+        set_identity_norms(module, batch_norms(module), [x.detach() for x in batches])
+    return delivered(module, conv)
+
+
+def activation_name(activation: str | None) -> str | None:
+    """phi of a parametric activation's name: ``relu`` for ``prelu`` and ``relu``.
+
+    Raises:
+        ValueError: there is no such activation.
+    """
+    if activation is None or activation == "none":
+        return None
+    if not isinstance(activation, str):
+        raise TypeError(f"activation: a name such as 'prelu' is needed; got {type(activation).__name__}")
+    phi, _ = split_activation(parametric_name(activation))
+    if phi not in FUNCTIONS:
+        known = ", ".join(parametric_name(f) for f in FUNCTIONS)
+        raise ValueError(f"activation={activation!r}; expected one of {known}, or none")
+    return phi
+
+
+def why_not(layer: nn.Module) -> str | None:
+    """Why a layer cannot become a module, in words; None if it can.
+
+    A plain ``nn.Conv2d``, an ``nn.Identity`` and an empty ``nn.Sequential`` can. Subclasses compute something else
+    with their weights, hooks may, and transposed, lazy and quantised layers do: never silently wrong.
+    """
+    if isinstance(layer, nn.Identity) and type(layer) is nn.Identity:
+        return None
+    if type(layer) is nn.Sequential and len(layer) == 0:
+        return None
+    name = type(layer).__name__
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        return f"{name} has no weights yet: run the network once, so that it becomes a Conv2d"
+    if "quantized" in type(layer).__module__ or "ao.nn" in type(layer).__module__:
+        return f"{name} is quantised: morph the network before it is quantised"
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return f"{name} is a transposed convolution, which is not of the form of Eq. (1)"
+    if isinstance(layer, GraphConv2d):
+        return "it is a module already: morph one of its convolutions, such as convs.s-t"
+    if type(layer) is not nn.Conv2d:
+        if isinstance(layer, nn.Conv2d):
+            return f"{name} is a subclass of Conv2d and may compute something else with its weight (a parametrization?)"
+        return f"{name} is no convolution and no identity"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return "it has hooks (weight_norm, spectral_norm?), which a module would not run: remove them first"
+    if layer.weight.is_complex() or not layer.weight.is_floating_point():
+        return f"its weight is {layer.weight.dtype}; a real floating dtype is needed"
+    return None
+
+
+def grow(
+    layer: nn.Conv2d | None, shape: ModuleShape, generator: torch.Generator, method: str = "auto", init: str = "dense"
+) -> GrownLayer:
+    """The module of ``shape``, in float64 and evaluation mode, with filters that stand for ``layer``'s.
+
+    Args:
+        layer: the convolution; None for the identity of ``shape.conv.in_channels`` channels.
+
+    Batch normalisations, if any, are fresh: they have to be set before the module computes anything of use.
+    """
+    started = time.perf_counter()
+    conv = shape.conv
+    widths = group_widths(shape.graph, conv)
+    module = GraphConv2d(shape).double().eval()
+    if layer is None:
+        weight = torch.eye(conv.in_channels, dtype=torch.float64)[:, :, None, None]
+    else:
+        weight = layer.weight.detach().to("cpu", torch.float64)
+    graph = shape.graph
+    if conv.groups > 1:
+        share = {vertex: widths[vertex] // conv.groups for vertex in graph.inner}
+        graph = ModuleGraph.of_parts(graph.edges, share)
+    solutions = [solve(graph, part, method, generator, init=init) for part in weight.chunk(conv.groups)]
+    with torch.no_grad():
+        for edge in graph.convolutions:
+            filters = torch.cat([solution.filters[edge] for solution in solutions])
+            module.get_parameter(f"convs.{edge_key(edge.name)}.weight").copy_(filters)
+        if layer is not None and layer.bias is not None:
+            module.biases[SINK].copy_(layer.bias.detach())
+    worst = max(solutions, key=lambda s: s.residual if s.residual == s.residual else float("inf"))
+    return GrownLayer(
+        module,
+        worst.residual,
+        max(s.condition for s in solutions),
+        sum(s.zero_share for s in solutions) / len(solutions),
+        max(s.iterations for s in solutions),
+        worst.outcome,
+        _unique([words for s in solutions for words in s.weak]),
+        time.perf_counter() - started,
+    )
+
+
+def delivered(module: GraphConv2d, layer: nn.Module) -> GraphConv2d:
+    """``module`` in the dtype, device, mode and trainability of the layer it stands for."""
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor):
+        module = module.to(weight.device, weight.dtype)
+        module.requires_grad_(weight.requires_grad)
+    return module.train(layer.training)
+
+
+def feasible_or_why(shape: ModuleShape) -> str | None:
+    """Why no exact solution is known for ``shape``, or None; answers before anything is solved."""
+    conv = shape.conv
+    widths = group_widths(shape.graph, conv)
+    graph = ModuleGraph.of_parts(shape.graph.edges, {v: widths[v] // conv.groups for v in shape.graph.inner})
+    kernel = [k + 1 - k % 2 for k in conv.kernel_size]
+    found = check_feasible(graph, (conv.out_channels // conv.groups, conv.in_channels // conv.groups, *kernel))
+    return None if found.is_exact else str(found)
+
+
+def _unique(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))

@@ -1,0 +1,266 @@
+"""``solve``: filters for any module, exact wherever the graph allows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from morphnet.graph import SINK, SOURCE, ModuleGraph
+from morphnet.solvers.algebra import add, adjoint, orthogonal, zero_pad
+from morphnet.solvers.als import MAX_SWEEPS, solve_als
+from morphnet.solvers.balance import balance, source_and_sink_are_tied
+from morphnet.solvers.deconvolution import solve_outer, tap_mask
+from morphnet.solvers.feasibility import Feasibility, check_feasible
+from morphnet.solvers.graded import expected_zeros, solve_graded, split_vertices
+from morphnet.solvers.liveness import find_weak
+from morphnet.solvers.module_filter import module_filter, residual_of, routes_from_source, routes_to_sink
+from morphnet.solvers.paraunitary import identity_chains, solve_identity_chains
+from morphnet.solvers.solution import TOLERANCE, Filters, Solution
+
+METHODS = ("auto", "als")
+INITS = ("dense", "sparse")
+#: A condition number beyond which another anchor is tried.
+GOOD_CONDITION = 3.0
+#: |G~_l| up to which alternating least squares is worth a try where no exact solution is known.
+ALS_EQUATIONS = 5_000
+#: Sweeps of it.
+ALS_SWEEPS = 20
+
+
+def solve(
+    graph: ModuleGraph,
+    weight: Tensor,
+    method: str = "auto",
+    generator: torch.Generator | None = None,
+    *,
+    init: str = "dense",
+    max_sweeps: int = MAX_SWEEPS,
+) -> Solution:
+    """Filters of ``graph`` whose composition is ``weight``: the modular network morphism equation (Eq. 5).
+
+    Args:
+        graph: the module.
+        weight: the parent's filter G_l, ``(C_j, C_i, H, W)`` as ``conv2d`` takes it; any dtype and device. An even
+            kernel is embedded in the next odd one, a row or column of zeros at its end.
+        method: ``auto``, exact by construction wherever the condition of
+            :func:`~morphnet.solvers.feasibility.check_feasible` holds and the best it can do elsewhere; ``als``,
+            Theorem 8's route as printed.
+        generator: a CPU generator for what is drawn at random; by default one with seed 0.
+        init: with ``auto``, ``dense`` filters with as few zeros as the widths allow, or ``sparse``, where one edge
+            holds the whole kernel and all others their centre tap.
+        max_sweeps: of ``als``.
+
+    Returns:
+        A :class:`Solution`. Not reaching the tolerance is an outcome: ``converged`` is False, and ``outcome`` says
+        what would make it exact.
+
+    Raises:
+        ValueError: an argument is wrong.
+
+    Source: Eqs. (2) to (7), Algorithm 2, Theorem 8.
+    """
+    started = time.perf_counter()
+    _check_arguments(graph, weight, method, init)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    out_channels, in_channels = weight.shape[:2]
+    widths = graph.widths(in_channels, out_channels)
+    target = embed_even(weight.detach().to("cpu", torch.float64))
+    if not graph.convolutions:
+        residual = _identity_residual(graph, target, widths)
+        outcome = "identities alone: there is nothing to solve"
+        outcome += "" if residual <= TOLERANCE else f", and they differ from the filter by {residual:.1e}"
+        return Solution(Filters(), residual, residual <= TOLERANCE, outcome, 1.0, 0.0, 0, 0.0, method)
+    if method == "als":
+        filters, sweeps = solve_als(graph, target, widths, generator, max_sweeps)
+        residual, condition = residual_of(graph, filters, target), float("nan")
+        outcome = f"als: residual {residual:.1e} after {sweeps} sweeps"
+        if not residual <= TOLERANCE:
+            advice = check_feasible(graph, tuple(target.shape))
+            outcome += f", {'stalled' if sweeps < max_sweeps else 'not there yet'}; "
+            outcome += "method=auto is exact here" if advice.is_exact else advice.advice
+    else:
+        feasible = check_feasible(graph, tuple(target.shape))
+        filters, condition, sweeps = _solve_auto(graph, target, widths, feasible, generator, init == "dense")
+        residual = residual_of(graph, filters, target)
+        outcome = _outcome(residual, feasible)
+    converged = residual <= TOLERANCE
+    weak = find_weak(graph, filters, target)
+    numbers = sum(w.numel() for w in filters.values())
+    zeros = sum(int((w == 0).sum()) for w in filters.values())
+    return Solution(
+        filters=Filters({edge: filters[edge].to(weight.device) for edge in graph.convolutions}),
+        residual=residual,
+        converged=converged,
+        outcome=outcome,
+        condition=condition,
+        zero_share=zeros / numbers,
+        iterations=sweeps,
+        seconds=time.perf_counter() - started,
+        method=method,
+        weak=weak,
+    )
+
+
+def embed_even(weight: Tensor) -> Tensor:
+    """``weight`` with odd kernel sizes: a row or column of zeros after an even one."""
+    rows, columns = (1 - size % 2 for size in weight.shape[2:])
+    return torch.nn.functional.pad(weight, (0, columns, 0, rows))
+
+
+def _check_arguments(graph: ModuleGraph, weight: Tensor, method: str, init: str) -> None:
+    if not isinstance(graph, ModuleGraph):
+        raise TypeError(f"solve: a ModuleGraph is needed; got {type(graph).__name__}")
+    if not isinstance(weight, Tensor) or weight.dim() != 4 or weight.numel() == 0 or not weight.is_floating_point():
+        got = f"{tuple(weight.shape)} of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"solve: a real filter of shape (C_j, C_i, H, W) is needed; got {got}")
+    if not torch.isfinite(weight).all():
+        raise ValueError("solve: the filter holds infinities or NaN")
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}; expected {' or '.join(METHODS)}")
+    if init not in INITS:
+        raise ValueError(f"init={init!r}; expected {' or '.join(INITS)}")
+
+
+def _solve_auto(
+    graph: ModuleGraph,
+    target: Tensor,
+    widths: Mapping[str, int],
+    feasible: Feasibility,
+    generator: torch.Generator,
+    dense: bool,
+) -> tuple[Filters, float, int]:
+    """The first good solution: paraunitary chains, then graded filters around each anchor, then what is left."""
+    tied = source_and_sink_are_tied(graph)
+    size = float(torch.linalg.norm(target))
+    # Solved for a filter of unit scale; the factor is spread over the module by `balance`.
+    gain = 1.0 if tied or size == 0 else size / min(target.shape[:2]) ** 0.5
+    best: tuple[tuple[bool, int, float], Filters, float] | None = None
+    count = 0
+
+    def offer(filters: Filters, condition: float) -> bool:
+        nonlocal best
+        residual = residual_of(graph, filters, target)
+        weak = len(find_weak(graph, filters, target)) + (not condition <= GOOD_CONDITION)
+        rank = (not residual <= TOLERANCE, weak if residual <= TOLERANCE else 0, residual)
+        if best is None or rank < best[0]:
+            best = (rank, filters, condition)
+        return not rank[0] and not weak
+
+    modes = [True, False] if dense else [False]
+    candidates = [
+        (expected_zeros(graph, widths, split, anchor, mode), len(anchor.before) + len(anchor.after), anchor, mode)
+        for mode in modes
+        for anchor in feasible.anchors
+        for split in [split_vertices(graph, widths, anchor, mode)]
+    ]
+    candidates.sort(key=lambda c: (c[0], c[1], c[2].edge.name))
+    chains = identity_chains(graph, target) if dense and (not candidates or candidates[0][0]) else None
+    if chains is not None:
+        count += 1
+        scale, edges = chains
+        filters = solve_identity_chains(edges, scale, target.shape[0], generator)
+        if offer(balance(graph, filters), 1.0):
+            assert best is not None
+            return best[1], best[2], count
+    for _, _, anchor, mode in candidates[:8]:
+        count += 1
+        graded = solve_graded(graph, target / gain, widths, anchor, generator, mode)
+        if offer(balance(graph, graded.filters, gain), graded.condition):
+            break
+    if best is None or best[0][0]:
+        for attempt in _attempts(graph, target, widths, generator):
+            count += 1
+            try:
+                filters = attempt()
+            except MemoryError:
+                continue
+            if offer(balance(graph, filters), float("nan")) or (best is not None and not best[0][0]):
+                break
+    if best is None:  # too large for every attempt: random filters, and a residual that says so
+        best = ((True, 0, 1.0), Filters(_random_filters(graph, widths, generator, False)), float("nan"))
+    return best[1], best[2], count
+
+
+def _attempts(
+    graph: ModuleGraph, target: Tensor, widths: Mapping[str, int], generator: torch.Generator
+) -> list[Callable[[], Filters]]:
+    """What may be exact although no edge can take the whole filter: all edges at the sink, or the source, together."""
+    attempts: list[Callable[[], Filters]] = [
+        partial(solve_end, graph, target, widths, generator, at_sink=at_sink, full=full)
+        for full in (True, False)
+        for at_sink in (True, False)
+    ]
+    rows, columns = graph.kernel
+    if target.shape[0] * target.shape[1] * rows * columns <= ALS_EQUATIONS:
+        attempts.append(lambda: solve_als(graph, target, widths, generator, ALS_SWEEPS)[0])
+    return attempts
+
+
+def solve_end(
+    graph: ModuleGraph,
+    target: Tensor,
+    widths: Mapping[str, int],
+    generator: torch.Generator,
+    *,
+    at_sink: bool,
+    full: bool,
+) -> Filters:
+    """All edges into the sink (or out of the source) in one linear system, all others drawn at random.
+
+    Args:
+        full: the others are random on their whole kernel, else on their centre tap alone, which leaves fewer
+            equations.
+
+    Raises:
+        MemoryError: the system is too large.
+    """
+    filters = _random_filters(graph, widths, generator, full)
+    ends = [e for e in (graph.edges_into(SINK) if at_sink else graph.edges_out_of(SOURCE)) if not e.identity]
+    if not ends:
+        raise MemoryError("identities alone lead there")
+    silent = Filters({e: torch.zeros_like(w) if e in ends else w for e, w in filters.items()})
+    missing = add(target, -module_filter(graph, silent, widths[SOURCE], widths[SINK]))
+    masks = [tap_mask(edge.kernel, edge.taps) for edge in ends]
+    if at_sink:
+        reached = routes_from_source(graph, filters, widths)
+        reached[SOURCE] = torch.eye(widths[SOURCE], dtype=torch.float64)[:, :, None, None]
+        solved = solve_outer(missing, [(reached[e.source], mask) for e, mask in zip(ends, masks, strict=True)])
+    else:
+        reached = routes_to_sink(graph, filters, widths)
+        reached[SINK] = torch.eye(widths[SINK], dtype=torch.float64)[:, :, None, None]
+        turned = [(adjoint(reached[e.target]), mask.flip(-1, -2)) for e, mask in zip(ends, masks, strict=True)]
+        solved = [adjoint(weight) for weight in solve_outer(adjoint(missing), turned)]
+    return Filters({**filters, **dict(zip(ends, solved, strict=True))})
+
+
+def _random_filters(graph: ModuleGraph, widths: Mapping[str, int], generator: torch.Generator, full: bool) -> Filters:
+    filters = Filters()
+    for edge in graph.convolutions:
+        rows, columns = (widths[edge.target], widths[edge.source])
+        if full:
+            taps = edge.kernel[0] * edge.kernel[1]
+            weight = orthogonal(rows, columns * taps, generator).reshape(rows, columns, *edge.kernel)
+        else:
+            weight = zero_pad(orthogonal(rows, columns, generator)[:, :, None, None], edge.kernel)
+        filters[edge] = weight
+    return filters
+
+
+def _identity_residual(graph: ModuleGraph, target: Tensor, widths: Mapping[str, int]) -> float:
+    whole = module_filter(graph, {}, widths[SOURCE], widths[SINK])
+    size = float(torch.linalg.norm(target))
+    difference = float(torch.linalg.norm(add(whole, -target)))
+    return difference / size if size > 0 else difference
+
+
+def _outcome(residual: float, feasible: Feasibility) -> str:
+    if residual <= TOLERANCE:
+        return f"exact: residual {residual:.1e}"
+    if feasible.is_exact:
+        found = f"residual {residual:.1e} > {TOLERANCE:.0e}"
+        return f"{found}, although {feasible.anchors[0]} should do: identity edges may cancel each other"
+    return f"residual {residual:.1e} > {TOLERANCE:.0e}: no exact solution found; to be sure of one, {feasible.advice}"

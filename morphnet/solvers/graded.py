@@ -1,0 +1,324 @@
+"""Filters that are exact by construction: guarded, graded, dense where the widths allow.
+
+Every vertex space is split by a random rotation into Y + X, the source all Y and the sink all X. Filters map
+Y to Y and X to X by their centre taps alone, Y to X by any tap, and never X to Y. A route through the module
+then passes from Y to X exactly once, so the module's filter is a sum over edges,
+
+    sum_e  A_e  J_e  B_e,        J_e the Y-to-X part of edge e, all its taps,
+
+with matrices B_e (routes within Y from the source to its tail) and A_e (routes within X from its head to the
+sink): linear in all off-centre taps at once. All but one J_e are drawn at random; that of the anchor, whose
+kernel holds the parent's, is what is missing, taken through two pseudo-inverses, tap by tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+from morphnet.solvers.algebra import orthogonal, zero_pad
+from morphnet.solvers.feasibility import Anchor
+from morphnet.solvers.solution import Filters
+
+#: Largest condition number of each of the two matrices around the anchor; their product stays below 3.
+GUARD = 1.7
+#: Norm of all random contributions together, over the norm of the parent's filter.
+RANDOM_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Filters and the condition number of the system that gave the anchor's."""
+
+    filters: Filters
+    condition: float
+
+
+def split_vertices(graph: ModuleGraph, widths: Mapping[str, int], anchor: Anchor, dense: bool) -> dict[str, int]:
+    """Channels of X at every vertex; the share of X never falls along an edge.
+
+    Before the anchor at least C_i channels are Y, after it at least C_j are X; elsewhere the share grows with the
+    position between source and sink. Not ``dense``: every vertex is all Y or all X, so that what crosses from
+    one to the other is a cut of the module.
+    """
+    in_channels, out_channels = widths[SOURCE], widths[SINK]
+    low, high = dict.fromkeys(graph.vertices, 0.0), dict.fromkeys(graph.vertices, 1.0)
+    low[SINK], high[SOURCE] = 1.0, 0.0
+    rigid_before = any(e.identity for e in anchor.before)
+    rigid_after = any(e.identity for e in anchor.after)
+    for vertex in (anchor.edge.source, *(e.source for e in anchor.before)):
+        high[vertex] = 0.0 if rigid_before else (widths[vertex] - in_channels) / widths[vertex]
+    for vertex in (anchor.edge.target, *(e.target for e in anchor.after)):
+        low[vertex] = 1.0 if rigid_after else out_channels / widths[vertex]
+    for vertex in graph.vertices:  # a bound holds for all that comes after it, or before it
+        low[vertex] = max([low[vertex], *(low[e.source] for e in graph.edges_into(vertex))])
+    for vertex in reversed(graph.vertices):
+        high[vertex] = min([high[vertex], *(high[e.target] for e in graph.edges_out_of(vertex))])
+    if not dense:
+        return {v: widths[v] if low[v] > 0 else 0 for v in graph.vertices}
+    place = _places(graph)
+    return {v: int(min(max(place[v], low[v]), high[v]) * widths[v] + 0.5 + 1e-9) for v in graph.vertices}
+
+
+def _places(graph: ModuleGraph) -> dict[str, float]:
+    """Between 0 at the source and 1 at the sink, growing along every edge."""
+    behind, ahead = {SOURCE: 0}, {SINK: 0}
+    for vertex in graph.vertices[1:]:
+        behind[vertex] = 1 + max(behind[e.source] for e in graph.edges_into(vertex))
+    for vertex in reversed(graph.vertices[:-1]):
+        ahead[vertex] = 1 + max(ahead[e.target] for e in graph.edges_out_of(vertex))
+    return {v: behind[v] / (behind[v] + ahead[v]) for v in graph.vertices}
+
+
+def expected_zeros(
+    graph: ModuleGraph, widths: Mapping[str, int], x_channels: Mapping[str, int], anchor: Anchor, dense: bool
+) -> int:
+    """Zeros in the filters that a graded solution around ``anchor`` will have."""
+    rows, columns = anchor.edge.kernel
+    filled = 1
+    zeros = 0
+    for edge in graph.convolutions:
+        inside = min(rows, edge.kernel[0]) * min(columns, edge.kernel[1]) if dense else 1
+        crosses = x_channels[edge.target] > 0 and x_channels[edge.source] < widths[edge.source]
+        taps = inside if crosses else 1
+        if edge is not anchor.edge:
+            filled = max(filled, taps)
+            zeros += widths[edge.source] * widths[edge.target] * (edge.kernel[0] * edge.kernel[1] - taps)
+    return zeros + widths[anchor.edge.source] * widths[anchor.edge.target] * max(0, rows * columns - filled)
+
+
+def solve_graded(
+    graph: ModuleGraph,
+    target: Tensor,
+    widths: Mapping[str, int],
+    anchor: Anchor,
+    generator: torch.Generator,
+    dense: bool,
+) -> Graded:
+    """Filters whose module computes ``target`` exactly, around one anchor.
+
+    Args:
+        target: the parent's filter, ``(C_j, C_i, H, W)``, odd kernel, float64 on the CPU.
+        anchor: of :func:`~morphnet.solvers.feasibility.check_feasible`.
+        dense: off-centre taps wherever the widths allow; else the anchor alone has them.
+
+    The filters are of unit scale along the path; see :func:`~morphnet.solvers.balance.balance`.
+    """
+    x_channels = split_vertices(graph, widths, anchor, dense)
+    y_channels = {v: widths[v] - x_channels[v] for v in graph.vertices}
+    rotations = _rotations(graph, widths, x_channels, generator)
+    rotated = _turn(target, rotations.get(SINK), rotations.get(SOURCE))
+
+    # Within X, a module is the same problem backwards: every matrix transposed, from sink to source.
+    y_blocks, b = _guarded(graph, y_channels, anchor.before, generator, forwards=True, end=anchor.edge.source)
+    x_blocks, a = _guarded(
+        graph, x_channels, tuple(reversed(anchor.after)), generator, forwards=False, end=anchor.edge.target
+    )
+
+    parts: dict[Edge, Tensor] = {}
+    missing = zero_pad(rotated, anchor.edge.kernel)
+    others = [e for e in graph.convolutions if e is not anchor.edge and x_channels[e.target] and y_channels[e.source]]
+    share = RANDOM_SHARE * max(float(torch.linalg.norm(target)), 1e-30) / max(len(others), 1) ** 0.5
+    if not float(torch.linalg.norm(target)):
+        share = (min(target.shape[:2]) / max(len(others), 1)) ** 0.5
+    for edge in graph.edges:
+        y, x = y_channels[edge.source], x_channels[edge.target]
+        if edge is anchor.edge or not y or not x:
+            continue
+        if edge.identity:
+            part = edge.scale * torch.eye(widths[edge.source], dtype=torch.float64)[y_channels[edge.target] :, :y]
+            part = part[:, :, None, None]
+        else:
+            kernel = [min(k, m) for k, m in zip(edge.kernel, anchor.edge.kernel, strict=True)] if dense else [1, 1]
+            part = torch.randn(x, y, *kernel, generator=generator, dtype=torch.float64)
+        through = _through(a[edge.target], part, b[edge.source])
+        if not edge.identity:
+            gain = share / max(float(torch.linalg.norm(through)), 1e-30)
+            part, through = gain * part, gain * through
+            parts[edge] = part
+        missing = missing - zero_pad(through, anchor.edge.kernel)
+    left, right = a[anchor.edge.target], b[anchor.edge.source]
+    left_inverse, right_inverse = torch.linalg.pinv(left), torch.linalg.pinv(right)
+    solved = _through(left_inverse, missing, right_inverse)
+    parts[anchor.edge] = solved + _null_noise(solved, left, left_inverse, right, right_inverse, generator, dense)
+
+    filters = Filters()
+    for edge in graph.convolutions:
+        y_head, y_tail = y_channels[edge.target], y_channels[edge.source]
+        weight = torch.zeros(widths[edge.target], widths[edge.source], *edge.kernel, dtype=torch.float64)
+        row, column = edge.radius
+        weight[:y_head, :y_tail, row, column] = y_blocks[edge]
+        weight[y_head:, y_tail:, row, column] = x_blocks[edge]
+        if edge in parts:
+            weight[y_head:, :y_tail] = zero_pad(parts[edge], edge.kernel)
+        filters[edge] = _turn(weight, _transposed(rotations.get(edge.target)), _transposed(rotations.get(edge.source)))
+    return Graded(filters, _condition(left) * _condition(right))
+
+
+def _guarded(
+    graph: ModuleGraph,
+    channels: Mapping[str, int],
+    path: tuple[Edge, ...],
+    generator: torch.Generator,
+    *,
+    forwards: bool,
+    end: str,
+) -> tuple[dict[Edge, Tensor], dict[str, Tensor]]:
+    """Centre blocks within Y (or, backwards, within X) and the matrix of all routes to every vertex.
+
+    Semi-orthogonal blocks, isometric on the signal along ``path``; all others are scaled down until the routes
+    to ``end`` have a condition number of at most ``GUARD``. Where identity edges, which cannot be scaled, are in
+    the way, the path is scaled up.
+
+    Returns:
+        Blocks ``(C_target, C_source)`` of every edge, and matrices ``(C_v, C_i)``; backwards ``(C_j, C_v)``.
+    """
+    origin = SOURCE if forwards else SINK
+    order = graph.vertices if forwards else tuple(reversed(graph.vertices))
+    into = graph.edges_into if forwards else graph.edges_out_of
+
+    def tail(edge: Edge) -> str:
+        return edge.source if forwards else edge.target
+
+    def head(edge: Edge) -> str:
+        return edge.target if forwards else edge.source
+
+    blocks: dict[Edge, Tensor] = {}  # as maps from tail to head, whichever way that is
+    signal = torch.eye(channels[origin], dtype=torch.float64)
+    for edge in path:
+        blocks[edge], signal = _isometric(edge, channels[tail(edge)], channels[head(edge)], signal, generator)
+    for edge in graph.edges:
+        if edge in blocks:
+            continue
+        if edge.identity:
+            # X is the last coordinates and Y the first, so the part within either is a corner of the identity.
+            size = max(channels[tail(edge)], channels[head(edge)])
+            eye = edge.scale * torch.eye(size, dtype=torch.float64)
+            rows, columns = channels[head(edge)], channels[tail(edge)]
+            blocks[edge] = eye[:rows, :columns] if forwards else eye[size - rows :, size - columns :]
+        else:
+            blocks[edge] = orthogonal(channels[head(edge)], channels[tail(edge)], generator)
+            blocks[edge] = blocks[edge] / max(len(into(head(edge))), 1) ** 0.5
+
+    def routes(rest: float, gain: float) -> tuple[dict[Edge, Tensor], dict[str, Tensor]]:
+        scaled = {}
+        for edge, block in blocks.items():
+            factor = 1.0 if edge.identity else gain if edge in path else rest
+            scaled[edge] = factor * block
+        reached = {origin: torch.eye(channels[origin], dtype=torch.float64)}
+        for vertex in order[1:]:
+            total = torch.zeros(channels[vertex], channels[origin], dtype=torch.float64)
+            for edge in into(vertex):
+                total = total + scaled[edge] @ reached[tail(edge)]
+            reached[vertex] = total
+        return scaled, reached
+
+    tries = [(1.0, 1.0), (0.7, 1.0), (0.5, 1.0), (0.35, 1.0), (0.2, 1.0), (0.1, 1.0), (0.05, 1.0)]
+    tries += [(0.05, gain) for gain in (2.0, 4.0, 8.0, 16.0)]
+    best: tuple[float, dict[Edge, Tensor], dict[str, Tensor]] | None = None
+    for rest, gain in tries:
+        scaled, reached = routes(rest, gain)
+        condition = _condition(reached[end]) if end != origin else 1.0
+        if best is None or condition < best[0]:
+            best = (condition, scaled, reached)
+        if condition <= GUARD:
+            break
+    assert best is not None
+    _, scaled, reached = best
+    if forwards:
+        return scaled, reached
+    return {e: block.T for e, block in scaled.items()}, {v: matrix.T for v, matrix in reached.items()}
+
+
+def _isometric(
+    edge: Edge, columns: int, rows: int, signal: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A block that keeps lengths on the span of ``signal`` (orthonormal columns), and where it takes them."""
+    if edge.identity:
+        eye = edge.scale * torch.eye(rows, columns, dtype=torch.float64)
+        return eye, signal if edge.scale > 0 else -signal
+    if rows >= columns:
+        block = orthogonal(rows, columns, generator)
+        return block, block @ signal
+    image = orthogonal(rows, signal.shape[1], generator)
+    rest = torch.eye(columns, dtype=torch.float64) - signal @ signal.T
+    return image @ signal.T + orthogonal(rows, columns, generator) @ rest, image
+
+
+def _null_noise(
+    solved: Tensor,
+    left: Tensor,
+    left_inverse: Tensor,
+    right: Tensor,
+    right_inverse: Tensor,
+    generator: torch.Generator,
+    dense: bool,
+) -> Tensor:
+    """A random filter that the routes before and after it do not see; gives the anchor full rank where it is wide."""
+    x, y = solved.shape[:2]
+    if x == left.shape[0] and y == right.shape[1]:
+        return torch.zeros_like(solved)
+    noise = torch.randn(solved.shape, generator=generator, dtype=torch.float64)
+    if not dense:
+        centre = torch.zeros_like(noise)
+        row, column = solved.shape[2] // 2, solved.shape[3] // 2
+        centre[:, :, row, column] = noise[:, :, row, column]
+        noise = centre
+    noise = noise - _through(left_inverse @ left, noise, right @ right_inverse)
+    size = float(torch.linalg.norm(noise))
+    wanted = max(0.5 * float(torch.linalg.norm(solved)), 1e-6)
+    return noise * (wanted / size) if size > 1e-9 * noise.numel() ** 0.5 else torch.zeros_like(solved)
+
+
+def _rotations(
+    graph: ModuleGraph, widths: Mapping[str, int], x_channels: Mapping[str, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A random rotation of every vertex whose space is split; vertices joined by identities share one."""
+    group = {v: v for v in graph.vertices}
+
+    def root(vertex: str) -> str:
+        while group[vertex] != vertex:
+            vertex = group[vertex]
+        return vertex
+
+    for edge in graph.edges:
+        if edge.identity:
+            group[root(edge.target)] = root(edge.source)
+    split = {root(v) for v in graph.vertices if 0 < x_channels[v] < widths[v]}
+    drawn: dict[str, Tensor] = {}
+    for vertex in graph.vertices:
+        name = root(vertex)
+        if name in split and name not in drawn:
+            drawn[name] = orthogonal(widths[vertex], widths[vertex], generator)
+    return {v: drawn[root(v)] for v in graph.vertices if root(v) in drawn}
+
+
+def _transposed(matrix: Tensor | None) -> Tensor | None:
+    return None if matrix is None else matrix.T
+
+
+def _turn(weight: Tensor, outer: Tensor | None, inner: Tensor | None) -> Tensor:
+    """``outer^T weight inner``: a filter in other coordinates of its channels, every tap alike."""
+    if outer is not None:
+        weight = torch.einsum("ab,acyx->bcyx", outer, weight)
+    if inner is not None:
+        weight = torch.einsum("abyx,bc->acyx", weight, inner)
+    return weight
+
+
+def _through(left: Tensor, weight: Tensor, right: Tensor) -> Tensor:
+    """``left weight right``, tap by tap."""
+    taps = weight.permute(2, 3, 0, 1)
+    return (left @ taps @ right).permute(2, 3, 0, 1)
+
+
+def _condition(matrix: Tensor) -> float:
+    """Ratio of the largest singular value to the smallest; infinite where the rank is not full."""
+    if 0 in matrix.shape:
+        return 1.0
+    values = torch.linalg.svdvals(matrix)
+    return float(values[0] / values[-1]) if values[-1] > 1e-14 * values[0] else float("inf")

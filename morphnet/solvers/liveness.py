@@ -1,0 +1,87 @@
+"""Whether every filter and every path of a solution takes part: what is too weak to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from morphnet.graph import SOURCE, Edge, ModuleGraph
+from morphnet.solvers.algebra import compose
+from morphnet.solvers.module_filter import COMPOSE_MACS, evaluate_module, filter_of
+
+#: Smallest Frobenius norm of a filter over the mean of all, and of a path over that of the whole.
+LEAST = 0.01
+#: Paths that are looked at; a module may have very many.
+MAX_PATHS = 64
+#: Singular values below this share of the largest count as zero.
+RANK = 1e-6
+
+
+def find_weak(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor) -> tuple[str, ...]:
+    """One sentence for every filter and path that is not alive; none if the solution is alive.
+
+    Alive: every filter has full rank across its channels and at least 1 % of the mean Frobenius norm, every
+    path at least 1 % of the norm of ``weight``. The first ``MAX_PATHS`` paths are looked at.
+    """
+    found = []
+    norms = {edge: float(torch.linalg.norm(w)) for edge, w in filters.items()}
+    mean = sum(norms.values()) / max(len(norms), 1)
+    for edge, w in filters.items():
+        if norms[edge] < LEAST * mean:
+            found.append(f"edge {edge.name} has {norms[edge] / max(mean, 1e-300):.1e} of the mean norm of the filters")
+            continue
+        rank, full = rank_across_channels(w), min(w.shape[:2])
+        if rank < full:
+            found.append(f"edge {edge.name} has rank {rank} of {full} across its channels")
+    size = float(torch.linalg.norm(weight))
+    if size > 0 and graph.count_paths() <= MAX_PATHS:
+        for path, norm in path_norms(graph, filters, weight).items():
+            if norm < LEAST * size:
+                names = " ".join(e.name for e in path)
+                found.append(f"path {names} has {norm / size:.1e} of the norm of the whole")
+    return tuple(found)
+
+
+def rank_across_channels(weight: Tensor) -> int:
+    """Rank of a filter as a map from its input channels and taps to its output channels, or the other way round.
+
+    The smaller of the two where both have the same number of channels; at most the smaller number of channels.
+    """
+    ranks = []
+    out_channels, in_channels = weight.shape[:2]
+    if out_channels <= in_channels:
+        rows = weight.flatten(1)
+        ranks.append(_rank(rows @ rows.T))
+    if in_channels <= out_channels:
+        columns = weight.transpose(0, 1).flatten(1)
+        ranks.append(_rank(columns @ columns.T))
+    return min(ranks)
+
+
+def _rank(gram: Tensor) -> int:
+    values = torch.linalg.eigvalsh(gram)
+    return int((values > RANK**2 * values[-1].clamp_min(1e-300)).sum())
+
+
+def path_norms(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor) -> dict[tuple[Edge, ...], float]:
+    """Frobenius norm of the composition along every path; from probe inputs where composing is expensive."""
+    widths = graph.widths(weight.shape[1], weight.shape[0])
+    rows, columns = graph.kernel
+    macs = sum(w.numel() for w in filters.values()) * weight.shape[1] * rows * columns * graph.count_paths()
+    norms = {}
+    for path in graph.paths():
+        if macs <= COMPOSE_MACS:
+            route = filter_of(path[0], filters, widths[SOURCE])
+            for edge in path[1:]:
+                route = compose(filter_of(edge, filters, widths[edge.source]), route)
+            norms[path] = float(torch.linalg.norm(route))
+        else:
+            alone = ModuleGraph.of_parts(path, graph.channels)
+            generator = torch.Generator().manual_seed(0)
+            x = torch.randn(2, weight.shape[1], *alone.kernel, generator=generator, dtype=weight.dtype)
+            # One output pixel of unit normal inputs: its variance is the squared norm of the path's filter.
+            y = evaluate_module(alone, filters, x.to(weight.device))
+            norms[path] = float((y.square().sum() / len(x)).sqrt())
+    return norms
