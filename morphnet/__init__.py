@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from morphnet.flops import count_macs
-    from morphnet.morph import MorphError, MorphReport, morph_network
+    from morphnet.graph import Edge, ModuleGraph, reduce
+    from morphnet.morph import (
+        Deepen,
+        Enlarge,
+        InexactError,
+        MorphError,
+        MorphReport,
+        Widen,
+        morph_conv,
+        morph_network,
+    )
+    from morphnet.solvers import Solution, solve
     from morphnet.store import load_network, save_network
 
 try:
@@ -19,12 +30,39 @@ try:
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["MorphError", "MorphReport", "count_macs", "load_network", "morph_network", "save_network"]
+__all__ = [
+    "Deepen",
+    "Edge",
+    "Enlarge",
+    "InexactError",
+    "ModuleGraph",
+    "MorphError",
+    "MorphReport",
+    "Solution",
+    "Widen",
+    "count_macs",
+    "load_network",
+    "morph_conv",
+    "morph_network",
+    "reduce",
+    "save_network",
+    "solve",
+]
 
 # Loaded on first use: `morphnet --help` must not wait for torch.
 _HOME = {
+    "Edge": "morphnet.graph",
+    "ModuleGraph": "morphnet.graph",
+    "reduce": "morphnet.graph",
+    "Solution": "morphnet.solvers",
+    "solve": "morphnet.solvers",
+    "Deepen": "morphnet.morph",
+    "Enlarge": "morphnet.morph",
+    "InexactError": "morphnet.morph",
     "MorphError": "morphnet.morph",
     "MorphReport": "morphnet.morph",
+    "Widen": "morphnet.morph",
+    "morph_conv": "morphnet.morph",
     "morph_network": "morphnet.morph",
     "load_network": "morphnet.store",
     "save_network": "morphnet.store",

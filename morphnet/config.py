@@ -87,6 +87,25 @@ class MorphConfig:
 
 
 @dataclass
+class EdgeConfig:
+    """A convolution of a module, or with ``identity`` the map ``scale * I``."""
+
+    source: str = "???"
+    target: str = "???"
+    kernel: Any = 1  # odd: one number, or [height, width]
+    identity: bool = False
+    scale: float = 1.0  # of an identity
+
+
+@dataclass
+class ModuleConfig:
+    """A module, as :meth:`morphnet.graph.ModuleGraph.from_dict` reads it."""
+
+    edges: list[EdgeConfig] = field(default_factory=list)
+    channels: dict[str, Any] = field(default_factory=dict)  # of inner vertices: 32, or 0.5x of max(C_i, C_j)
+
+
+@dataclass
 class TrainerConfig:
     """How the arithmetic is done."""
 
@@ -155,6 +174,20 @@ class FlopsConfig:
     """``morphnet flops``."""
 
     format: str = "text"  # text | markdown | csv | json
+
+
+@dataclass
+class GraphConfig:
+    """``morphnet graph``."""
+
+    module: ModuleConfig = field(default_factory=ModuleConfig)  # without edges: not given
+    morph: str | None = None
+    in_channels: int = 16
+    out_channels: int = 16
+    kernel: Any = None  # of the parent; null: 1 with morph, whose parent is an identity, else 3
+    output: str = "outputs/graph"
+    format: str = "text"  # text | json
+    pictures: bool = True
 
 
 @dataclass

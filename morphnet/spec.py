@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+
 SUFFIXES = ("2branch", "half")
 
 
@@ -57,3 +59,19 @@ def parse_spec(text: str) -> MorphSpec:
             f"morph spec {text!r}: suffixes out of order or repeated; write them as {{k1}}c{{k2}}[_2branch][_half]"
         )
     return MorphSpec(kernel_sizes, two_branches="2branch" in suffixes, half="half" in suffixes)
+
+
+def spec_graph(spec: MorphSpec) -> ModuleGraph:
+    """The module that takes the place of an identity shortcut: one branch beside half of it, or two branches.
+
+    ``half`` says which blocks are touched and changes nothing here.
+
+    Source: Fig. 3b, Sec. 4.1.
+    """
+    k1, k2 = spec.kernel_sizes
+    edges = [Edge(SOURCE, "a", k1), Edge("a", SINK, k2)]
+    if spec.two_branches:
+        edges += [Edge(SOURCE, "b", k1), Edge("b", SINK, k2)]
+    else:
+        edges.append(Edge(SOURCE, SINK, identity=True, scale=0.5))
+    return ModuleGraph(edges)

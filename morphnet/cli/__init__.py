@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a parent, morph it, train the child on, and print a table",
     "morph": "morph a trained network once, with its proof",
     "eval": "count the errors of a network",
+    "graph": "a module and how it grows from one convolution, as text and picture",
     "flops": "FLOP of every row of the paper's tables, printed and counted",
     "report": "the records of finished runs as one table",
 }
@@ -35,6 +36,7 @@ examples:
   morphnet train experiment=cifar10_morph20_1c1 data.download=true
   morphnet morph parent=outputs/digits/seed0 morph=1c1_2branch output=grown
   morphnet eval  parent=grown data=digits
+  morphnet graph module=bridge                              a module of configs/module, or morph=3c3
   morphnet flops format=markdown
 
 Every command takes Hydra's options: `morphnet train --help` lists its keys, `--cfg job` shows the composed

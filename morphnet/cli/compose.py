@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import morphnet
-from morphnet.config import EvalConfig, FlopsConfig, MorphCommandConfig, ReportConfig, TrainConfig
+from morphnet.config import EvalConfig, FlopsConfig, GraphConfig, MorphCommandConfig, ReportConfig, TrainConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,6 +60,7 @@ def register() -> None:
         ("morph_schema", MorphCommandConfig),
         ("eval_schema", EvalConfig),
         ("flops_schema", FlopsConfig),
+        ("graph_schema", GraphConfig),
         ("report_schema", ReportConfig),
     ):
         store.store(name=name, node=schema)

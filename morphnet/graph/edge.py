@@ -31,7 +31,7 @@ class Edge:
         name: ``s-t``, and ``s-t.1``, ``s-t.2`` for further edges between the same vertices; given by the graph.
 
     Raises:
-        GraphError: a name, kernel or scale is not of this kind.
+        GraphError: a name, kernel, scale or support is not of this kind.
 
     Source: Sec. 3.3.
     """
@@ -56,6 +56,11 @@ class Edge:
             raise GraphError(f"{where}: identity is true or false; got {self.identity!r}")
         if self.identity and self.kernel != (1, 1):
             raise GraphError(f"{where} is an identity, so it has no kernel; got {self.kernel}")
+        rows, columns = self.radius
+        if self.support is not None and not (
+            self.support and all(abs(y) <= rows and abs(x) <= columns for y, x in self.support)
+        ):
+            raise GraphError(f"{where}: support is one or more offsets (row, column) within its {self.kernel} kernel")
         if not isinstance(self.scale, (int, float)) or isinstance(self.scale, bool) or not math.isfinite(self.scale):
             raise GraphError(f"{where}: scale is a number; got {self.scale!r}")
         if not self.identity and self.scale != 1:
@@ -92,14 +97,16 @@ class Edge:
         object.__setattr__(copy, "name", name)
         return copy
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """What it does, without its name: ``3x3``, ``5x5 with 21 of 25 taps``, ``0.5 x identity``."""
         if self.identity:
-            what = "identity" if self.scale == 1 else f"{self.scale:g} x identity"
-        else:
-            what = f"{self.kernel[0]}x{self.kernel[1]}"
-            full = self.kernel[0] * self.kernel[1]
-            what += f" with {len(self.taps)} of {full} taps" if len(self.taps) < full else ""
-        return f"{self.name or f'{self.source}-{self.target}'} {what}"
+            return "identity" if self.scale == 1 else f"{self.scale:g} x identity"
+        full = self.kernel[0] * self.kernel[1]
+        few = f" with {len(self.taps)} of {full} taps" if len(self.taps) < full else ""
+        return f"{self.kernel[0]}x{self.kernel[1]}{few}"
+
+    def __str__(self) -> str:
+        return f"{self.name or f'{self.source}-{self.target}'} {self.describe()}"
 
 
 def _kernel(where: str, kernel: Any) -> tuple[int, int]:

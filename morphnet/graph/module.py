@@ -24,7 +24,8 @@ class ModuleGraph:
     graphs are equal if they have equal edges, in any order, and equal widths.
 
     Args:
-        edges: at least one :class:`Edge`. The graph names them; an edge that has another name in another graph is copied.
+        edges: at least one :class:`Edge`. The graph names them; an edge that has another name in another graph is
+            copied.
         channels: widths of inner vertices, as numbers or as multiples of max(C_i, C_j) such as ``"0.5x"``. A
             missing width is max(C_i, C_j).
 

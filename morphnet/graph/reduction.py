@@ -53,10 +53,17 @@ class Step:
             channels[self.vertex] = self._after.channels[self.vertex]
         return ModuleGraph.of_parts(edges, channels)
 
-    def __str__(self) -> str:
+    @property
+    def formula(self) -> str:
+        """What the filters of ``parts`` add up or compose to, such as ``r1 = a-t ⊛ s-a``."""
         first, second = (part.name for part in self.parts)
-        joined = f"{second} ⊛ {first}" if self.kind == "I" else f"{first} + {second}"
-        return f"TYPE-{self.kind:2}  {self.edge} = {joined}"
+        return f"{self.edge.name} = " + (f"{second} ⊛ {first}" if self.kind == "I" else f"{first} + {second}")
+
+    def __str__(self) -> str:
+        where = f"{self.edge.source}-{self.edge.target}, {self.edge.describe()}"
+        how = "in parallel" if self.vertex is None else f"in series, with the new vertex {self.vertex}"
+        name, parts = self.formula.split(" = ")
+        return f"TYPE-{self.kind:2}  {name} ({where}) becomes {parts}: {how}"
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,17 @@ class Reduction:
             yield graph
 
     def __str__(self) -> str:
-        if self.is_simple_morphable:
-            head = f"simple morphable: {len(self.steps)} atomic morphs lead from one convolution to it"
+        number = f"{len(self.steps)} atomic {'morph' if len(self.steps) == 1 else 'morphs'}"
+        ends = [(e.name, f"{e.source}-{e.target}") for e in self.irreducible.edges]
+        left = ", ".join(name if name.startswith(pair) else f"{name} ({pair})" for name, pair in ends)
+        if self.is_simple_morphable and not self.steps:
+            head = "simple morphable: it is one convolution"
+        elif self.is_simple_morphable:
+            head = f"simple morphable: one convolution grows into it by {number}"
+        elif not self.steps:
+            head = "complex: irreducible as it is, no atomic morph leads to it"
         else:
-            left = ", ".join(e.name for e in self.irreducible.edges)
-            head = f"complex: {len(self.steps)} atomic morphs lead to it from an irreducible module of edges {left}"
+            head = f"complex: an irreducible module grows into it by {number}; its edges are {left}"
         return "\n".join([head, *(f"  {i}. {step}" for i, step in enumerate(self.steps, 1))])
 
 
@@ -105,7 +118,8 @@ def reduce(graph: ModuleGraph) -> Reduction:
 
     Source: Algorithm 1. As printed it does not end on a complex module.
     """
-    module, steps = graph, []
+    module = graph
+    steps: list[Step] = []
     while True:
         before = len(steps)
         for check in (check_type1, check_type2):
@@ -158,7 +172,7 @@ def check_type2(graph: ModuleGraph, name: str = "r1") -> Step | None:
 
 
 def _edge(source: str, target: str, taps: Support) -> Edge:
-    rows, columns = max(y for y, _ in taps), max(x for _, x in taps)
+    rows, columns = max(abs(y) for y, _ in taps), max(abs(x) for _, x in taps)
     kernel = (2 * rows + 1, 2 * columns + 1)
     return Edge(source, target, kernel, support=None if len(taps) == kernel[0] * kernel[1] else taps)
 

@@ -1,7 +1,25 @@
 """Where specs, filters and networks meet: plan, apply, measure, prove."""
 
-from morphnet.morph.network import MorphError, MorphReport, morph_network
+from morphnet.morph.layer import InexactError, morph_conv
+from morphnet.morph.network import LAYER_BN_SETTINGS, morph_network
+from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen
 from morphnet.morph.plan import MorphPlan, plan_morph
+from morphnet.morph.report import LayerReport, MorphError, MorphReport
 from morphnet.morph.statistics import BN_SETTINGS
 
-__all__ = ["BN_SETTINGS", "MorphError", "MorphPlan", "MorphReport", "morph_network", "plan_morph"]
+__all__ = [
+    "BN_SETTINGS",
+    "LAYER_BN_SETTINGS",
+    "Deepen",
+    "Enlarge",
+    "InexactError",
+    "LayerReport",
+    "MorphError",
+    "MorphPlan",
+    "MorphReport",
+    "Operation",
+    "Widen",
+    "morph_conv",
+    "morph_network",
+    "plan_morph",
+]

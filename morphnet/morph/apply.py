@@ -9,33 +9,12 @@ import torch
 from torch import Tensor
 
 from morphnet.morph.plan import BlockMorph, MorphPlan
+from morphnet.morph.report import LayerReport
 from morphnet.nn.branch import Branch, ShortcutShape, SplitShortcut
-from morphnet.nn.resnet import ResNet
+from morphnet.nn.resnet import ResNet, bare
+from morphnet.nn.structure import describe_structure, restore_structure
 from morphnet.solvers import Type1Solution, orthogonal, solve_type1, zero_pad
 from morphnet.spec import MorphSpec
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """How one shortcut was replaced.
-
-    Attributes:
-        name: the block, such as ``layer1.1``.
-        change: in words, such as ``identity -> 1c1``.
-        residual: of the morphism equation, relative, in float64; 0 where filters were only padded with zeros.
-        condition: condition number of the system that was solved; 1 where none was.
-        zero_share: share of exact zeros in the filters of the shortcut.
-        shape: what the shortcut is now: kernels, channels, split, padding, activation.
-        seconds: time to solve and write them.
-    """
-
-    name: str
-    change: str
-    residual: float
-    condition: float
-    zero_share: float
-    shape: ShortcutShape
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +26,7 @@ class Applied:
     layers: tuple[LayerReport, ...]
 
 
-def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator) -> Applied:
+def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator, method: str = "auto") -> Applied:
     """The child of ``plan``, in float64 and evaluation mode: no tensor is shared with ``parent``.
 
     Kernels that grow are padded with zeros; a new branch gets a random orthogonal first filter and the
@@ -57,18 +36,28 @@ def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator) -> 
     Args:
         parent: a float64 network of the architecture the plan was made for.
         generator: a CPU generator; the filters are a function of its state.
+        method: ``auto``, or ``net2net`` for an identity insert: both filters of a branch are multiples of the identity.
 
     Raises:
         ValueError: the morphism equation of a branch could not be solved.
     """
-    child = ResNet(plan.child).double().to(next(parent.parameters()).device)
+    structure = describe_structure(parent, bare(parent.architecture))
+    replaced = [change.block for change in plan.blocks if _shortcut_name(parent, change.block) in structure["modules"]]
+    if replaced:
+        raise ValueError(
+            f"the shortcut of {', '.join(replaced)} is a module already, which {plan.spec} knows nothing of"
+        )
+    child = ResNet(plan.child)
+    restore_structure(child, structure)
+    child = child.double().to(next(parent.parameters()).device)
     state = child.state_dict()
     inherited = parent.state_dict()
     for name, value in inherited.items():
         if name in state and value.shape == state[name].shape:
             state[name] = value
+    grown = tuple(f"{name}." for name in structure["modules"])
     for name in state:
-        if name not in inherited and name.endswith(".a") and ".branches." not in name:
+        if name not in inherited and name.endswith(".a") and ".branches." not in name and not name.startswith(grown):
             state[name] = torch.zeros_like(state[name])  # the parent's own places: a = 0, the plain activation
     child.load_state_dict(state)
     blocks, parent_blocks = dict(child.named_blocks()), dict(parent.named_blocks())
@@ -88,7 +77,7 @@ def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator) -> 
                     assert isinstance(old, SplitShortcut)
                     _grow_kernels(module, old.branches[i])
                     continue
-                solution = _solve_branch(change, change.after.shares[i], generator)
+                solution = _solve_branch(change, change.after.shares[i], generator, method)
                 for conv, weight in ((module.conv1, solution.inner), (module.conv2, solution.outer)):
                     conv.weight.copy_(zero_pad(weight, (conv.kernel_size[0], conv.kernel_size[1])))
                 new_branches.append(module)
@@ -108,13 +97,20 @@ def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator) -> 
     return Applied(child.eval(), tuple(new_branches), tuple(layers))
 
 
-def _solve_branch(change: BlockMorph, share: float, generator: torch.Generator) -> Type1Solution:
+def _shortcut_name(network: ResNet, block: str) -> str:
+    return f"{block}.{dict(network.named_blocks())[block].shortcut_name}"
+
+
+def _solve_branch(change: BlockMorph, share: float, generator: torch.Generator, method: str) -> Type1Solution:
     """1x1 filters whose composition is ``share`` times the identity.
 
     A random part of 1x1 keeps the layers' own ("same") padding exact on the border, whatever the kernels.
     """
     eye = torch.eye(change.channels, dtype=torch.float64)[:, :, None, None]
-    inner = orthogonal(change.after.mid_channels, change.channels, generator)[:, :, None, None]
+    if method == "net2net":
+        inner = torch.eye(change.after.mid_channels, change.channels, dtype=torch.float64)[:, :, None, None]
+    else:
+        inner = orthogonal(change.after.mid_channels, change.channels, generator)[:, :, None, None]
     solution = solve_type1(share * eye, inner, (1, 1))
     if not solution.converged:
         raise ValueError(f"{change.block}: the morphism equation was not solved: {solution.outcome}")

@@ -3,172 +3,307 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from morphnet.flops import count_macs, count_parameters
-from morphnet.morph.apply import LayerReport, apply_morph
-from morphnet.morph.plan import MorphPlan, plan_morph
-from morphnet.morph.statistics import BN_SETTINGS, DRIFTING, set_batch_norms
-from morphnet.morph.verify import Proof, prove
-from morphnet.nn.resnet import ResNet
+from morphnet.morph.apply import apply_morph
+from morphnet.morph.images import Batch, read_batches
+from morphnet.morph.layer import activation_name
+from morphnet.morph.named import (
+    Settings,
+    apply_layers,
+    deliver_layers,
+    find_targets,
+    identity_channels,
+    plan_layers,
+)
+from morphnet.morph.operations import Deepen, Operation
+from morphnet.morph.operations import words as describe
+from morphnet.morph.plan import plan_morph
+from morphnet.morph.report import MorphError, MorphReport
+from morphnet.morph.statistics import BN_SETTINGS, DRIFTING, batch_norms, set_batch_norms, set_identity_norms
+from morphnet.morph.verify import prove, prove_layers
+from morphnet.nn.resnet import ResNet, bare
+from morphnet.nn.structure import describe_structure, restore_structure
 from morphnet.nn.torchvision import convert_torchvision
+from morphnet.solvers import INITS, TOLERANCE
 from morphnet.spec import parse_spec
 
-Batch = Tensor | Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class MorphReport:
-    """What a morph did and how far parent and child differ; :meth:`to_dict` is ``morph_report.json``.
-
-    Attributes:
-        spec, bn, padding, split, width, activation: the settings of shortcuts that were plain before; one that
-            was morphed already keeps its own, which are in ``layers``.
-        layers: one entry per shortcut that changed.
-        left_alone: blocks that were already what the spec asks for.
-        proof: the comparison of parent and child.
-        drift_declared: the setting is known to change the function, so the proof is a measurement, no check.
-        inputs: in words, the images that statistics and proof come from.
-        macs_before, macs_after: multiply-accumulates for one image of ``input_size``.
-        seconds: time to plan, solve and apply; to measure statistics; to prove.
-    """
-
-    spec: str
-    bn: str
-    padding: str
-    split: float
-    width: float
-    activation: str
-    layers: tuple[LayerReport, ...]
-    left_alone: tuple[str, ...]
-    proof: Proof
-    drift_declared: bool
-    inputs: str
-    input_size: tuple[int, ...]
-    macs_before: int
-    macs_after: int
-    parameters_before: int
-    parameters_after: int
-    seconds: dict[str, float]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the child may be used as the parent's equal, or its drift was declared (and is a number)."""
-        if self.drift_declared:
-            return math.isfinite(self.proof.exactness.relative) and math.isfinite(self.proof.delivered.relative)
-        return not self.proof.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "failures": list(self.proof.failures), "passed": self.passed}
-
-    def __str__(self) -> str:
-        proof, training = self.proof, self.proof.training
-        lines = [
-            f"{self.spec}, bn={self.bn}: {len(self.layers)} shortcuts morphed, {len(self.left_alone)} there already",
-            f"  FLOP        {self.macs_before:,} -> {self.macs_after:,} ({self.macs_after / self.macs_before:.3f}x)",
-            f"  parameters  {self.parameters_before:,} -> {self.parameters_after:,}",
-            f"  proof on    {self.inputs}",
-            f"  float64     largest difference of logits {proof.exactness.relative:.1e} of the largest logit",
-            f"  delivered   {proof.delivered.relative:.1e} with the weights it has; computed in their precision "
-            f"{proof.own_dtype.relative:.1e} (rounding of the parent alone: {proof.noise_floor:.1e})",
-            f"  flips       {proof.own_dtype.flips} of {proof.own_dtype.images} images change their class",
-        ]
-        if training is not None:
-            lines.append(
-                f"  training    with batch statistics, logits differ by {training.ratio:.2f} of the parent's own noise "
-                + (f"(limit {proof.tolerance['training']:.1f})" if training.judged else "(too few images to judge)")
-            )
-        if self.drift_declared:
-            lines.append(f"  bn={self.bn} changes the function; what it changed is above")
-        lines += [f"  FAILED      {failure}" for failure in proof.failures if not self.passed]
-        return "\n".join(lines)
-
-
-class MorphError(Exception):
-    """The child failed its proof; ``report`` says by how much. Nothing was changed."""
-
-    def __init__(self, report: MorphReport) -> None:
-        self.report = report
-        super().__init__(f"morph {report.spec} failed its proof: " + "; ".join(report.proof.failures))
+#: What ``bn`` may be with patterns of layer names.
+LAYER_BN_SETTINGS = ("none", "calibrated", "paper")
 
 
 def morph_network(
     parent: nn.Module,
-    spec: str,
+    spec: str | Mapping[str, Operation],
     *,
     calibration: Iterable[Batch] | None = None,
     example_input: Tensor | None = None,
     bn: str | None = None,
     padding: str | None = None,
     method: str = "auto",
-    activation: str = "prelu",
+    activation: str | None = "prelu",
     generator: torch.Generator | None = None,
+    init: str = "dense",
     split: float = 0.5,
     width: float = 1.0,
     allow_inexact: bool = False,
-) -> tuple[ResNet, MorphReport]:
-    """A child that computes what ``parent`` computes, its residual shortcuts morphed as ``spec`` says.
+) -> tuple[Any, MorphReport]:
+    """A child that computes what ``parent`` computes, its layers morphed as ``spec`` says, and the proof of it.
 
     The parent is copied, never changed, and no tensor is shared. Everything that can be refused is refused
     before anything is built. Solved, measured and proved in float64; the child has the parent's dtype, device
     and training mode.
 
     Args:
-        parent: one of our ResNets, plain or already morphed, or a torchvision ResNet of basic blocks, which
-            is converted to ours.
-        spec: ``{k1}c{k2}[_2branch][_half]``, such as ``1c1_half``; on a morphed parent the target of the
-            blocks it touches.
+        parent: with a spec string, one of our ResNets, plain or already morphed, or a torchvision ResNet of basic
+            blocks, which is converted to ours; with patterns, any network.
+        spec: ``{k1}c{k2}[_2branch][_half]``, such as ``1c1_half``, for the residual shortcuts; on a morphed parent the
+            target of the blocks it touches. Or a dictionary from patterns of layer names (globs, as ``fnmatch`` reads
+            them) to what becomes of those layers: a :class:`~morphnet.graph.ModuleGraph`, for any ``nn.Conv2d``,
+            ``nn.Identity`` or empty ``nn.Sequential``, or ``Deepen``, ``Widen``, ``Enlarge``.
         calibration: batches of images, ``(N, C, H, W)``, or (images, labels). The first half is measured on,
-            the rest kept for the proof; without labels no loss is reported. Needed where a branch is new.
-        example_input: where there is no calibration, the proof runs on random normal images of this shape.
-        bn: how the new batch normalisations are set, ``calibrated`` (default), ``folded``, ``paper`` or
-            ``paper_first``; see :func:`~morphnet.morph.statistics.set_batch_norms`.
-        padding: ``same`` (default) or ``exact``; see :class:`~morphnet.nn.branch.ShortcutShape`.
-        method: ``auto``; two convolutions in series are solved exactly by one linear system.
-        activation: the parametric activation of the new places; ``prelu``, ``pgelu``, ``ptanh``, ...
+            the rest kept for the proof; without labels no loss is reported. Needed for new batch normalisations.
+        example_input: where there is no calibration, the proof runs on random normal images of this shape. Where there
+            is neither, and the network's input is unknown, every replaced layer is compared by itself.
+        bn: how new batch normalisations are set. With a spec string ``calibrated`` (default), ``folded``, ``paper`` or
+            ``paper_first``; see :func:`~morphnet.morph.statistics.set_batch_norms`. With patterns ``none`` (default: no
+            new ones), ``calibrated`` or ``paper``, one after every convolution.
+        padding: ``same`` (default with a spec string) or ``exact`` (default with patterns).
+        method: ``auto``; ``als`` (patterns only), Theorem 8 as printed; ``net2net`` (spec strings and ``Deepen``), the
+            identity insert of Chen et al. 2015, as a control.
+        activation: the parametric activation of the new places; ``prelu``, ``pgelu``, ``ptanh``, ...; with patterns
+            also ``none``.
         generator: a CPU generator that the random filters are drawn from; by default one with seed 0.
-        split: the share of the identity that becomes the first branch.
-        width: C_l as a multiple of the block's channels.
-        allow_inexact: return a child that failed its proof instead of raising.
+        init: with patterns, ``dense`` or ``sparse`` filters; see :func:`~morphnet.solvers.solve`.
+        split: of a spec: the share of the identity that becomes the first branch.
+        width: of a spec: C_l as a multiple of the block's channels.
+        allow_inexact: return a child that failed its proof, or has no exact solution, instead of raising.
 
     Returns:
-        The child and its :class:`MorphReport`.
+        The child (of the parent's class; with a spec string a :class:`~morphnet.nn.resnet.ResNet`) and its
+        :class:`MorphReport`.
 
     Raises:
-        ValueError, TypeError: an argument is wrong, or batches are needed and missing.
+        ValueError, TypeError: an argument is wrong, batches are needed and missing, a name matches nothing or a layer
+            that cannot be morphed.
+        InexactError: a layer has no exact solution, or none was found.
         MorphError: the child failed its proof; the report is in the exception.
 
-    Source: Sec. 4.1, Fig. 3b; Eqs. (2), (8), (9).
+    Source: Theorem 8; for specs Sec. 4.1, Fig. 3b; Eqs. (2), (5), (8), (9).
     """
+    if not isinstance(parent, nn.Module):
+        raise TypeError(f"morph_network: an nn.Module is needed; got {type(parent).__name__}")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if not isinstance(spec, Mapping):
+        return _morph_shortcuts(
+            parent,
+            spec,
+            calibration=calibration,
+            example_input=example_input,
+            bn="calibrated" if bn is None else bn,
+            padding="same" if padding is None else padding,
+            method=method,
+            activation="prelu" if activation is None else activation,
+            generator=generator,
+            split=split,
+            width=width,
+            allow_inexact=allow_inexact,
+        )
+    return _morph_layers(
+        parent,
+        spec,
+        calibration=calibration,
+        example_input=example_input,
+        bn="none" if bn is None else bn,
+        settings=Settings(
+            padding="exact" if padding is None else padding,  # type: ignore[arg-type]
+            activation="none" if activation is None else activation,
+            norm=bn not in (None, "none"),
+            method=method,
+            init=init,
+            allow_inexact=allow_inexact,
+        ),
+        generator=generator,
+    )
+
+
+def _morph_layers(
+    parent: nn.Module,
+    patterns: Mapping[str, Operation],
+    *,
+    calibration: Iterable[Batch] | None,
+    example_input: Tensor | None,
+    bn: str,
+    settings: Settings,
+    generator: torch.Generator,
+) -> tuple[nn.Module, MorphReport]:
+    started = time.perf_counter()
+    _check_layer_settings(parent, patterns, calibration, bn, settings)
+    targets = find_targets(parent, patterns)
+    known = parent.architecture if isinstance(parent, ResNet) else None
+    images = read_batches(
+        next(parent.parameters()).device,
+        calibration,
+        example_input,
+        channels=None if known is None else known.in_channels,
+        classes=None if known is None else known.classes,
+        input_size=_input_size(parent),
+    )
+    exact_parent = copy.deepcopy(parent).double().eval()
+    channels = identity_channels(exact_parent, targets, None if images is None else images.held_out[0])
+    shapes = plan_layers(parent, targets, channels, settings)
+    exact_child = copy.deepcopy(exact_parent)
+    layers, modules = apply_layers(exact_child, targets, shapes, settings, generator)
+    solved = time.perf_counter()
+    if settings.norm and modules:
+        assert images is not None
+        norms = [norm for module in modules for norm in batch_norms(module)]
+        set_identity_norms(exact_child, norms, images.measured, paper=bn == "paper")
+    measured = time.perf_counter()
+    child = deliver_layers(exact_child, parent, targets)
+    if images is not None:
+        proof = prove(
+            parent, child, exact_parent, exact_child, images.held_out, images.held_out_labels, images.measured
+        )
+        words = images.words
+    else:
+        pairs = [
+            (parent.get_submodule(t.name), exact_child.get_submodule(t.name), child.get_submodule(t.name))
+            for t in targets
+            if t.name in shapes
+        ]
+        if len(pairs) < len(targets):
+            raise ValueError(
+                "widen and enlarge change more than one layer: give example_input= or calibration= to prove them"
+            )
+        proof = prove_layers(pairs)
+        words = "every replaced layer by itself, on random normal inputs; no input of the network was given"
+    proved = time.perf_counter()
+    input_size = None if images is None else (1, *images.held_out[0].shape[1:])
+    unsolved = any(not layer.residual <= TOLERANCE for layer in layers)
+    report = MorphReport(
+        spec="; ".join(f"{pattern}: {describe(operation)}" for pattern, operation in patterns.items()),
+        bn=bn,
+        padding=settings.padding,
+        split=None,
+        width=None,
+        activation=settings.activation,
+        method=settings.method,
+        layers=layers,
+        left_alone=(),
+        proof=proof,
+        drift_declared=unsolved or (bool(shapes) and (settings.padding == "same" or bn in DRIFTING)),
+        inputs=words,
+        input_size=input_size,
+        macs_before=None if input_size is None else count_macs(parent, input_size),
+        macs_after=None if input_size is None else count_macs(child, input_size),
+        parameters_before=count_parameters(parent),
+        parameters_after=count_parameters(child),
+        seconds=_seconds(started, solved, measured, proved),
+    )
+    if not report.passed and not settings.allow_inexact:
+        raise MorphError(report)
+    metadata = getattr(child, "metadata", None)
+    if isinstance(metadata, dict):
+        metadata["morphs"] = [*metadata.get("morphs", []), report.spec]
+    return child, report
+
+
+def _check_layer_settings(
+    parent: nn.Module,
+    patterns: Mapping[str, Operation],
+    calibration: Iterable[Batch] | None,
+    bn: str,
+    settings: Settings,
+) -> None:
+    if bn not in LAYER_BN_SETTINGS:
+        raise ValueError(f"bn={bn!r}; with named layers expected one of {', '.join(LAYER_BN_SETTINGS)}")
+    if bn != "none" and calibration is None:
+        raise ValueError(
+            f"bn={bn} sets new batch normalisations from data, and there is none: give calibration=, "
+            "an iterable of batches of images"
+        )
+    if settings.padding not in ("same", "exact"):
+        raise ValueError(f"padding={settings.padding!r}; expected 'exact' or 'same'")
+    if settings.method not in ("auto", "als", "net2net"):
+        raise ValueError(f"method={settings.method!r}; expected auto, als or net2net")
+    if settings.init not in INITS:
+        raise ValueError(f"init={settings.init!r}; expected {' or '.join(INITS)}")
+    if settings.method == "net2net" and not all(isinstance(o, Deepen) for o in patterns.values()):
+        raise ValueError("method=net2net inserts an identity after a convolution, so it goes with Deepen alone")
+    activation_name(settings.activation)
+    if not any(p.is_floating_point() for p in parent.parameters()):
+        raise ValueError(f"this {type(parent).__name__} has no weights to morph")
+
+
+def _input_size(network: nn.Module) -> tuple[int, ...] | None:
+    """``(C, H, W)`` of the images a network takes, where that is known."""
+    metadata = getattr(network, "metadata", None)
+    if isinstance(metadata, dict) and "input_size" in metadata:
+        return tuple(metadata["input_size"])
+    if isinstance(network, ResNet):
+        side = 224 if network.architecture.family == "imagenet" else 32
+        return (network.architecture.in_channels, side, side)
+    return None
+
+
+def _seconds(started: float, solved: float, measured: float, proved: float) -> dict[str, float]:
+    times = {"solve": solved - started, "measure": measured - solved, "prove": proved - measured}
+    return {what: round(value, 3) for what, value in times.items()}
+
+
+def _morph_shortcuts(
+    parent: nn.Module,
+    spec: str,
+    *,
+    calibration: Iterable[Batch] | None,
+    example_input: Tensor | None,
+    bn: str,
+    padding: str,
+    method: str,
+    activation: str,
+    generator: torch.Generator,
+    split: float,
+    width: float,
+    allow_inexact: bool,
+) -> tuple[ResNet, MorphReport]:
     started = time.perf_counter()
     network = _our_resnet(parent)
-    bn = "calibrated" if bn is None else bn
     if bn not in BN_SETTINGS:
         raise ValueError(f"bn={bn!r}; expected one of {', '.join(BN_SETTINGS)}")
-    if method != "auto":
-        raise ValueError(
-            f"method={method!r}; shortcuts are solved exactly by 'auto', which is the only method for a spec"
-        )
+    if method not in ("auto", "net2net"):
+        raise ValueError(f"method={method!r}; the shortcuts of a spec are solved exactly by auto; net2net is a control")
     plan = plan_morph(
         network.architecture,
         parse_spec(spec),
         split=split,
         width=width,
-        padding="same" if padding is None else padding,  # type: ignore[arg-type]
+        padding=padding,  # type: ignore[arg-type]
         activation=activation,
     )
-    images = _read_batches(network, plan, calibration, example_input, bn)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if calibration is None and any(change.new_branches for change in plan.blocks):
+        raise ValueError(
+            f"bn={bn} sets new batch normalisations from data, and there is none: give calibration=, "
+            "an iterable of batches of images"
+        )
+    images = read_batches(
+        next(network.parameters()).device,
+        calibration,
+        example_input,
+        channels=network.architecture.in_channels,
+        classes=network.architecture.classes,
+        input_size=_input_size(network),
+    )
+    assert images is not None
 
     exact_parent = copy.deepcopy(network).double().eval()
-    applied = apply_morph(exact_parent, plan, generator)
+    applied = apply_morph(exact_parent, plan, generator, method)
     solved = time.perf_counter()
     if applied.new_branches:
         set_batch_norms(applied.child, applied.new_branches, bn, images.measured)
@@ -188,10 +323,11 @@ def morph_network(
     report = MorphReport(
         spec=str(plan.spec),
         bn=bn,
-        padding="same" if padding is None else padding,
+        padding=padding,
         split=split,
         width=width,
         activation=activation,
+        method=method,
         layers=applied.layers,
         left_alone=plan.left_alone,
         proof=proof,
@@ -202,26 +338,12 @@ def morph_network(
         macs_after=count_macs(child, input_size),
         parameters_before=count_parameters(network),
         parameters_after=count_parameters(child),
-        seconds={
-            "solve": round(solved - started, 3),
-            "measure": round(measured - solved, 3),
-            "prove": round(proved - measured, 3),
-        },
+        seconds=_seconds(started, solved, measured, proved),
     )
     if not report.passed and not allow_inexact:
         raise MorphError(report)
     child.metadata["morphs"] = [*network.metadata.get("morphs", []), str(plan.spec)]
     return child, report
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Float64 batches, on the parent's device: what statistics are measured on, and what the proof uses."""
-
-    measured: list[Tensor]
-    held_out: list[Tensor]
-    held_out_labels: list[Tensor] | None
-    words: str
 
 
 def _our_resnet(parent: nn.Module) -> ResNet:
@@ -236,82 +358,11 @@ def _our_resnet(parent: nn.Module) -> ResNet:
     return converted
 
 
-def _read_batches(
-    network: ResNet,
-    plan: MorphPlan,
-    calibration: Iterable[Batch] | None,
-    example_input: Tensor | None,
-    bn: str,
-) -> _Images:
-    device = next(network.parameters()).device
-    channels = network.architecture.in_channels
-    if calibration is None:
-        if any(change.new_branches for change in plan.blocks):
-            raise ValueError(
-                f"bn={bn} sets new batch normalisations from data, and there is none: give calibration=, "
-                "an iterable of batches of images"
-            )
-        if example_input is not None and (example_input.dim() != 4 or example_input.shape[1] != channels):
-            raise ValueError(f"example_input: shape (N, {channels}, H, W) is needed; got {tuple(example_input.shape)}")
-        side = 224 if network.architecture.family == "imagenet" else 32
-        shape = tuple(network.metadata.get("input_size", (channels, side, side)))
-        size = (16, *shape) if example_input is None else (max(4, len(example_input)), *example_input.shape[1:])
-        noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
-        return _Images([noise[0]], [noise[1]], None, f"{size[0]} random normal inputs of {size[1:]}; no data was given")
-    images: list[Tensor] = []
-    labels: list[Tensor] = []
-    if not isinstance(calibration, Iterable):
-        raise TypeError(f"calibration: an iterable of batches of images is needed; got {type(calibration).__name__}")
-    for batch in calibration:
-        x, y = _split_batch(batch, channels, network.architecture.classes)
-        if images and x.shape[1:] != images[0].shape[1:]:
-            raise ValueError(
-                f"calibration: images of one size are needed; got {tuple(images[0].shape[1:])} and {tuple(x.shape[1:])}"
-            )
-        images.append(x.detach().to(device, torch.float64))
-        if y is not None:
-            labels.append(y.to(device))
-    if len(images) == 1 and len(images[0]) >= 4:
-        half = len(images[0]) // 2
-        images = [images[0][:half], images[0][half:]]
-        labels = [labels[0][:half], labels[0][half:]] if labels else []
-    if len(images) < 2 or min(len(x) for x in images) < 2:
-        raise ValueError(
-            "calibration: at least two batches of two images are needed (or one of four), a half to measure on and "
-            f"a half for the proof; got {len(images)} of {[len(x) for x in images]}"
-        )
-    kept = len(images) // 2
-    held_out_labels = labels[-kept:] if len(labels) == len(images) else None
-    words = f"{kept} batches of {len(images[-1])} images; statistics from {len(images) - kept} others"
-    return _Images(images[:-kept], images[-kept:], held_out_labels, words)
-
-
-def _split_batch(batch: Batch, channels: int, classes: int) -> tuple[Tensor, Tensor | None]:
-    """Images, and labels if there are any; refused in words that say what a batch is."""
-    if isinstance(batch, (tuple, list)):
-        if len(batch) not in (1, 2):
-            raise ValueError(f"calibration: a batch is a tensor or (images, labels); got {len(batch)} values")
-        x, y = batch[0], batch[1] if len(batch) == 2 else None
-    else:
-        x, y = batch, None
-    if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels or x.numel() == 0:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"calibration: a batch of shape (N, {channels}, H, W) is needed; got {got}")
-    if not torch.is_floating_point(x):
-        raise ValueError(f"calibration: normalised images of a floating dtype are needed; got {x.dtype}")
-    if not torch.isfinite(x).all():
-        raise ValueError("calibration: the images hold infinities or NaN")
-    if y is not None:
-        good = isinstance(y, Tensor) and y.shape == x.shape[:1] and y.dtype in (torch.int64, torch.int32, torch.uint8)
-        if not good or int(y.min()) < 0 or int(y.max()) >= classes:
-            raise ValueError(f"calibration: {len(x)} labels from 0 to {classes - 1} are needed beside {len(x)} images")
-        y = y.long()
-    return x, y
-
-
 def _deliver(exact_child: ResNet, parent: ResNet) -> ResNet:
     """``exact_child`` as it will be used: dtype, device, training mode and metadata of ``parent``."""
-    child = ResNet(exact_child.architecture).to(next(parent.parameters()))
+    child = ResNet(exact_child.architecture)
+    restore_structure(child, describe_structure(exact_child, bare(exact_child.architecture)))
+    child = child.to(next(parent.parameters()))
     child.load_state_dict(exact_child.state_dict())
     child.metadata = copy.deepcopy(parent.metadata)
     frozen = {name for name, parameter in parent.named_parameters() if not parameter.requires_grad}

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from morphnet.morph.statistics import batch_statistics
+from morphnet.nn.graph_conv import GraphConv2d
 from morphnet.nn.mode import evaluation_mode, without_tf32
 
 #: Largest difference of two logits over the largest logit, float64, before any cast.
@@ -23,6 +25,8 @@ TRAINING_TOLERANCE = 0.2
 EXACT_IMAGES = 128
 #: The training mode is judged on at least so many held-out batches of so many images.
 TRAINING_BATCHES, TRAINING_BATCH_SIZE = 4, 128
+#: Noise over the size of the logits below which the parent has none: it has no batch normalisation.
+NO_NOISE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class TrainingMode:
         difference: root mean square of (child - parent) over images and logits.
         noise: the same of the parent's own logits of one half of a batch when the other half is exchanged.
         ratio: difference over noise.
-        judged: whether there were enough images for ``ratio`` to count as a check.
+        judged: whether ``ratio`` counts as a check.
+        unjudged: why it does not, in words.
         parent_loss, child_loss: mean cross entropy; None without labels.
     """
 
@@ -64,6 +69,7 @@ class TrainingMode:
     judged: bool
     parent_loss: float | None
     child_loss: float | None
+    unjudged: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,9 @@ def prove(
     dtype = next(parent.parameters()).dtype
     with without_tf32(), torch.no_grad():
         few = torch.cat(list(batches))[:EXACT_IMAGES]
-        reference = exact_parent(few)
-        exact = exact_child(few)
-        delivered = copy.deepcopy(child).double().eval()(few)
+        reference = logits(exact_parent, few)
+        exact = logits(exact_child, few)
+        delivered = logits(copy.deepcopy(child).double().eval(), few)
         own_parent, own_child = _logits(parent, batches, dtype), _logits(child, batches, dtype)
         training = _training_mode(parent, child, batches, labels, others)
     return Proof(
@@ -140,9 +146,65 @@ def prove(
     )
 
 
+def prove_layers(pairs: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> Proof:
+    """Compares each replaced layer with what took its place, by itself: where no input of the network is known.
+
+    Args:
+        pairs: the layer, its replacement before the cast (float64) and as delivered.
+
+    Returns:
+        A proof of the worst layer; ``training`` is None. Inputs are random normal, 64 in all.
+    """
+    exact, delivered, own, floors = [], [], [], []
+    with without_tf32(), torch.no_grad():
+        for old, new, cast in pairs:
+            weight = getattr(old, "weight", next(new.parameters()))
+            reach = max(new.shape.graph.kernel) if isinstance(new, GraphConv2d) else 3
+            groups = getattr(old, "groups", 1)
+            dilation = max(getattr(old, "dilation", (1, 1)))
+            channels = weight.shape[1] * groups if hasattr(old, "weight") else getattr(new, "in_channels", 1)
+            generator = torch.Generator().manual_seed(0)
+            side = max(8, 2 * dilation * reach)
+            x = torch.randn(4, channels, side, side, generator=generator, dtype=torch.float64).to(weight.device)
+            with evaluation_mode(old), evaluation_mode(new), evaluation_mode(cast):
+                reference = copy.deepcopy(old).double()(x).flatten(1)
+                exact.append(_compare(reference, new(x).flatten(1)))
+                delivered.append(_compare(reference, copy.deepcopy(cast).double()(x).flatten(1)))
+                dtype = weight.dtype if hasattr(old, "weight") else torch.float64
+                ours = old(x.to(dtype)).double().flatten(1)
+                own.append(_compare(ours, cast(x.to(dtype)).double().flatten(1)))
+                floors.append(_compare(reference, ours).relative)
+    dtype = next(pairs[0][2].parameters()).dtype
+
+    def worst(found: list[Comparison]) -> Comparison:
+        return max(found, key=lambda c: c.relative)
+
+    tolerance = {"exactness": EXACT_TOLERANCE, "delivered": DELIVERED_TOLERANCE[dtype], "training": TRAINING_TOLERANCE}
+    return Proof(worst(exact), worst(delivered), worst(own), max(floors), None, tolerance)
+
+
 def _logits(network: nn.Module, batches: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     with evaluation_mode(network):
-        return torch.cat([network(x.to(dtype)).double() for x in batches])
+        return torch.cat([logits(network, x.to(dtype)).double() for x in batches])
+
+
+def logits(network: nn.Module, x: Tensor) -> Tensor:
+    """All tensors that ``network`` gives for ``x``, one row per image.
+
+    A classifier gives its logits; of a network with several outputs (a tuple, a dictionary), those of all are set
+    side by side.
+
+    Raises:
+        TypeError: there is no tensor with a row for every image.
+    """
+    y = network(x)
+    if isinstance(y, Tensor) and y.dim() == 2:
+        return y
+    rows = [t.flatten(1) if t.dim() > 1 else t[:, None] for t in tree_leaves(y) if isinstance(t, Tensor) and t.dim()]
+    rows = [t for t in rows if len(t) == len(x) and t.is_floating_point()]
+    if not rows:
+        raise TypeError(f"the network gives {type(y).__name__}, without a tensor that has a row for every image")
+    return torch.cat(rows, 1)
 
 
 def _compare(a: Tensor, b: Tensor) -> Comparison:
@@ -167,30 +229,37 @@ def _training_mode(
     if size < 2 or len(pool) < 2:
         return None
     half = size // 2
-    differences, noises, parent_losses, child_losses = [], [], [], []
+    differences, noises, sizes, parent_losses, child_losses = [], [], [], [], []
     with batch_statistics(parent), batch_statistics(child):
         for i, x in enumerate(batches):
             # Same size on both sides, so that only the company of the first half changes.
             mixed = torch.cat([x[:half], pool[(i + 1) % len(pool)][-half:]])
-            noises.append((parent(mixed)[:half] - parent(x[: 2 * half])[:half]).square().mean())
+            noises.append((logits(parent, mixed)[:half] - logits(parent, x[: 2 * half])[:half]).square().mean())
         for i in range(0, len(batches), TRAINING_BATCHES):
             group = slice(i, i + TRAINING_BATCHES)
             together = torch.cat(batches[group])
-            ours, theirs = parent(together), child(together)
+            ours, theirs = logits(parent, together), logits(child, together)
+            sizes.append(ours.square().mean())
             differences.append((theirs - ours).square().mean())
-            if labels is not None:
+            if labels is not None and ours.dim() == 2 and ours.shape[1] > int(max(y.max() for y in labels)):
                 answers = torch.cat(list(labels[group]))
                 parent_losses.append(F.cross_entropy(ours, answers))
                 child_losses.append(F.cross_entropy(theirs, answers))
     difference = float(torch.stack(differences).mean().sqrt())
     noise = float(torch.stack(noises).mean().sqrt())
+    unjudged = ""
+    if len(batches) < TRAINING_BATCHES or size < TRAINING_BATCH_SIZE:
+        unjudged = "too few images to judge"
+    elif noise <= NO_NOISE * float(torch.stack(sizes).mean().sqrt()):
+        unjudged = "the parent has no noise of its own to judge it by"
     return TrainingMode(
         batches=len(batches),
         batch_size=size,
         difference=difference,
         noise=noise,
         ratio=difference / max(noise, 1e-300) if difference else 0.0,
-        judged=len(batches) >= TRAINING_BATCHES and size >= TRAINING_BATCH_SIZE,
+        judged=not unjudged,
         parent_loss=float(torch.stack(parent_losses).mean()) if parent_losses else None,
         child_loss=float(torch.stack(child_losses).mean()) if child_losses else None,
+        unjudged=unjudged,
     )

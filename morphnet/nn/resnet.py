@@ -243,6 +243,12 @@ class ResNet(nn.Module):
         return getattr(self, self.classifier_name)(x)
 
 
+def bare(architecture: Architecture) -> ResNet:
+    """A network of ``architecture`` without weights, on the meta device: to compare structures with."""
+    with torch.device("meta"):
+        return ResNet(architecture)
+
+
 def with_parametric_activations(network: ResNet) -> ResNet:
     """A copy of ``network`` whose activations are of the parametric form with a = 0: the same function.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ MAX_SWEEPS = 100
 #: It has stalled when a sweep lowers the residual by less than this share.
 STALL = 1e-4
 
+#: Told after every sweep: the module that has filters so far, and those filters.
+OnSweep = Callable[[ModuleGraph, Filters], None]
+
 
 def solve_als(
     graph: ModuleGraph,
@@ -26,20 +29,22 @@ def solve_als(
     widths: Mapping[str, int],
     generator: torch.Generator,
     max_sweeps: int = MAX_SWEEPS,
+    on_sweep: OnSweep | None = None,
 ) -> tuple[Filters, int]:
     """Filters by alternating least squares, and the number of sweeps it took.
 
     Args:
         target: the parent's filter, ``(C_j, C_i, H, W)``, odd kernel, float64 on the CPU.
+        on_sweep: told of every sweep; the module it is given grows from the irreducible one to ``graph``.
 
     The result may be far from exact: the caller measures the residual of the whole.
 
     Source: Theorem 8; Algorithms 1 and 2.
     """
     reduction = reduce(graph)
-    filters, sweeps = solve_irreducible(reduction.irreducible, target, widths, generator, max_sweeps)
+    filters, sweeps = solve_irreducible(reduction.irreducible, target, widths, generator, max_sweeps, on_sweep)
     for step in reduction.steps:
-        sweeps += _replay(step, filters, target, widths, generator, max_sweeps)
+        sweeps += _replay(step, filters, target, widths, generator, max_sweeps, on_sweep)
     return Filters({edge: filters[edge] for edge in graph.convolutions}), sweeps
 
 
@@ -49,6 +54,7 @@ def solve_irreducible(
     widths: Mapping[str, int],
     generator: torch.Generator,
     max_sweeps: int = MAX_SWEEPS,
+    on_sweep: OnSweep | None = None,
 ) -> tuple[Filters, int]:
     """Algorithm 2: from random noise, one filter after the other solved with all others fixed.
 
@@ -81,6 +87,8 @@ def solve_irreducible(
             filters[edge] = deconvolve(missing, after, before, mask, (widths[edge.target], widths[edge.source]))
         whole = module_filter(graph, filters, target.shape[1], target.shape[0])
         last, residual = residual, float(torch.linalg.norm(add(padded, -whole))) / size
+        if on_sweep is not None:
+            on_sweep(graph, filters)
         if residual <= TOLERANCE or len(masks) == 1 or residual > last * (1 - STALL):
             break
     return filters, sweeps
@@ -93,6 +101,7 @@ def _replay(
     widths: Mapping[str, int],
     generator: torch.Generator,
     max_sweeps: int,
+    on_sweep: OnSweep | None,
 ) -> int:
     """Puts the filters of the two parts in the place of the whole edge's."""
     first, second = step.parts
@@ -110,16 +119,28 @@ def _replay(
         return 0
     if first.identity or second.identity:
         fixed, free = (first, second) if first.identity else (second, first)
-        filters[free] = _crop_to(whole / fixed.scale, masks[free])
+        # Identities that cancel each other pass nothing on, whatever the filter is.
+        filters[free] = _crop_to(whole / (fixed.scale or 1.0), masks[free])
         return 0
+
+    def tell(inner: Tensor, outer: Tensor) -> None:
+        if on_sweep is not None:
+            on_sweep(step.morphed, Filters({**filters, first: inner, second: outer}))
+
     filters[first], filters[second], sweeps = _alternate(
-        whole, masks[first], masks[second], widths[first.target], generator, max_sweeps
+        whole, masks[first], masks[second], widths[first.target], generator, max_sweeps, tell
     )
     return sweeps
 
 
 def _alternate(
-    target: Tensor, inner: Tensor, outer: Tensor, mid_channels: int, generator: torch.Generator, max_sweeps: int
+    target: Tensor,
+    inner: Tensor,
+    outer: Tensor,
+    mid_channels: int,
+    generator: torch.Generator,
+    max_sweeps: int,
+    tell: Callable[[Tensor, Tensor], None],
 ) -> tuple[Tensor, Tensor, int]:
     """Two filters in series: one solve where Eq. (3) holds, else back and forth between them."""
     size = max(float(torch.linalg.norm(target)), 1e-300)
@@ -137,7 +158,9 @@ def _alternate(
                 first = adjoint(solve_outer(adjoint(target), [(adjoint(second), inner.flip(-1, -2))])[0])
             now = float(torch.linalg.norm(add(target, -compose(second, first)))) / size
             if now <= TOLERANCE:
+                tell(first, second)
                 return first, second, sweep
+        tell(first, second)
         if now > residual * (1 - STALL):
             break
         residual = now

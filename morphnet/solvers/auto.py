@@ -222,8 +222,13 @@ def solve_end(
     ends = [e for e in (graph.edges_into(SINK) if at_sink else graph.edges_out_of(SOURCE)) if not e.identity]
     if not ends:
         raise MemoryError("identities alone lead there")
-    silent = Filters({e: torch.zeros_like(w) if e in ends else w for e, w in filters.items()})
-    missing = add(target, -module_filter(graph, silent, widths[SOURCE], widths[SINK]))
+    # Of all solutions the one nearest to random filters, not to zero: the minimum norm would be of low rank.
+    size = float(torch.linalg.norm(target)) or 1.0
+    start = Filters()
+    for edge in ends:
+        noise = torch.randn(filters[edge].shape, generator=generator, dtype=torch.float64)
+        start[edge] = noise * (size / (2 * float(torch.linalg.norm(noise)) * len(ends) ** 0.5))
+    missing = add(target, -module_filter(graph, Filters({**filters, **start}), widths[SOURCE], widths[SINK]))
     masks = [tap_mask(edge.kernel, edge.taps) for edge in ends]
     if at_sink:
         reached = routes_from_source(graph, filters, widths)
@@ -234,7 +239,7 @@ def solve_end(
         reached[SINK] = torch.eye(widths[SINK], dtype=torch.float64)[:, :, None, None]
         turned = [(adjoint(reached[e.target]), mask.flip(-1, -2)) for e, mask in zip(ends, masks, strict=True)]
         solved = [adjoint(weight) for weight in solve_outer(adjoint(missing), turned)]
-    return Filters({**filters, **dict(zip(ends, solved, strict=True))})
+    return Filters({**filters, **{e: start[e] + found for e, found in zip(ends, solved, strict=True)}})
 
 
 def _random_filters(graph: ModuleGraph, widths: Mapping[str, int], generator: torch.Generator, full: bool) -> Filters:

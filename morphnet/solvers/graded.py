@@ -28,6 +28,8 @@ from morphnet.solvers.solution import Filters
 GUARD = 1.7
 #: Norm of all random contributions together, over the norm of the parent's filter.
 RANDOM_SHARE = 0.7
+#: What the routes around a random filter let through of it, over its norm; a route that lets less through is weak.
+LEAST_ROUTE = 0.01
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def solve_graded(
             part = torch.randn(x, y, *kernel, generator=generator, dtype=torch.float64)
         through = _through(a[edge.target], part, b[edge.source])
         if not edge.identity:
-            gain = share / max(float(torch.linalg.norm(through)), 1e-30)
+            # By chance a route may pass next to nothing on: its filters must not be blown up to make up for it.
+            least = LEAST_ROUTE * float(torch.linalg.norm(part))
+            gain = share / max(float(torch.linalg.norm(through)), least, 1e-30)
             part, through = gain * part, gain * through
             parts[edge] = part
         missing = missing - zero_pad(through, anchor.edge.kernel)
@@ -218,7 +222,7 @@ def _guarded(
         return scaled, reached
 
     tries = [(1.0, 1.0), (0.7, 1.0), (0.5, 1.0), (0.35, 1.0), (0.2, 1.0), (0.1, 1.0), (0.05, 1.0)]
-    tries += [(0.05, gain) for gain in (2.0, 4.0, 8.0, 16.0)]
+    tries += [(0.05 * gain, gain) for gain in (2.0, 4.0, 8.0, 16.0)]
     best: tuple[float, dict[Edge, Tensor], dict[str, Tensor]] | None = None
     for rest, gain in tries:
         scaled, reached = routes(rest, gain)

@@ -1,0 +1,165 @@
+"""``morphnet graph``: a module and its reduction, step by step, as text and as a picture."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from morphnet.cli.compose import run_job, to_dataclass
+from morphnet.config import GraphConfig
+from morphnet.graph import Edge, ModuleGraph, Reduction, reduce
+from morphnet.spec import parse_spec, spec_graph
+
+FORMATS = ("text", "json")
+#: Paths that are written out as text.
+TERMS = 12
+WIDTH = 100
+
+
+def main() -> None:
+    """Prints a module and its reduction, and draws them."""
+    run_job("graph", graph)
+
+
+def graph(composed: DictConfig) -> None:
+    config = to_dataclass(composed, GraphConfig)
+    if config.format not in FORMATS:
+        raise ValueError(f"format={config.format!r}; expected one of {', '.join(FORMATS)}")
+    for key in ("in_channels", "out_channels"):
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key}={getattr(config, key)}: a number of channels is at least 1")
+    if config.pictures and not config.output:
+        raise ValueError("output is empty: give a folder for the pictures, or pictures=false")
+    name, module = _module(config)
+    kernel = _parent_kernel(config)
+    widths = module.widths(config.in_channels, config.out_channels)
+    reduction = reduce(module)
+    pictures: Sequence[Path] = ()
+    if config.pictures:
+        from morphnet.report.picture import draw_reduction, save_picture
+
+        pictures = save_picture(draw_reduction(reduction, widths), Path(config.output) / name.replace("/", "_"))
+    if config.format == "json":
+        print(json.dumps(_to_dict(name, reduction, widths, kernel, pictures), indent=1))
+    else:
+        print(_to_text(name, reduction, widths, kernel, pictures))
+
+
+def _module(config: GraphConfig) -> tuple[str, ModuleGraph]:
+    """The module that is asked for, and what its pictures are called."""
+    choice = HydraConfig.get().runtime.choices.get("module")
+    has_module = choice is not None or bool(config.module.edges or config.module.channels)
+    if has_module == (config.morph is not None):
+        given = "both" if has_module else "neither"
+        raise ValueError(f"give module=NAME (such as bridge) or morph=SPEC (such as 3c3), one of the two; got {given}")
+    if config.morph is not None:
+        spec = parse_spec(config.morph)
+        return str(spec), spec_graph(spec)
+    return choice or "custom", ModuleGraph.from_dict(asdict(config.module))
+
+
+def _parent_kernel(config: GraphConfig) -> tuple[int, int]:
+    kernel: Any = config.kernel
+    if kernel is None:
+        kernel = 3 if config.morph is None else 1
+    pair = (kernel, kernel) if type(kernel) is int else kernel
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or any(type(k) is not int or k < 1 for k in pair):
+        raise ValueError(f"kernel={kernel}: the parent's kernel is a number from 1, or a pair [height,width]")
+    if any(k % 2 == 0 for k in pair):
+        odd = ",".join(str(k + 1 - k % 2) for k in pair)
+        raise ValueError(f"kernel={kernel} is even: it is morphed inside the next odd one, so give kernel=[{odd}]")
+    return (pair[0], pair[1])
+
+
+def _to_text(
+    name: str, reduction: Reduction, widths: dict[str, int], kernel: tuple[int, int], pictures: Sequence[Path]
+) -> str:
+    module = reduction.module
+    paths, convolutions = module.count_paths(), len(module.convolutions)
+    lines = [
+        f"module {name}: {len(widths)} vertices, {len(module.edges)} edges ({convolutions} with a filter)",
+        "",
+        *textwrap.wrap(
+            "vertices   " + ", ".join(f"{vertex} {width}" for vertex, width in widths.items()) + " (name, channels)",
+            WIDTH,
+            subsequent_indent=" " * 11,
+        ),
+    ]
+    wide = max(len(edge.name) for edge in module.edges)
+    for i, edge in enumerate(module.edges):
+        lines.append(f"{'edges' if i == 0 else '':11}{edge.name:{wide}}  {edge.describe()}")
+    lines.append(f"{'paths':11}{paths}, whose sum is the module's filter (Eq. 5):")
+    terms = [_term(path) for path in itertools.islice(module.paths(), TERMS)]
+    lines += [f"{'':11}{'G = ' if i == 0 else '  + '}{term}" for i, term in enumerate(terms)]
+    if paths > TERMS:
+        lines.append(f"{'':11}  + {paths - TERMS:,} more")
+    lines.append(f"{'kernel':11}{_filter(module)}, {_holds(module, kernel)}")
+    lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(reduction).splitlines())]
+    if pictures:
+        lines.append(f"{'pictures':11}{', '.join(map(str, pictures))}")
+    return "\n".join(lines)
+
+
+def _term(path: tuple[Edge, ...]) -> str:
+    """A path as its term of Eq. (5), the last edge first; an identity is its scale."""
+
+    def factor(edge: Edge) -> str:
+        if not edge.identity:
+            return edge.name
+        return "I" if edge.scale == 1 else f"{edge.scale:g} I"
+
+    return " ⊛ ".join(factor(edge) for edge in reversed(path))
+
+
+def _filter(module: ModuleGraph) -> str:
+    rows, columns = module.kernel
+    few = f" with {len(module.support)} of {rows * columns} taps" if len(module.support) < rows * columns else ""
+    return f"{rows}x{columns}{few}"
+
+
+def _holds(module: ModuleGraph, kernel: tuple[int, int]) -> str:
+    parent = f"the parent's {kernel[0]}x{kernel[1]}"
+    needed = Edge("s", "t", kernel).taps
+    return f"which holds {parent}" if needed <= module.support else f"too small for {parent} (kernel= sets it)"
+
+
+def _to_dict(
+    name: str, reduction: Reduction, widths: dict[str, int], kernel: tuple[int, int], pictures: Sequence[Path]
+) -> dict[str, Any]:
+    module = reduction.module
+    return {
+        "name": name,
+        "module": module.to_dict(),
+        "widths": widths,
+        "edges": [edge.name for edge in module.edges],
+        "paths": module.count_paths(),
+        "terms": [[edge.name for edge in path] for path in itertools.islice(module.paths(), TERMS)],
+        "kernel": list(module.kernel),
+        "taps": len(module.support),
+        "parent_kernel": list(kernel),
+        "holds_parent": Edge("s", "t", kernel).taps <= module.support,
+        "simple_morphable": reduction.is_simple_morphable,
+        "steps": [
+            {
+                "type": step.kind,
+                "edge": step.edge.name,
+                "source": step.edge.source,
+                "target": step.edge.target,
+                "kernel": list(step.edge.kernel),
+                "taps": len(step.edge.taps),
+                "parts": [part.name for part in step.parts],
+                "vertex": step.vertex,
+            }
+            for step in reduction.steps
+        ],
+        "irreducible": [edge.name for edge in reduction.irreducible.edges],
+        "pictures": [str(path) for path in pictures],
+    }

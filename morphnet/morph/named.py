@@ -1,0 +1,289 @@
+"""Layers that are named: which ones a pattern means, what becomes of them, and the child they are in."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import fnmatch
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from morphnet.graph import GraphError, ModuleGraph
+from morphnet.morph.enlarging import enlarge_layer
+from morphnet.morph.layer import InexactError, activation_name, feasible_or_why, grow, why_not
+from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen, words
+from morphnet.morph.report import LayerReport
+from morphnet.morph.widening import widen_layer
+from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, Padding
+from morphnet.nn.replace import replace_module
+from morphnet.solvers import TOLERANCE
+
+
+@dataclass(frozen=True)
+class Target:
+    """One layer and what becomes of it."""
+
+    name: str
+    operation: Operation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How named layers are morphed; see :func:`~morphnet.morph.morph_network`."""
+
+    padding: Padding
+    activation: str
+    norm: bool
+    method: str
+    init: str
+    allow_inexact: bool
+
+
+def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[Target]:
+    """Every layer that a pattern means, in the order of the network.
+
+    Args:
+        patterns: globs on module names, as ``fnmatch`` reads them (``*`` matches dots too), each with an operation.
+
+    Raises:
+        ValueError: a pattern matches nothing, a layer that cannot be morphed, or the same layer as another pattern.
+            All of them are listed.
+    """
+    if not patterns:
+        raise ValueError("no pattern of layer names was given")
+    names = dict(network.named_modules())
+    names.pop("", None)
+    found: dict[str, Target] = {}
+    problems = []
+    for pattern, operation in patterns.items():
+        if not isinstance(operation, (ModuleGraph, Deepen, Widen, Enlarge)):
+            raise TypeError(f"{pattern}: a ModuleGraph, Deepen, Widen or Enlarge is needed; got {operation!r}")
+        matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matched:
+            problems.append(f"{pattern!r} matches no layer{_near(pattern, network)}")
+        for name in matched:
+            refusal = why_not(names[name])
+            if not refusal and isinstance(operation, (Widen, Enlarge)) and not isinstance(names[name], nn.Conv2d):
+                refusal = f"{operation} needs a convolution"
+            if refusal:
+                problems.append(f"{name} cannot be morphed: {refusal}")
+            elif name in found:
+                problems.append(f"{name} is matched by two patterns")
+            else:
+                found[name] = Target(name, operation)
+    if problems:
+        listed = "\n  ".join(problems[:30]) + (f"\n  and {len(problems) - 30} more" if len(problems) > 30 else "")
+        raise ValueError(f"nothing was morphed:\n  {listed}")
+    return [found[name] for name in names if name in found]
+
+
+def _near(pattern: str, network: nn.Module) -> str:
+    morphable = [name for name, layer in network.named_modules() if name and why_not(layer) is None]
+    near = difflib.get_close_matches(pattern, morphable, 3, 0.4) or morphable[:3]
+    return f"; there are {', '.join(near)}, ..." if near else "; there is no convolution and no identity to morph"
+
+
+def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor | None) -> dict[str, int]:
+    """Channels that pass through the identities among ``targets``, found by running ``network`` on ``x``.
+
+    Raises:
+        ValueError: there is no input to find them with, or what passes is no blob ``(N, C, H, W)``.
+    """
+    wanted = {t.name: network.get_submodule(t.name) for t in targets}
+    wanted = {name: layer for name, layer in wanted.items() if not isinstance(layer, nn.Conv2d)}
+    if not wanted:
+        return {}
+    if x is None:
+        raise ValueError(
+            f"{', '.join(wanted)}: how many channels pass through an identity is found by running the network; "
+            "give example_input= or calibration="
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = [
+        layer.register_forward_hook(
+            lambda _, inputs, output, name=name: shapes.setdefault(name, tuple(inputs[0].shape))  # type: ignore[misc]
+        )
+        for name, layer in wanted.items()
+    ]
+    try:
+        with torch.no_grad():
+            network(x[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in wanted:
+        if len(shapes.get(name, ())) != 4:
+            got = f"a tensor of shape {shapes[name]}" if name in shapes else "nothing"
+            raise ValueError(f"{name}: blobs (N, C, H, W) have to pass through it to be morphed; {got} does")
+    return {name: shape[1] for name, shape in shapes.items()}
+
+
+def plan_layers(
+    network: nn.Module, targets: Sequence[Target], channels: Mapping[str, int], settings: Settings
+) -> dict[str, ModuleShape]:
+    """The module that each target becomes, where it becomes one; everything that can be refused is refused here.
+
+    Raises:
+        ValueError: widths or groups do not fit a layer.
+        InexactError: a layer has no exact solution as far as the graph tells; all such layers are named.
+    """
+    shapes: dict[str, ModuleShape] = {}
+    problems, inexact = [], []
+    for target in targets:
+        operation = target.operation
+        layer = network.get_submodule(target.name)
+        if isinstance(operation, Deepen):
+            operation = operation.graph(layer)
+        if not isinstance(operation, ModuleGraph):
+            continue
+        conv = ConvShape.of(layer) if isinstance(layer, nn.Conv2d) else ConvShape.identity(channels[target.name])
+        shape = ModuleShape(conv, operation, settings.padding, activation_name(settings.activation), settings.norm)
+        try:
+            why = feasible_or_why(shape)
+        except (GraphError, ValueError) as error:
+            problems.append(f"{target.name}: {error}")
+            continue
+        if why and settings.method == "auto" and _hopeless(shape):
+            inexact.append(f"{target.name}: {why}")
+        shapes[target.name] = shape
+    if problems:
+        raise ValueError("nothing was morphed:\n  " + "\n  ".join(problems))
+    if inexact and not settings.allow_inexact:
+        raise InexactError("nothing was morphed, since it could not be exact:\n  " + "\n  ".join(inexact))
+    return shapes
+
+
+def _hopeless(shape: ModuleShape) -> bool:
+    """Whether the module's filter has not even the taps of the parent's, so that solving need not be tried."""
+    return any(k > m for k, m in zip(shape.conv.kernel_size, shape.graph.kernel, strict=True))
+
+
+def apply_layers(
+    exact: nn.Module,
+    targets: Sequence[Target],
+    shapes: Mapping[str, ModuleShape],
+    settings: Settings,
+    generator: torch.Generator,
+) -> tuple[tuple[LayerReport, ...], list[GraphConv2d]]:
+    """Changes the layers of ``exact``, a float64 copy of the parent, in place.
+
+    Returns:
+        A report for each target, and the modules that are new.
+
+    Raises:
+        ValueError: a layer cannot be widened or enlarged.
+        InexactError: filters were not found exactly; every such layer is named.
+    """
+    reports, modules, inexact = [], [], []
+    weak: tuple[str, ...]
+    for target in targets:
+        started = time.perf_counter()
+        if target.name in shapes:
+            layer = exact.get_submodule(target.name)
+            conv = layer if isinstance(layer, nn.Conv2d) else None
+            if settings.method == "net2net":
+                grown = _net2net(conv, shapes[target.name])
+                residual, condition, zeros, outcome, weak = 0.0, 1.0, _zeros(grown), "identity insert", ()
+            else:
+                found = grow(conv, shapes[target.name], generator, settings.method, settings.init)
+                grown, residual, condition = found.module, found.residual, found.condition
+                zeros, outcome, weak = found.zero_share, found.outcome, found.weak
+            if not residual <= TOLERANCE:
+                inexact.append(f"{target.name}: {outcome}")
+            device = next(exact.parameters()).device
+            replace_module(exact, layer, grown.to(device))
+            modules.append(grown)
+            reports.append(
+                LayerReport(
+                    name=target.name,
+                    change=f"{type(layer).__name__} -> {words(target.operation)}",
+                    residual=residual,
+                    condition=condition,
+                    zero_share=zeros,
+                    seconds=time.perf_counter() - started,
+                    module=grown.shape.to_dict(),
+                    outcome=outcome,
+                    weak=weak,
+                )
+            )
+            continue
+        operation = target.operation
+        if isinstance(operation, Widen):
+            layer = exact.get_submodule(target.name)
+            assert isinstance(layer, nn.Conv2d)
+            wide = -int(-layer.out_channels * operation.factor // 1)
+            changed = widen_layer(exact, target.name, wide, generator)
+        else:
+            assert isinstance(operation, Enlarge)
+            changed = enlarge_layer(exact, target.name, operation.kernel)
+        reports.append(
+            LayerReport(
+                name=target.name,
+                change="; ".join(f"{name}: {what}" for name, what in changed.items()) or "had it already",
+                residual=0.0,
+                condition=1.0,
+                zero_share=_zeros(exact.get_submodule(target.name)),
+                seconds=time.perf_counter() - started,
+                outcome=str(operation),
+            )
+        )
+    if inexact and not settings.allow_inexact:
+        raise InexactError("no exact solution was found:\n  " + "\n  ".join(inexact))
+    return tuple(reports), modules
+
+
+def _net2net(conv: nn.Conv2d | None, shape: ModuleShape) -> GraphConv2d:
+    """Net2DeeperNet: the parent's filter first, then an identity."""
+    grown = GraphConv2d(shape).double().eval()
+    first, second = (grown.get_submodule(f"convs.{key}") for key in ("s-a", "a-t"))
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
+    with torch.no_grad():
+        for layer in (first, second):
+            nn.init.dirac_(layer.weight, layer.groups)
+        if conv is not None:
+            first.weight.zero_()
+            first.weight[:, :, : conv.kernel_size[0], : conv.kernel_size[1]] = conv.weight
+            if conv.bias is not None:
+                grown.get_parameter("biases.a").copy_(conv.bias)
+    return grown
+
+
+def _zeros(layer: nn.Module) -> float:
+    filters = [p for p in layer.parameters() if p.dim() == 4]
+    return sum(int((f == 0).sum()) for f in filters) / max(sum(f.numel() for f in filters), 1)
+
+
+def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[Target]) -> nn.Module:
+    """``exact_child`` as it will be used: every layer in the parent's dtype, mode and trainability.
+
+    What a target became takes after that target.
+    """
+    child = copy.deepcopy(exact_child)
+    parts = dict(parent.named_modules(remove_duplicate=False))
+    tensors = {**dict(parent.named_parameters()), **dict(parent.named_buffers())}
+    main = next(p.dtype for p in parent.parameters() if p.is_floating_point())
+
+    def origin(name: str) -> nn.Module:
+        while name not in parts:
+            name = name.rpartition(".")[0]
+        return parts[name]
+
+    for name, module in child.named_modules():
+        old = origin(name)
+        module.training = old.training
+        like = next((p for p in old.parameters() if p.is_floating_point()), None)
+        for key, value in [*module._parameters.items(), *module._buffers.items()]:
+            if value is None or not value.is_floating_point():
+                continue
+            before = tensors.get(f"{name}.{key}" if name else key)
+            dtype = before.dtype if before is not None else like.dtype if like is not None else main
+            value.data = value.data.to(dtype)
+            if isinstance(value, nn.Parameter):
+                own = before if isinstance(before, nn.Parameter) else like
+                value.requires_grad_(own is None or own.requires_grad)
+    return child

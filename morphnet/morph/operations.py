@@ -1,0 +1,76 @@
+"""What can be done to a layer that is named: become a module, or one of the layer morphs of earlier work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from morphnet.graph import Edge, ModuleGraph
+
+
+@dataclass(frozen=True)
+class Deepen:
+    """A convolution becomes two in series: its own kernel, then ``kernel``.
+
+    With ``method="net2net"`` the second is the identity (Net2DeeperNet); else both are solved for, and dense where
+    the width allows.
+
+    Source: Chen et al. 2015; Wei et al. 2016; TYPE-I of Sec. 3.2.
+    """
+
+    kernel: int | tuple[int, int] = 3
+
+    def graph(self, layer: nn.Module) -> ModuleGraph:
+        """The module s-a-t whose first edge has the kernel of ``layer``."""
+        size = layer.kernel_size if isinstance(layer, nn.Conv2d) else (1, 1)
+        odd = tuple(int(k) + 1 - int(k) % 2 for k in size)
+        channels: dict[str, int | str] = {"a": layer.out_channels} if isinstance(layer, nn.Conv2d) else {}
+        return ModuleGraph([Edge("s", "a", odd), Edge("a", "t", self.kernel)], channels)
+
+    def __str__(self) -> str:
+        return f"deepen({self.kernel})"
+
+
+@dataclass(frozen=True)
+class Widen:
+    """A convolution gets more output channels, and its batch normalisation and consumers follow.
+
+    Attributes:
+        factor: of its channels, above 1; rounded up.
+
+    Source: Chen et al. 2015 (Net2WiderNet); Wei et al. 2016.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.factor, bool) or not isinstance(self.factor, (int, float)) or not 1 < self.factor < 1e4:
+            raise ValueError(f"widen={self.factor!r}: a factor above 1 is needed, such as 1.5")
+
+    def __str__(self) -> str:
+        return f"widen({self.factor:g})"
+
+
+@dataclass(frozen=True)
+class Enlarge:
+    """A convolution's kernel grows, padded with zeros.
+
+    Source: Wei et al. 2016.
+    """
+
+    kernel: int | tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"enlarge({self.kernel})"
+
+
+#: What a pattern of layer names may be mapped to.
+Operation = ModuleGraph | Deepen | Widen | Enlarge
+
+
+def words(operation: Operation) -> str:
+    """An operation in a few words, for reports."""
+    if isinstance(operation, ModuleGraph):
+        return f"module of {len(operation.convolutions)} convolutions"
+    return str(operation)
