@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -232,10 +233,18 @@ def solve_cell(
         return ""
     if method == "als":
         widths = graph.widths(target.shape[1], target.shape[0])
-        filters, done = solve_als(graph, target, widths, generator, sweeps, record)
+        counts: Counter[int] = Counter()
+
+        def count(graph: ModuleGraph, filters: Filters) -> None:
+            counts[len(graph.edges)] += 1
+            record(graph, filters)
+
+        filters, _ = solve_als(graph, target, widths, generator, sweeps, count)
         if residual_of(graph, filters, target) <= TOLERANCE:
             return ""
-        return f"all {sweeps} sweeps done" if done >= sweeps else "stalled: a sweep gains less than 1e-4"
+        if max(counts.values()) >= sweeps:
+            return f"all {sweeps} sweeps done"
+        return "stalled: a sweep gains less than 0.01 %"
     for step, (filters, residual) in enumerate(newton(graph, target, generator), 1):
         record(graph, filters)
         if residual <= TOLERANCE:
@@ -415,7 +424,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=600, help="limit of a cell")
     parser.add_argument("--memory", type=float, default=8, help="limit of a cell in GB")
-    parser.add_argument("--sweeps", type=int, default=1000, help="limit of als; in the package it is 100")
+    parser.add_argument("--sweeps", type=int, default=1000, help="limit of als (100 in the package)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=Path("results/solvers"))
     parser.add_argument("--redraw", action="store_true", help="tables and pictures from solvers.json")

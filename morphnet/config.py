@@ -64,7 +64,12 @@ class PhaseConfig:
     """One phase: what it starts with, and what of the schedule is its own (null: as in ``schedule`` and ``optim``)."""
 
     name: str | None = None
-    morph: str | None = None  # null: the parent; else the spec its network is morphed to first
+    morph: str | None = None  # the spec its network is morphed to first
+    module: Any = None  # or a module that layers become: a name in configs/module, or {edges: ..., channels: ...}
+    deepen: Any = None  # or a layer morph: kernel of a second convolution
+    widen: float | None = None  # factor of output channels
+    enlarge: Any = None  # kernel to grow to
+    target: str | None = None  # of module, deepen, widen or enlarge: a pattern of layer names
     steps: int | None = None
     epochs: float | None = None
     lr: float | None = None
@@ -75,8 +80,18 @@ class PhaseConfig:
 
 
 @dataclass
+class LayerMorphConfig:
+    """How layers that a ``target`` names are morphed."""
+
+    bn: str = "none"  # none | calibrated | paper: a batch normalisation after every new convolution
+    padding: str = "exact"  # exact | same
+    method: str = "auto"  # auto | als
+    init: str = "dense"  # dense | sparse
+
+
+@dataclass
 class MorphConfig:
-    """How shortcuts are morphed, in every phase."""
+    """How networks are morphed, in every phase; bn, padding, split and width are those of a spec."""
 
     bn: str = "calibrated"  # calibrated | folded | paper | paper_first
     padding: str = "same"  # same | exact
@@ -84,6 +99,7 @@ class MorphConfig:
     width: float = 1.0  # C_l over the block's channels
     activation: str = "prelu"  # of the new places
     calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
+    layers: LayerMorphConfig = field(default_factory=LayerMorphConfig)
 
 
 @dataclass
@@ -127,7 +143,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     precision: str = "auto"  # of training: auto | float32 | bfloat16
     phases: list[PhaseConfig] = field(default_factory=list)
-    controls: list[str] = field(default_factory=list)  # relu, prelu: the parent trained on instead of morphed
+    controls: list[str] = field(default_factory=list)  # relu, prelu: the parent trained on; net2net: identity inserts
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -138,18 +154,26 @@ class TrainConfig:
 
 @dataclass
 class MorphCommandConfig:
-    """``morphnet morph``."""
+    """``morphnet morph``: a spec for the shortcuts, or a module or layer morph for the layers of ``target``."""
 
     parent: str = "???"
-    morph: str = "???"
     output: str = "???"
+    morph: str | None = None
+    module: ModuleConfig = field(default_factory=ModuleConfig)
+    deepen: Any = None
+    widen: float | None = None
+    enlarge: Any = None
+    target: str | None = None
     weights: str = "none"
-    bn: str = "calibrated"
-    padding: str = "same"
+    bn: str | None = None
+    padding: str | None = None
+    method: str = "auto"
+    init: str = "dense"
     split: float = 0.5
     width: float = 1.0
     activation: str = "prelu"
     calibration_batches: int = 8
+    input_size: list[int] | None = None
     seed: int = 0
     device: str = "auto"
     network: NetworkConfig | None = None

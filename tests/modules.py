@@ -16,7 +16,9 @@ BRIDGE = ("sa", "sb", "ac", "bc", "at", "ct", "bt")
 
 EDGE_KERNELS = (1, 3, (1, 3), (3, 1), (3, 5))
 PARENT_KERNELS = ((1, 1), (3, 3), (1, 3), (3, 1), (2, 2), (3, 2), (1, 4))
-SCALES = (1.0, 0.5, 2.0, -0.25)
+SCALES = (1.0, 0.5, 2.0, -0.3)
+#: With these no two identities cancel each other, which the graph alone cannot see.
+POSITIVE = (1.0, 0.5, 2.0)
 
 
 def module(pairs, kernel=3, channels=None) -> ModuleGraph:

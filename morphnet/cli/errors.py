@@ -58,12 +58,12 @@ def explain(error: BaseException) -> str:
 
 
 def exit_code(error: BaseException) -> int:
-    """2 for wrong input, 3 for a morph that failed its proof, 1 for everything else."""
-    from morphnet.morph import MorphError
+    """2 for wrong input, 3 for a morph that failed its proof or has no exact solution, 1 for everything else."""
+    from morphnet.morph import InexactError, MorphError
 
     if isinstance(error, SweepError):
         return error.code
-    if isinstance(error, MorphError):
+    if isinstance(error, (MorphError, InexactError)):
         return 3
     if isinstance(error, WRONG_INPUT):
         return 2

@@ -7,11 +7,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from morphnet.cli.compose import read_yaml, to_dataclass
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import ImageData, load_arrays, load_cifar, load_digits, with_normalisation, with_validation
-from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture, imagenet_architecture
+from morphnet.nn.metadata import metadata_of
+from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
+from morphnet.nn.zoo import classes_of
 from morphnet.store import load_source
 
 CIFAR = ("cifar10", "cifar100")
@@ -48,17 +51,23 @@ def load_data(config: DataConfig) -> ImageData:
     return with_validation(data, config.validation, config.validation_seed) if config.validation else data
 
 
-def normalised(data: ImageData, config: DataConfig, parent: ResNet | None) -> ImageData:
+def normalised(data: ImageData, config: DataConfig, parent: nn.Module | None) -> ImageData:
     """``data`` with the mean and deviation that are asked for, else the parent's, else its own."""
     if config.normalize is not None:
         return with_normalisation(data, config.normalize)
-    if parent is not None and "mean" in parent.metadata and "std" in parent.metadata:
-        return with_normalisation(data, [parent.metadata["mean"], parent.metadata["std"]])
+    known = {} if parent is None else metadata_of(parent)
+    if "mean" in known and "std" in known:
+        return with_normalisation(data, [known["mean"], known["std"]])
     return with_normalisation(data, "own")
 
 
-def load_parent(source: str, network: NetworkConfig | None, data: ImageData | None, weights: str) -> ResNet:
+def load_parent(
+    source: str, network: NetworkConfig | None, data: ImageData | None, weights: str, *, convert: bool = True
+) -> nn.Module:
     """The network of SOURCE; ``network`` and ``data`` name the architecture of a bare state dict.
+
+    Args:
+        convert: torchvision's ResNet-18 and -34 as ours; else of their own class.
 
     Raises:
         ValueError: it does not fit the data.
@@ -68,16 +77,23 @@ def load_parent(source: str, network: NetworkConfig | None, data: ImageData | No
     architecture = None
     if network is not None and data is not None:
         architecture = architecture_of(network, data.classes, data.input_size[0])
-    parent = load_source(source, architecture, weights)
-    parent.metadata.setdefault("origin", source if source.startswith("torchvision:") else Path(source).name)
+    classes = None if data is None else data.classes
+    parent = load_source(source, architecture, weights, classes=classes, convert=convert)
+    metadata_of(parent).setdefault("origin", source if source.startswith("torchvision:") else Path(source).name)
     if data is not None:
-        found = (parent.architecture.classes, parent.architecture.in_channels)
+        found = takes_and_gives(parent)
         if found != (data.classes, data.input_size[0]):
             raise ValueError(
                 f"parent={source} has {found[0]} classes and {found[1]} image channels; "
                 f"{data.name} has {data.classes} and {data.input_size[0]}: give the data it was trained for"
             )
     return parent
+
+
+def takes_and_gives(network: nn.Module) -> tuple[int | None, int | None]:
+    """Classes and image channels of a network, as its last linear layer and first convolution have them."""
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    return classes_of(network), convolutions[0].in_channels if convolutions else None
 
 
 def data_of_source(source: str, config: DataConfig | None) -> DataConfig:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from morphnet.cli.compose import run_job, to_dataclass, to_yaml
-from morphnet.config import MorphCommandConfig
+from morphnet.config import DataConfig, MorphCommandConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from morphnet.data import ImageData
 
 
 def main() -> None:
@@ -23,48 +29,51 @@ def morph(composed: DictConfig) -> None:
     output = Path(config.output)
     _check_output(output)
 
-    from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
-    from morphnet.data import Augmentation, calibration_batches, generator_for
-    from morphnet.data.batches import check_calibration
-    from morphnet.morph import MorphError, morph_network
+    from morphnet.cli.inputs import load_parent
+    from morphnet.cli.operations import layer_morphs
+    from morphnet.data import generator_for
+    from morphnet.morph import InexactError, MorphError, morph_network
+    from morphnet.nn.metadata import metadata_of
     from morphnet.spec import parse_spec
     from morphnet.store import network_hash, save_network
     from morphnet.train import choose_engine
 
-    spec = parse_spec(config.morph)
-    data_config = data_of_source(config.parent, config.data)
-    data = load_data(data_config)
-    parent = load_parent(config.parent, config.network, data, config.weights)
-    data = normalised(data, data_config, parent)
+    layers = layer_morphs(config)
+    if (layers is None) == (config.morph is None):
+        given = "neither" if layers is None else "both"
+        raise ValueError(
+            "give morph=SPEC (such as 1c1_half) for the shortcuts of a ResNet, or target='layer3.*.conv2' with "
+            f"module=NAME, deepen=, widen= or enlarge= for named layers; got {given}"
+        )
+    spec = layers if layers is not None else str(parse_spec(str(config.morph)))
+    data, data_config = _data(config, needed=layers is None or config.bn not in (None, "none"))
+    parent = load_parent(config.parent, config.network, data, config.weights, convert=layers is None)
     engine = choose_engine(config.device, "float32")
     engine.place(parent)
-    check_calibration("calibration_batches", config.calibration_batches, len(data.train))
-    key = (config.seed, "calibration")
-    augmentation = Augmentation(data_config.pad, data_config.flip)
+    settings: dict[str, Any] = {
+        "bn": config.bn,
+        "padding": config.padding,
+        "activation": config.activation,
+        "method": config.method,
+    }
+    settings |= {"split": config.split, "width": config.width} if layers is None else {"init": config.init}
+    images, facts = _images(config, data, data_config, parent)
     try:
         child, report = morph_network(
-            parent,
-            str(spec),
-            calibration=calibration_batches(data, augmentation, key, config.calibration_batches),
-            bn=config.bn,
-            padding=config.padding,
-            activation=config.activation,
-            split=config.split,
-            width=config.width,
-            generator=generator_for(config.seed, "filters"),
+            parent, spec, generator=generator_for(config.seed, "filters"), **images, **settings
         )
     except MorphError as error:
         _write_report(output, error.report.to_dict())
         raise
-    lineage = [*parent.metadata.get("lineage", []), {"network": network_hash(parent), "morph": str(spec)}]
-    child.metadata.update(
-        data=data.name,
-        class_names=list(data.class_names),
-        input_size=list(data.input_size),
-        mean=list(data.mean),
-        std=list(data.std),
-        lineage=lineage,
-    )
+    except InexactError as error:
+        _write_report(output, {"passed": False, "failures": [str(error)]})
+        raise
+    metadata = metadata_of(child)
+    metadata.update(facts)
+    metadata["lineage"] = [
+        *metadata_of(parent).get("lineage", []),
+        {"network": network_hash(parent), "morph": report.spec},
+    ]
     _write_report(output, {**report.to_dict(), "parent_hash": network_hash(parent), "child_hash": network_hash(child)})
     (output / "config.yaml").write_text(to_yaml(composed))
     saved = save_network(child, output / "network.safetensors")
@@ -72,6 +81,52 @@ def morph(composed: DictConfig) -> None:
     if not report.layers:
         print(f"note: every shortcut that {spec} touches was there already, so nothing was added")
     print(f"written to  {saved}")
+
+
+def _data(config: MorphCommandConfig, *, needed: bool) -> tuple[ImageData | None, DataConfig | None]:
+    """The images of the parent's run, or those asked for; None where none are needed and none were named."""
+    from morphnet.cli.inputs import data_of_source, load_data
+
+    try:
+        data_config = data_of_source(config.parent, config.data)
+    except ValueError:
+        if needed or config.network is not None:
+            raise
+        return None, None
+    return load_data(data_config), data_config
+
+
+def _images(
+    config: MorphCommandConfig, data: ImageData | None, data_config: DataConfig | None, parent: nn.Module
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the morph is measured and proved on, and what the child's file says of its images."""
+    import torch
+
+    from morphnet.cli.inputs import normalised
+    from morphnet.data import Augmentation, calibration_batches
+    from morphnet.data.batches import check_calibration
+
+    if data is None or data_config is None:
+        if config.input_size is None:
+            return {}, {}
+        size = config.input_size
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"input_size={size}: [C,H,W] of an image is needed, such as [3,224,224]")
+        return {"example_input": torch.zeros(4, *size)}, {}
+    if config.input_size is not None:
+        raise ValueError(f"input_size={config.input_size} goes without data; the images of {data.name} have a size")
+    data = normalised(data, data_config, parent)
+    check_calibration("calibration_batches", config.calibration_batches, len(data.train))
+    augmentation = Augmentation(data_config.pad, data_config.flip)
+    batches = calibration_batches(data, augmentation, (config.seed, "calibration"), config.calibration_batches)
+    facts = {
+        "data": data.name,
+        "class_names": list(data.class_names),
+        "input_size": list(data.input_size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+    return {"calibration": batches}, facts
 
 
 def _check_output(output: Path) -> None:

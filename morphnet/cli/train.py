@@ -60,7 +60,9 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     _check_same_run(composed, run_dir)
 
     from morphnet.cli.inputs import architecture_of, load_data, load_parent, normalised
+    from morphnet.cli.operations import layer_morphs
     from morphnet.data import Augmentation, TrainBatches
+    from morphnet.nn.resnet import ResNet
     from morphnet.store import network_hash
     from morphnet.train import (
         Experiment,
@@ -76,24 +78,31 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     engine = choose_engine(config.device, config.precision, config.trainer.compile)
     if config.parent is None and config.weights != "none":
         raise ValueError(f"weights={config.weights} goes with parent=torchvision:NAME; there is no parent")
+    layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]
     data = load_data(config.data)
     parent = None
     if config.parent is not None:
-        parent = load_parent(config.parent, config.network, data, config.weights).float()
+        convert = not any(layers)
+        parent = load_parent(config.parent, config.network, data, config.weights, convert=convert).float()
     data = normalised(data, config.data, parent).to(engine.device)
     augmentation = Augmentation(config.data.pad, config.data.flip)
     batches = TrainBatches(data, config.optim.batch_size, augmentation, ())
-    architecture = parent.architecture if parent else architecture_of(config.network, data.classes, data.input_size[0])
+    architecture = parent.architecture if isinstance(parent, ResNet) else None
+    if parent is None:
+        architecture = architecture_of(config.network, data.classes, data.input_size[0])
+    whole = architecture if architecture is not None else parent
+    assert whole is not None
     plans = plan_phases(
         config.phases,
         config.controls,
         config.schedule,
         config.optim.lr,
         len(batches),
-        architecture,
+        whole,
         config.morphing,
         parent_given=parent is not None,
         train_images=len(data.train),
+        layers=layers,
     )
     choices = HydraConfig.get().runtime.choices
     inputs = {"data": data.fingerprint(), "parent": None if parent is None else network_hash(parent)}

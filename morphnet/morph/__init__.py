@@ -1,8 +1,9 @@
 """Where specs, filters and networks meet: plan, apply, measure, prove."""
 
 from morphnet.morph.layer import InexactError, morph_conv
+from morphnet.morph.named import find_targets
 from morphnet.morph.network import LAYER_BN_SETTINGS, morph_network
-from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen
+from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen, words
 from morphnet.morph.plan import MorphPlan, plan_morph
 from morphnet.morph.report import LayerReport, MorphError, MorphReport
 from morphnet.morph.statistics import BN_SETTINGS
@@ -19,7 +20,9 @@ __all__ = [
     "MorphReport",
     "Operation",
     "Widen",
+    "find_targets",
     "morph_conv",
     "morph_network",
     "plan_morph",
+    "words",
 ]

@@ -6,7 +6,7 @@ import copy
 import difflib
 import fnmatch
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,12 +103,14 @@ def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor |
             "give example_input= or calibration="
         )
     shapes: dict[str, tuple[int, ...]] = {}
-    handles = [
-        layer.register_forward_hook(
-            lambda _, inputs, output, name=name: shapes.setdefault(name, tuple(inputs[0].shape))  # type: ignore[misc]
-        )
-        for name, layer in wanted.items()
-    ]
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            shapes.setdefault(name, tuple(inputs[0].shape))
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in wanted.items()]
     try:
         with torch.no_grad():
             network(x[:2])

@@ -28,6 +28,7 @@ from morphnet.morph.plan import plan_morph
 from morphnet.morph.report import MorphError, MorphReport
 from morphnet.morph.statistics import BN_SETTINGS, DRIFTING, batch_norms, set_batch_norms, set_identity_norms
 from morphnet.morph.verify import prove, prove_layers
+from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import ResNet, bare
 from morphnet.nn.structure import describe_structure, restore_structure
 from morphnet.nn.torchvision import convert_torchvision
@@ -209,9 +210,8 @@ def _morph_layers(
     )
     if not report.passed and not settings.allow_inexact:
         raise MorphError(report)
-    metadata = getattr(child, "metadata", None)
-    if isinstance(metadata, dict):
-        metadata["morphs"] = [*metadata.get("morphs", []), report.spec]
+    metadata = metadata_of(child)
+    metadata["morphs"] = [*metadata.get("morphs", []), report.spec]
     return child, report
 
 
@@ -244,9 +244,9 @@ def _check_layer_settings(
 
 def _input_size(network: nn.Module) -> tuple[int, ...] | None:
     """``(C, H, W)`` of the images a network takes, where that is known."""
-    metadata = getattr(network, "metadata", None)
-    if isinstance(metadata, dict) and "input_size" in metadata:
-        return tuple(metadata["input_size"])
+    known = getattr(network, "metadata", None)
+    if isinstance(known, dict) and "input_size" in known:
+        return tuple(known["input_size"])
     if isinstance(network, ResNet):
         side = 224 if network.architecture.family == "imagenet" else 32
         return (network.architecture.in_channels, side, side)

@@ -103,8 +103,11 @@ class MorphReport:
             f"  flips       {proof.own_dtype.flips} of {proof.own_dtype.images} images change their class",
         ]
         if training is not None:
+            by = f"{training.ratio:.2f} of the parent's own noise"
+            if not training.ratio and training.difference:
+                by = f"{training.difference / max(training.size, 1e-300):.1e} of their size"
             lines.append(
-                f"  training    with batch statistics, logits differ by {training.ratio:.2f} of the parent's own noise "
+                f"  training    with batch statistics, logits differ by {by} "
                 + (f"(limit {proof.tolerance['training']:.1f})" if training.judged else f"({training.unjudged})")
             )
         residuals = [layer.residual for layer in self.layers]

@@ -55,7 +55,8 @@ class TrainingMode:
     Attributes:
         difference: root mean square of (child - parent) over images and logits.
         noise: the same of the parent's own logits of one half of a batch when the other half is exchanged.
-        ratio: difference over noise.
+        ratio: difference over noise; where the parent has no noise of its own, 0.
+        size: root mean square of the parent's logits.
         judged: whether ``ratio`` counts as a check.
         unjudged: why it does not, in words.
         parent_loss, child_loss: mean cross entropy; None without labels.
@@ -70,6 +71,7 @@ class TrainingMode:
     parent_loss: float | None
     child_loss: float | None
     unjudged: str = ""
+    size: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -247,19 +249,19 @@ def _training_mode(
                 child_losses.append(F.cross_entropy(theirs, answers))
     difference = float(torch.stack(differences).mean().sqrt())
     noise = float(torch.stack(noises).mean().sqrt())
-    unjudged = ""
-    if len(batches) < TRAINING_BATCHES or size < TRAINING_BATCH_SIZE:
-        unjudged = "too few images to judge"
-    elif noise <= NO_NOISE * float(torch.stack(sizes).mean().sqrt()):
-        unjudged = "the parent has no noise of its own to judge it by"
+    logit = float(torch.stack(sizes).mean().sqrt())
+    silent = noise <= NO_NOISE * logit
+    unjudged = "too few images to judge" if len(batches) < TRAINING_BATCHES or size < TRAINING_BATCH_SIZE else ""
+    unjudged = "the parent has no noise of its own to judge it by" if silent else unjudged
     return TrainingMode(
         batches=len(batches),
         batch_size=size,
         difference=difference,
         noise=noise,
-        ratio=difference / max(noise, 1e-300) if difference else 0.0,
+        ratio=0.0 if silent else difference / noise,
         judged=not unjudged,
         parent_loss=float(torch.stack(parent_losses).mean()) if parent_losses else None,
         child_loss=float(torch.stack(child_losses).mean()) if child_losses else None,
         unjudged=unjudged,
+        size=logit,
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from morphnet.nn.activation import FUNCTIONS, Activation, ParametricActivation
 from morphnet.nn.branch import ShortcutShape, SplitShortcut
+from morphnet.nn.structure import describe_structure, restore_structure
 
 Family = Literal["cifar", "imagenet"]
 
@@ -256,7 +257,9 @@ def with_parametric_activations(network: ResNet) -> ResNet:
     replaced with PReLUs").
     """
     architecture = replace(network.architecture, activation=parametric_name(network.architecture.activation))
-    copy = ResNet(architecture).to(next(network.parameters()))
+    copy = ResNet(architecture)
+    restore_structure(copy, describe_structure(network, bare(network.architecture)))
+    copy = copy.to(next(network.parameters()))
     state = network.state_dict()
     for name, value in copy.state_dict().items():
         if name not in state:

@@ -1,7 +1,8 @@
-"""A network as a file: architecture as JSON, weights as safetensors. Nothing in it is executed."""
+"""A network as a file: what it is as JSON, weights as safetensors. Nothing in it is executed."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -13,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from morphnet.nn.resnet import Architecture, ResNet
+from morphnet.nn import zoo
+from morphnet.nn.metadata import metadata_of
+from morphnet.nn.resnet import Architecture, ResNet, bare
+from morphnet.nn.structure import describe_structure, restore_structure
 from morphnet.store.files import write_whole
 
 #: The key of the file's metadata that holds everything but the weights, as JSON.
@@ -24,38 +28,48 @@ FORMAT = 1
 def save_network(network: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Writes a network, with its ``metadata``, to one safetensors file that :func:`load_network` reads.
 
+    One of our ResNets, and a torchvision network of ``morphnet.nn.zoo.NAMES``, are whole in their file. Of any other
+    class the file holds the weights and what was morphed; to be loaded it needs the network it was made from.
+
     The file appears under its name only when it is whole; a file of that name is replaced.
 
     Raises:
-        TypeError: ``network`` is not one of our ResNets.
-        ValueError: it is no longer what its architecture says (a layer was exchanged), so the file could not
-            hold it.
+        TypeError: ``network`` is no ``nn.Module``.
+        ValueError: it is one of our ResNets and no longer what its architecture and morphs say (a layer was
+            exchanged), so the file could not hold it.
     """
-    if not isinstance(network, ResNet):
-        raise TypeError(f"save_network writes morphnet's ResNets; got {type(network).__name__}")
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"save_network: an nn.Module is needed; got {type(network).__name__}")
     path = Path(path)
-    _check_plain(network)
+    kind = describe_network(network)
+    if isinstance(network, ResNet):
+        _check_plain(network, kind)
     description = {
         "format": FORMAT,
-        "architecture": network.architecture.to_dict(),
-        "metadata": network.metadata,
+        **kind,
+        "metadata": _metadata(network),
         "hash": network_hash(network),
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in network.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, save(tensors, {KEY: json.dumps(description)}))
     return path
 
 
-def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) -> ResNet:
+def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) -> Any:
     """The network in a file written by :func:`save_network`, on the CPU and in evaluation mode.
 
     Args:
-        base: reserved for networks of other classes; our ResNets carry their architecture, so it must be None.
+        base: for networks of other classes, the network as it was before any morph; its weights are of no meaning,
+            and it is not changed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or is no network that morphnet saved.
+        ValueError: the file is damaged, is no network that morphnet saved, or ``base`` is missing or another one.
     """
     path = Path(path)
     description = read_description(path)
@@ -64,25 +78,81 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
             f"{path} is not a network saved by morphnet; a state dict trained elsewhere needs its architecture named: "
             "network=cifar_resnet20, for example"
         )
-    if base is not None:
-        raise ValueError(f"{path} holds a whole network, so it takes no base")
     if description.get("format") != FORMAT:
         raise ValueError(f"{path} has format {description.get('format')!r}; this morphnet reads format {FORMAT}")
+    network = _build(path, description, base)
     try:
-        network = ResNet(Architecture.from_dict(description["architecture"]))
         tensors = load_file(path)
-        network.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))
-        network.load_state_dict(tensors)
-    except (KeyError, RuntimeError, StopIteration, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    network.metadata = description["metadata"]
+        network.load_state_dict(tensors, assign=True)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        what = f"{path} does not fit base" if base is not None else f"{path} is damaged"
+        raise ValueError(f"{what}: {error}") from error
+    if isinstance(network, ResNet) or "torchvision" in description:
+        metadata_of(network).update(description["metadata"])
     if description.get("hash") != network_hash(network):
         raise ValueError(f"{path} is damaged: its weights do not have the hash that was written with them")
     return network.eval()
 
 
-def _check_plain(network: ResNet) -> None:
-    plain = ResNet(network.architecture)
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """What ``network`` is, weights aside, as JSON values: what it is built on, and what was morphed.
+
+    ``architecture`` of one of our ResNets, ``torchvision`` (name and classes) of one of theirs, else ``class``, a name
+    to compare with. ``structure`` is there if layers were morphed.
+    """
+    if isinstance(network, ResNet):
+        found: dict[str, Any] = {"architecture": network.architecture.to_dict()}
+        structure = describe_structure(network, bare(network.architecture))
+    elif (known := zoo.recognise(network)) is not None:
+        found = {"torchvision": {"name": known[0], "classes": known[1]}}
+        structure = known[2]
+    else:
+        found = {"class": f"{type(network).__module__}.{type(network).__qualname__}"}
+        structure = describe_structure(network)
+    return {**found, "structure": structure} if structure["modules"] or structure["layers"] else found
+
+
+def _build(path: Path, description: dict[str, Any], base: nn.Module | None) -> nn.Module:
+    """A network of the right layers, its weights of no meaning."""
+    try:
+        if "architecture" in description:
+            network: nn.Module = ResNet(Architecture.from_dict(description["architecture"]))
+        elif "torchvision" in description:
+            network = zoo.build(str(description["torchvision"]["name"]), int(description["torchvision"]["classes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if "class" not in description:
+        if base is not None:
+            raise ValueError(f"{path} holds a whole network, so it takes no base")
+    elif base is None:
+        raise ValueError(
+            f"{path} holds the morphs and weights of a {description['class']}, whose code is yours: give "
+            "load_network(path, base=...) such a network, as it was before any morph"
+        )
+    else:
+        network = copy.deepcopy(base)
+    try:
+        restore_structure(network, description.get("structure", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        what = f"{path} does not fit base" if base is not None else f"{path} is damaged"
+        raise ValueError(f"{what}: {error}") from error
+    return network
+
+
+def _metadata(network: nn.Module) -> dict[str, Any]:
+    """What a network carries beside its weights; only JSON values are kept of a foreign network's."""
+    found = metadata_of(network)
+    if not isinstance(network, ResNet):
+        try:
+            json.dumps(found)
+        except (TypeError, ValueError):
+            return {}
+    return found
+
+
+def _check_plain(network: ResNet, kind: dict[str, Any]) -> None:
+    plain = bare(network.architecture)
+    restore_structure(plain, kind.get("structure", {}))
     if repr(plain) != repr(network):
         ours, theirs = repr(plain).splitlines(), repr(network).splitlines()
         changed = next((line.strip() for line, was in zip(theirs, ours, strict=False) if line != was), "its layers")
@@ -106,15 +176,29 @@ def read_description(path: Path) -> dict[str, Any] | None:
         description = json.loads(metadata[KEY]) if KEY in metadata else None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    parts = description if isinstance(description, dict) else {}
-    if description is not None and not all(isinstance(parts.get(k), dict) for k in ("architecture", "metadata")):
+    if description is None:
+        return None
+    whole = (
+        isinstance(description, dict)
+        and isinstance(description.get("metadata"), dict)
+        and isinstance(description.get("structure", {}), dict)
+        and (
+            isinstance(description.get("architecture"), dict)
+            or isinstance(description.get("torchvision"), dict)
+            or isinstance(description.get("class"), str)
+        )
+    )
+    if not whole:
         raise ValueError(f"{path} is damaged: its description is not that of a network")
     return description
 
 
-def network_hash(network: ResNet) -> str:
-    """sha256 over the architecture and every weight: equal networks, and only they, have equal hashes."""
-    digest = hashlib.sha256(json.dumps(network.architecture.to_dict(), sort_keys=True).encode())
+def network_hash(network: nn.Module) -> str:
+    """sha256 over what a network is and every weight: equal networks, and only they, have equal hashes."""
+    kind = describe_network(network)
+    if "architecture" in kind and "structure" not in kind:
+        kind = kind["architecture"]
+    digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from morphnet.nn.resnet import Architecture, ResNet
+import torch
+from torch import nn
+
+from morphnet.nn import zoo
+from morphnet.nn.metadata import metadata_of
+from morphnet.nn.resnet import Architecture
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.store.saved import load_network, read_description
 from morphnet.store.state_dict import load_state_dict_file
 
-TORCHVISION = ("resnet18", "resnet34")
 
-
-def load_source(source: str, architecture: Architecture | None = None, weights: str = "none") -> ResNet:
+def load_source(
+    source: str,
+    architecture: Architecture | None = None,
+    weights: str = "none",
+    *,
+    classes: int | None = None,
+    convert: bool = True,
+) -> nn.Module:
     """The network that ``source`` names, on the CPU and in evaluation mode.
 
     Args:
@@ -21,12 +31,14 @@ def load_source(source: str, architecture: Architecture | None = None, weights: 
             trained elsewhere, or ``torchvision:NAME``.
         architecture: of a state dict; ignored where the source carries its own.
         weights: of ``torchvision:NAME``: ``none`` (random), ``default`` (torchvision's download), or a file.
+        classes: of ``torchvision:NAME`` without weights; None for ImageNet's 1000.
+        convert: turn torchvision's ResNet-18 and -34 into ours, whose shortcuts can be morphed; else keep its class.
 
     Raises:
         FileNotFoundError, ValueError: in words that name what was given and what to try.
     """
     if source.startswith("torchvision:"):
-        return _from_torchvision(source.removeprefix("torchvision:"), weights)
+        return _from_torchvision(source.removeprefix("torchvision:"), weights, classes, convert)
     if not source:
         raise ValueError("parent is empty: give a run directory, a saved network, a state dict, or torchvision:NAME")
     path = Path(source)
@@ -35,7 +47,7 @@ def load_source(source: str, architecture: Architecture | None = None, weights: 
     if not path.exists():
         raise FileNotFoundError(
             f"parent={source}: there is no such file or folder; give a run directory, a saved network, a state dict, "
-            f"or torchvision:NAME ({', '.join(TORCHVISION)})"
+            f"or torchvision:NAME ({', '.join(zoo.NAMES[:3])}, ...)"
         )
     if path.suffix == ".safetensors" and read_description(path) is not None:
         return load_network(path)
@@ -65,15 +77,15 @@ def network_of_run(run: Path) -> Path:
     raise FileNotFoundError(f"parent={run}: no finished phase with a network.safetensors in this folder")
 
 
-def _from_torchvision(name: str, weights: str) -> ResNet:
-    import torch
-    import torchvision
-
-    if name not in TORCHVISION:
-        raise ValueError(f"parent=torchvision:{name}: expected one of {', '.join(TORCHVISION)}")
-    build = getattr(torchvision.models, name)
+def _from_torchvision(name: str, weights: str, classes: int | None, convert: bool) -> nn.Module:
+    if name not in zoo.NAMES:
+        raise ValueError(f"parent=torchvision:{name}: expected one of {', '.join(zoo.NAMES)}")
     try:
-        network = build(weights="DEFAULT" if weights == "default" else None)
+        network = zoo.build(
+            name,
+            1000 if classes is None or weights != "none" else classes,
+            weights="DEFAULT" if weights == "default" else None,
+        )
     except OSError as error:
         raise ValueError(f"weights=default could not be downloaded ({error}); give weights=PATH") from error
     if weights not in ("none", "default"):
@@ -84,12 +96,13 @@ def _from_torchvision(name: str, weights: str) -> ResNet:
             network.load_state_dict(torch.load(path, "cpu", weights_only=True))
         except Exception as error:
             raise ValueError(f"weights={weights} does not fit torchvision's {name}: {str(error)[:500]}") from error
-    converted = convert_torchvision(network.eval())
-    assert converted is not None
-    converted.metadata = {
-        "input_size": [3, 224, 224],
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-        "lineage": [{"source": f"torchvision:{name}", "weights": Path(weights).name}],
-    }
-    return converted
+    network = network.eval()
+    converted = convert_torchvision(network) if convert else None
+    network = network if converted is None else converted
+    metadata_of(network).update(
+        input_size=list(zoo.INPUT_SIZE),
+        mean=list(zoo.MEAN),
+        std=list(zoo.STD),
+        lineage=[{"source": f"torchvision:{name}", "weights": Path(weights).name}],
+    )
+    return network

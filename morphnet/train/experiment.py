@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from morphnet.config import MorphConfig
 from morphnet.data import Augmentation, ImageData, TrainBatches, calibration_batches, generator_for
 from morphnet.flops import count_macs, count_parameters
-from morphnet.morph import MorphError, morph_network
+from morphnet.morph import InexactError, MorphError, morph_network, words
+from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.record import FORMAT, environment, read_record, write_record
-from morphnet.store import load_network, network_hash, save_network
+from morphnet.store import describe_network, load_network, network_hash, save_network
 from morphnet.train.checkpoint import load_checkpoint
 from morphnet.train.engine import Engine
 from morphnet.train.phase import Optimisation, PhaseResult, run_phase
@@ -55,14 +58,14 @@ class Experiment:
 
 
 def run_experiment(
-    experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture, parent: ResNet | None
+    experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture | None, parent: nn.Module | None
 ) -> list[dict[str, Any]]:
     """Runs every phase that has no record yet, and returns the records of all.
 
     A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed.
 
     Args:
-        architecture: of the parent, where it is trained here.
+        architecture: of the parent, where it is trained here; else it may be None.
         parent: a trained network, where it is not.
 
     Raises:
@@ -90,9 +93,9 @@ def _start(
     experiment: Experiment,
     plan: PhasePlan,
     plans: Sequence[PhasePlan],
-    architecture: Architecture,
-    parent: ResNet | None,
-) -> ResNet:
+    architecture: Architecture | None,
+    parent: nn.Module | None,
+) -> nn.Module:
     """The network a phase starts with: made once, then read from its file."""
     folder = _folder(experiment, plan)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,45 +104,58 @@ def _start(
         return load_network(path)
     if plan.source is None:
         if parent is None:
-            network = ResNet(architecture, generator_for(experiment.seed, "initial weights"))
-            network.metadata["lineage"] = []
+            assert architecture is not None
+            network: nn.Module = ResNet(architecture, generator_for(experiment.seed, "initial weights"))
+            metadata_of(network)["lineage"] = []
         else:
             network = parent
-            network.metadata.setdefault("lineage", [])
-        network.metadata.update(_metadata(experiment.data))
+            metadata_of(network).setdefault("lineage", [])
+        metadata_of(network).update(_metadata(experiment.data))
     else:
         source_plan = plans[plan.source]
         source = load_network(_folder(experiment, source_plan) / "network.safetensors")
-        lineage = [*source.metadata.get("lineage", []), {"phase": source_plan.name, "network": network_hash(source)}]
+        lineage = [
+            *metadata_of(source).get("lineage", []),
+            {"phase": source_plan.name, "network": network_hash(source)},
+        ]
         experiment.engine.place(source)
-        if plan.morph is not None:
+        if plan.grows:
             network = _morph(experiment, plan, source, folder)
         else:
-            network = with_parametric_activations(source) if plan.parametric else source
-        network.metadata["lineage"] = lineage
+            network = _parametric(source) if plan.parametric else source
+        metadata_of(network)["lineage"] = lineage
     save_network(network, path)
     return network
 
 
-def _morph(experiment: Experiment, plan: PhasePlan, source: ResNet, folder: Path) -> ResNet:
+def _parametric(network: nn.Module) -> ResNet:
+    assert isinstance(network, ResNet)  # plan_phases refuses this control for any other
+    return with_parametric_activations(network)
+
+
+def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: Path) -> nn.Module:
     morphing = experiment.morphing
     key = (experiment.seed, plan.index, "calibration")
     batches = calibration_batches(experiment.data, experiment.augmentation, key, morphing.calibration_batches)
+    settings: dict[str, Any] = {
+        "calibration": batches,
+        "activation": morphing.activation,
+        "method": plan.method,
+        "generator": generator_for(experiment.seed, plan.index, "filters"),
+    }
+    if plan.layers is None:
+        settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
+    else:
+        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding, "init": morphing.layers.init}
     try:
-        child, report = morph_network(
-            source,
-            plan.morph or "",
-            calibration=batches,
-            bn=morphing.bn,
-            padding=morphing.padding,
-            activation=morphing.activation,
-            split=morphing.split,
-            width=morphing.width,
-            generator=generator_for(experiment.seed, plan.index, "filters"),
-        )
+        child, report = morph_network(source, plan.layers or plan.morph or "", **settings)
     except MorphError as error:
         report = error.report
         (folder / "morph_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+        raise
+    except InexactError as error:
+        failed = {"passed": False, "failures": [str(error)]}
+        (folder / "morph_report.json").write_text(json.dumps(failed, indent=1) + "\n")
         raise
     (folder / "morph_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     print(report, flush=True)
@@ -150,7 +166,7 @@ def _run(
     experiment: Experiment,
     plan: PhasePlan,
     plans: Sequence[PhasePlan],
-    network: ResNet,
+    network: nn.Module,
     record_path: Path,
     made_with: dict[str, Any],
 ) -> dict[str, Any]:
@@ -190,11 +206,12 @@ def _run(
         "label": plan.label,
         "role": plan.role,
         "source": source,
-        "morph": plan.morph,
+        "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
         **_figures(result, experiment),
         "macs": count_macs(network, (1, *experiment.data.input_size)),
         "parameters": count_parameters(network),
-        "architecture": network.architecture.to_dict(),
+        "architecture": describe_network(network).get("architecture"),
+        "network": describe_network(network),
         "data": {
             "name": experiment.data.name,
             "train_images": len(experiment.data.train),
@@ -207,12 +224,12 @@ def _run(
         "schedule": None if plan.schedule is None else asdict(plan.schedule),
         "augmentation": asdict(experiment.augmentation),
         "lineage": {
-            "origin": network.metadata.get("origin"),
-            "ancestors": network.metadata.get("lineage", []),
+            "origin": metadata_of(network).get("origin"),
+            "ancestors": metadata_of(network).get("lineage", []),
             "start": start_hash,
             "network": network_hash(network),
         },
-        "morph_report": "morph_report.json" if plan.morph else None,
+        "morph_report": "morph_report.json" if plan.grows else None,
         "settings": dict(experiment.settings),
         "command": [*sys.argv[0].split(), *sys.argv[1:]],
         "started": started.isoformat(timespec="seconds"),

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
 from morphnet.data.batches import check_calibration
-from morphnet.morph import BN_SETTINGS, plan_morph
-from morphnet.nn.resnet import Architecture
+from morphnet.morph import BN_SETTINGS, LAYER_BN_SETTINGS, Operation, find_targets, plan_morph, words
+from morphnet.nn.resnet import Architecture, bare
 from morphnet.spec import parse_spec
 from morphnet.train.schedule import Schedule, scaled_schedule
 
 Role = Literal["parent", "child", "control"]
 
-#: Fair controls: the parent trained on for the same phases, as it is or with parametric activations.
-CONTROLS = {"relu": "parent trained on", "prelu": "PReLU parent trained on"}
+#: Fair controls: the parent trained on for the same phases, as it is or with parametric activations; the same child
+#: with identities inserted in place of solved filters.
+CONTROLS = {
+    "relu": "parent trained on",
+    "prelu": "PReLU parent trained on",
+    "net2net": "child by identity insert (Net2Net)",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class PhasePlan:
         label: in words, for tables.
         source: index of the phase whose network this one starts from; None for the parent.
         morph: the spec that network is morphed to first.
+        layers: or the layers that are morphed first, by pattern, and how.
+        method: how filters are found: ``auto``, ``als`` or ``net2net``.
         parametric: its activations are made parametric first.
         schedule: None: the network is evaluated and not trained.
         offset: iterations of the phases it comes from.
@@ -43,10 +52,17 @@ class PhasePlan:
     parametric: bool
     schedule: Schedule | None
     offset: int
+    layers: Mapping[str, Operation] | None = None
+    method: str = "auto"
 
     @property
     def folder(self) -> str:
         return f"{self.index}_{self.name}"
+
+    @property
+    def grows(self) -> bool:
+        """Whether the phase begins with a morph."""
+        return self.morph is not None or self.layers is not None
 
 
 def plan_phases(
@@ -55,32 +71,32 @@ def plan_phases(
     schedule: ScheduleConfig,
     lr: float,
     steps_per_epoch: int,
-    parent: Architecture,
+    parent: Architecture | nn.Module,
     morphing: MorphConfig,
     parent_given: bool,
     train_images: int,
+    layers: Sequence[Mapping[str, Operation] | None] = (),
 ) -> tuple[PhasePlan, ...]:
     """Everything a run will do, with every spec and schedule checked.
 
     Args:
-        parent: the architecture of the parent, trained here or given.
+        parent: the architecture of the parent, trained here or given; or a given parent of another class.
         train_images: how many there are to measure on.
         parent_given: the first phase's network comes trained, so it is only evaluated.
+        layers: for each phase the layers it morphs, by pattern, and how; None for none.
 
     Raises:
         ValueError: phases, controls, specs or schedules are wrong.
     """
     if not phases:
         raise ValueError("phases is empty: at least the parent is needed, such as phases=[{morph: null}]")
-    if phases[0].morph is not None:
-        raise ValueError(
-            f"phases.0.morph={phases[0].morph!r}: the first phase is the parent, so its morph must be null"
-        )
-    for i, phase in enumerate(phases[1:], 1):
-        if phase.morph is None:
-            raise ValueError(
-                f"phases.{i}.morph is null: every phase after the first morphs; for the parent trained on, see controls"
-            )
+    layers = list(layers) or [None] * len(phases)
+    if phases[0].morph is not None or layers[0]:
+        given = f"morph={phases[0].morph!r}" if layers[0] is None else f"target={phases[0].target!r}"
+        raise ValueError(f"phases.0.{given}: the first phase is the parent, so it morphs nothing")
+    for i, phase in enumerate(phases):
+        if phase.morph is not None and layers[i]:
+            raise ValueError(f"phases.{i}: morph={phase.morph} or target={phase.target}, not both")
     for i, phase in enumerate(phases):
         if phase.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name):
             raise ValueError(
@@ -95,9 +111,28 @@ def plan_phases(
         raise ValueError(f"controls={list(controls)}: one is named twice")
     if morphing.bn not in BN_SETTINGS:
         raise ValueError(f"morphing.bn={morphing.bn!r}; expected one of {', '.join(BN_SETTINGS)}")
+    if morphing.layers.bn not in LAYER_BN_SETTINGS:
+        known = ", ".join(LAYER_BN_SETTINGS)
+        raise ValueError(f"morphing.layers.bn={morphing.layers.bn!r}; expected one of {known}")
     check_calibration("morphing.calibration_batches", morphing.calibration_batches, train_images)
+    if "net2net" in controls and not any(phase.morph or phase.deepen is not None for phase in phases):
+        raise ValueError("controls=[net2net]: no phase has a spec or deepens, so there is no identity to insert")
+    if "prelu" in controls and isinstance(parent, nn.Module):
+        raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
+    first_layers = next((i for i, found in enumerate(layers) if found), None)
+    if first_layers is not None and isinstance(parent, nn.Module):
+        _check_targets(parent, layers[first_layers], first_layers)
     architecture = parent
     for i, phase in enumerate(phases[1:], 1):
+        if i == first_layers and not isinstance(architecture, nn.Module):
+            _check_targets(bare(architecture), layers[i], i)
+        if phase.morph is None:
+            continue
+        if isinstance(architecture, nn.Module):
+            raise ValueError(
+                f"phases.{i}.morph={phase.morph}: a spec needs one of morphnet's ResNets, and the parent is a "
+                f"{type(parent).__name__}: name layers by target= instead"
+            )
         try:
             architecture = plan_morph(
                 architecture,
@@ -118,28 +153,58 @@ def plan_phases(
         label: str,
         role: Role,
         source: int | None,
-        morph: str | None,
+        change: tuple[str | None, Mapping[str, Operation] | None],
         parametric: bool,
         length: Schedule | None,
+        method: str = "auto",
     ) -> int:
         before = planned[source] if source is not None else None
         trained = before.schedule.steps if before is not None and before.schedule is not None else 0
         offset = before.offset + trained if before is not None else 0
-        planned.append(PhasePlan(len(planned), name, label, role, source, morph, parametric, length, offset))
+        planned.append(
+            PhasePlan(len(planned), name, label, role, source, change[0], parametric, length, offset, change[1], method)
+        )
         return len(planned) - 1
 
     first = phases[0].name or "parent"
-    add(first, "parent", "parent", None, None, False, None if parent_given else lengths[0])
+    nothing = (None, None)
+    add(first, "parent", "parent", None, nothing, False, None if parent_given else lengths[0])
     source = 0
-    for phase, length in zip(phases[1:], lengths[1:], strict=True):
-        source = add(phase.name or str(phase.morph), str(phase.morph), "child", source, phase.morph, False, length)
+    changes = [(phase.morph, found) for phase, found in zip(phases, layers, strict=True)]
+    for i, phase in enumerate(phases[1:], 1):
+        name, label = _names(phase, changes[i][1])
+        method = morphing.layers.method if changes[i][1] else "auto"
+        source = add(phase.name or name, label, "child", source, changes[i], False, lengths[i], method)
     for control in controls:
         source = 0
         for i, length in enumerate(lengths[1:], 1):
-            name = f"{control}_trained_on" + (f"_{i}" if len(lengths) > 2 else "")
+            name = (control if control == "net2net" else f"{control}_trained_on") + (
+                f"_{i}" if len(lengths) > 2 else ""
+            )
             label = CONTROLS[control] + (f", phase {i}" if len(lengths) > 2 else "")
-            source = add(name, label, "control", source, None, control == "prelu" and source == 0, length)
+            if control == "net2net":
+                source = add(name, label, "control", source, changes[i], False, length, "net2net")
+            else:
+                source = add(name, label, "control", source, nothing, control == "prelu" and source == 0, length)
     return tuple(planned)
+
+
+def _names(phase: PhaseConfig, layers: Mapping[str, Operation] | None) -> tuple[str, str]:
+    """Folder and label of a phase that has no name of its own."""
+    if phase.morph is not None:
+        return phase.morph, phase.morph
+    if layers is None:
+        return "trained_on", "trained on"
+    ((pattern, operation),) = layers.items()
+    what = phase.module if isinstance(phase.module, str) else words(operation)
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", f"{what}").strip("_"), f"{what} on {pattern}"
+
+
+def _check_targets(network: nn.Module, layers: Mapping[str, Operation] | None, index: int) -> None:
+    try:
+        find_targets(network, layers or {})
+    except ValueError as error:
+        raise ValueError(f"phases.{index}: {error}") from error
 
 
 def _schedule(index: int, phase: PhaseConfig, default: ScheduleConfig, lr: float, steps_per_epoch: int) -> Schedule:
