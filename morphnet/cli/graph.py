@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import GraphConfig
-from morphnet.graph import Edge, ModuleGraph, Reduction, reduce
+from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph, Reduction, reduce
+from morphnet.graph.feasibility import check_feasible
 from morphnet.spec import parse_spec, spec_graph
 
 FORMATS = ("text", "json")
@@ -102,6 +103,8 @@ def _to_text(
     if paths > TERMS:
         lines.append(f"{'':11}  + {paths - TERMS:,} more")
     lines.append(f"{'kernel':11}{_filter(module)}, {_holds(module, kernel)}")
+    found = check_feasible(module, (widths[SINK], widths[SOURCE], *kernel))
+    lines += textwrap.wrap(f"{'solvable':11}{found}", WIDTH, subsequent_indent=" " * 11)
     lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(reduction).splitlines())]
     if pictures:
         lines.append(f"{'pictures':11}{', '.join(map(str, pictures))}")
@@ -135,6 +138,7 @@ def _to_dict(
     name: str, reduction: Reduction, widths: dict[str, int], kernel: tuple[int, int], pictures: Sequence[Path]
 ) -> dict[str, Any]:
     module = reduction.module
+    found = check_feasible(module, (widths[SINK], widths[SOURCE], *kernel))
     return {
         "name": name,
         "module": module.to_dict(),
@@ -146,6 +150,9 @@ def _to_dict(
         "taps": len(module.support),
         "parent_kernel": list(kernel),
         "holds_parent": Edge("s", "t", kernel).taps <= module.support,
+        "exact": found.is_exact,
+        "meets_eq3": found.meets_eq3,
+        "advice": found.advice,
         "simple_morphable": reduction.is_simple_morphable,
         "steps": [
             {

@@ -1,10 +1,10 @@
 """Filters for a module: the algebra of Eqs. (2), (4), (5), and the linear systems they lead to."""
 
+from morphnet.graph.feasibility import Anchor, Feasibility, check_feasible
 from morphnet.solvers.algebra import add, adjoint, compose, orthogonal, zero_pad
 from morphnet.solvers.als import solve_als, solve_irreducible
 from morphnet.solvers.auto import INITS, METHODS, embed_even, solve
 from morphnet.solvers.balance import balance
-from morphnet.solvers.feasibility import Anchor, Feasibility, check_feasible
 from morphnet.solvers.module_filter import evaluate_module, module_filter, path_sum, residual_of
 from morphnet.solvers.paraunitary import paraunitary
 from morphnet.solvers.solution import TOLERANCE, Filters, Solution, Type1Solution

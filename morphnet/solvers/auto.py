@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from morphnet.graph import SINK, SOURCE, ModuleGraph
+from morphnet.graph.feasibility import Feasibility, check_feasible
 from morphnet.solvers.algebra import add, adjoint, orthogonal, zero_pad
 from morphnet.solvers.als import MAX_SWEEPS, solve_als
 from morphnet.solvers.balance import balance, source_and_sink_are_tied
 from morphnet.solvers.deconvolution import solve_outer, tap_mask
-from morphnet.solvers.feasibility import Feasibility, check_feasible
 from morphnet.solvers.graded import expected_zeros, solve_graded, split_vertices
 from morphnet.solvers.liveness import find_weak
 from morphnet.solvers.module_filter import module_filter, residual_of, routes_from_source, routes_to_sink
@@ -47,7 +47,7 @@ def solve(
         weight: the parent's filter G_l, ``(C_j, C_i, H, W)`` as ``conv2d`` takes it; any dtype and device. An even
             kernel is embedded in the next odd one, a row or column of zeros at its end.
         method: ``auto``, exact by construction wherever the condition of
-            :func:`~morphnet.solvers.feasibility.check_feasible` holds and the best it can do elsewhere; ``als``,
+            :func:`~morphnet.graph.feasibility.check_feasible` holds and the best it can do elsewhere; ``als``,
             Theorem 8's route as printed.
         generator: a CPU generator for what is drawn at random; by default one with seed 0.
         init: with ``auto``, ``dense`` filters with as few zeros as the widths allow, or ``sparse``, where one edge

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+from morphnet.graph.feasibility import Anchor
 from morphnet.solvers.algebra import orthogonal, zero_pad
-from morphnet.solvers.feasibility import Anchor
 from morphnet.solvers.solution import Filters
 
 #: Largest condition number of each of the two matrices around the anchor; their product stays below 3.
@@ -105,7 +105,7 @@ def solve_graded(
 
     Args:
         target: the parent's filter, ``(C_j, C_i, H, W)``, odd kernel, float64 on the CPU.
-        anchor: of :func:`~morphnet.solvers.feasibility.check_feasible`.
+        anchor: of :func:`~morphnet.graph.feasibility.check_feasible`.
         dense: off-centre taps wherever the widths allow; else the anchor alone has them.
 
     The filters are of unit scale along the path; see :func:`~morphnet.solvers.balance.balance`.

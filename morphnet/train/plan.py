@@ -115,8 +115,13 @@ def plan_phases(
         known = ", ".join(LAYER_BN_SETTINGS)
         raise ValueError(f"morphing.layers.bn={morphing.layers.bn!r}; expected one of {known}")
     check_calibration("morphing.calibration_batches", morphing.calibration_batches, train_images)
-    if "net2net" in controls and not any(phase.morph or phase.deepen is not None for phase in phases):
-        raise ValueError("controls=[net2net]: no phase has a spec or deepens, so there is no identity to insert")
+    if "net2net" in controls:
+        other = [i for i, found in enumerate(layers) if found and phases[i].deepen is None]
+        if other or not any(phase.morph or phase.deepen is not None for phase in phases):
+            which = f"phases.{other[0]} has another morph" if other else "no phase has one"
+            raise ValueError(
+                f"controls=[net2net] goes with specs and deepen, where an identity can be inserted; {which}"
+            )
     if "prelu" in controls and isinstance(parent, nn.Module):
         raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
     first_layers = next((i for i, found in enumerate(layers) if found), None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+from morphnet.graph.edge import Edge
+from morphnet.graph.module import SINK, SOURCE, ModuleGraph
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,15 @@ class Feasibility:
         return self.largest_filter >= self.equations
 
     def __str__(self) -> str:
-        sign = "meets" if self.meets_eq3 else "does not meet"
-        eq3 = f"{sign} Eq. (3), largest filter {self.largest_filter:,} against {self.equations:,} equations"
-        if self.is_exact:
-            names = ", ".join(anchor.edge.name for anchor in self.anchors)
-            return f"exact: edge {names} can take the whole filter ({self.anchors[0]}); {eq3}"
-        return f"no edge can take the whole filter: {self.advice}; {eq3}"
+        eq3 = (
+            f"Eq. (3) is {'' if self.meets_eq3 else 'not '}met: the largest filter has {self.largest_filter:,} "
+            f"numbers, the padded parent filter {self.equations:,}"
+        )
+        if not self.is_exact:
+            return f"no edge can take the whole filter: {self.advice}; {eq3}"
+        names = [anchor.edge.name for anchor in self.anchors]
+        edges = f"edge {names[0]}" if len(names) == 1 else f"any of the edges {', '.join(names)}"
+        return f"exactly: {edges} can take the whole filter; {eq3}"
 
 
 def check_feasible(graph: ModuleGraph, weight_shape: Sequence[int]) -> Feasibility:
