@@ -15,11 +15,14 @@ import argparse
 import copy
 import importlib.metadata
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +43,33 @@ CHANNELS, BATCH = 16, 128
 GROMO_NEURONS = 2
 
 
-def timed(function: Callable[[], Any], rounds: int) -> tuple[float, float, float, Any]:
-    """Median, fastest and slowest of ``rounds`` runs in seconds, and what the last returned; one more run warms up."""
-    found = []
-    for i in range(rounds + 1):
-        started = time.perf_counter()
+@dataclass(frozen=True)
+class Times:
+    """Median seconds of several runs, by the clock and by the processor, which other work disturbs less.
+
+    ``result`` is what the last run returned.
+    """
+
+    seconds: float
+    processor: float
+    fastest: float
+    slowest: float
+    result: Any
+
+    def figures(self) -> dict[str, float]:
+        return {key: float(f"{value:.4g}") for key, value in vars(self).items() if key != "result"}
+
+
+def timed(function: Callable[[], Any], rounds: int) -> Times:
+    """Times of ``rounds`` runs after one that warms up."""
+    clocks, processors = [], []
+    for _ in range(rounds + 1):
+        started, used = time.perf_counter(), sum(os.times()[:4])  # of this process and those it ran
         result = function()
-        found.append(time.perf_counter() - started)
-        if i == 0 and found[0] > 30:
-            return found[0], found[0], found[0], result
-    return statistics.median(found[1:]), min(found[1:]), max(found[1:]), result
+        clocks.append(time.perf_counter() - started)
+        processors.append(sum(os.times()[:4]) - used)
+    kept = clocks[1:]
+    return Times(statistics.median(kept), statistics.median(processors[1:]), min(kept), max(kept), result)
 
 
 def difference(before: Tensor, after: Tensor) -> float:
@@ -77,21 +97,20 @@ def morph_of_resnet110() -> Callable[[], ResNet]:
 def targets(rounds: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
-    def row(what: str, target: float, times: tuple[float, float, float, Any], error: str) -> None:
-        median, fastest, slowest, _ = times
-        rows.append({"what": what, "target": target, "seconds": median, "range": [fastest, slowest], "error": error})
+    def row(what: str, target: float, times: Times, error: str) -> None:
+        rows.append({"what": what, "target": target, **times.figures(), "error": error})
         print(rows[-1], flush=True)
 
     times = timed(morph_of_resnet110(), rounds)
     row("ResNet-110 to 1c1, 51 blocks: plan, solve, apply, copy", 1, times, "")
     weight = parent_filter(64, torch.Generator().manual_seed(0))
     times = timed(lambda: solve(module("d"), weight), rounds)
-    row("`auto`, module (D), 3x3, 64 channels, parent 3x3", 2, times, f"residual {times[3].residual:.1e}")
+    row("`auto`, module (D), 3x3, 64 channels, parent 3x3", 2, times, f"residual {times.result.residual:.1e}")
     conv = nn.Conv2d(512, 512, 3, padding=1)
     times = timed(lambda: morph_conv(conv, module("d")), min(rounds, 3))
     x = torch.randn(1, 512, 12, 12, dtype=torch.float64)
     with torch.no_grad():
-        error = difference(copy.deepcopy(conv).double()(x), times[3].double()(x))
+        error = difference(copy.deepcopy(conv).double()(x), times.result.double()(x))
     row("512-channel 3x3 convolution to module (D), 3x3", 10, times, f"float32 filters, in float64: {error:.1e}")
     command = [sys.executable, "-m", "morphnet", "--help"]
     times = timed(lambda: subprocess.run(command, capture_output=True, check=True), rounds)
@@ -190,8 +209,8 @@ def zero_share(part: nn.Module) -> float:
     return sum(int((f == 0).sum()) for f in filters) / sum(f.numel() for f in filters)
 
 
-def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Grown, Grown, float]:
-    """The block as gromo's before and after one TINY step, and the seconds of the step alone.
+def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Grown, Grown]:
+    """The block as gromo's, before and after one TINY step.
 
     Cross-entropy of a random linear classifier behind the block; the two best new channels between its convolutions.
     """
@@ -215,7 +234,6 @@ def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Gr
     before = Grown(copy.deepcopy(growing), nn.ReLU()).eval()
     after = Grown(growing, nn.ReLU()).eval()
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 10))
-    started = time.perf_counter()
     growing.init_computation()
     nn.functional.cross_entropy(head(after(inputs)), labels).backward()
     growing.update_computation()
@@ -224,11 +242,10 @@ def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Gr
     growing.apply_change()
     growing.reset_computation()
     growing.delete_update()
-    seconds = time.perf_counter() - started
     added = growing.hidden_neurons - CHANNELS
     if added != GROMO_NEURONS:
         raise RuntimeError(f"gromo added {added} channels instead of {GROMO_NEURONS}")
-    return before, after, seconds
+    return before, after
 
 
 def compare(before: nn.Module, after: nn.Module, inputs: Tensor) -> dict[str, float]:
@@ -255,21 +272,21 @@ def growth(rounds: int, gromo: Path | None) -> list[dict[str, Any]]:
     }
     rows: list[dict[str, Any]] = []
     for name, grow in ways.items():
-        seconds, *_, (grown, zeros) = timed(lambda grow=grow: grow(block, seen), rounds)  # type: ignore[misc]
-        rows.append({"what": name, "seconds": seconds, "zeros": zeros, **compare(block, grown, unseen), "note": ""})
+        times = timed(partial(grow, block, seen), rounds)
+        grown, zeros = times.result
+        rows.append({"what": name, **times.figures(), "zeros": zeros, **compare(block, grown, unseen), "note": ""})
         print(rows[-1], flush=True)
     name = f"gromo, TINY, {GROMO_NEURONS} more channels inside the block"
     if gromo is None:
         rows.append({"what": name, "note": "not installed here: --gromo was not given"})
         return rows
     sys.path.append(str(gromo))
-    runs = [grow_by_gromo(block, seen, labels) for _ in range(rounds + 1)]
-    before, after, _ = runs[-1]
-    seconds = statistics.median(run[2] for run in runs[1:])
+    times = timed(partial(grow_by_gromo, block, seen, labels), rounds)
+    before, after = times.result
     note = "version " + importlib.metadata.version("gromo")
     layers = (after.block.first_layer.layer.weight[CHANNELS:], after.block.second_layer.layer.weight[:, CHANNELS:])
     zeros = sum(int((new == 0).sum()) for new in layers) / sum(new.numel() for new in layers)
-    row = {"what": name, "seconds": seconds, "zeros": zeros, **compare(before, after, unseen), "note": note}
+    row = {"what": name, **times.figures(), "zeros": zeros, **compare(before, after, unseen), "note": note}
     same = compare(block, before, unseen)["evaluation"]
     if same > 1e-6:
         raise RuntimeError(f"gromo's block is not ours before the growth: {same}")
@@ -278,36 +295,28 @@ def growth(rounds: int, gromo: Path | None) -> list[dict[str, Any]]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    first = [
-        [
-            row["what"],
-            f"{row['target']:g}",
-            f"{row['seconds']:.3g}",
-            "{:.3g} - {:.3g}".format(*row["range"]),
-            row["error"],
-        ]
-        for row in result["targets"]
-    ]
-    second = []
+    first, second = [], []
+    for row in result["targets"]:
+        spread = f"{row['fastest']:.3g} - {row['slowest']:.3g}"
+        times = [f"{row['target']:g}", f"{row['seconds']:.3g}", spread, f"{row['processor']:.3g}"]
+        first.append([row["what"], *times, row["error"]])
     for row in result["growth"]:
         if "seconds" not in row:
-            second.append([row["what"], "", "", "", "", "", row["note"]])
+            second.append([row["what"], *[""] * 6, row["note"]])
             continue
-        cells = [f"{row['seconds']:.3g}", f"{row['evaluation']:.1e}", f"{row['training']:.1e}"]
+        cells = [
+            f"{row['seconds']:.3g}",
+            f"{row['processor']:.3g}",
+            f"{row['evaluation']:.1e}",
+            f"{row['training']:.1e}",
+        ]
         second.append([row["what"], *cells, f"{row['parameters']:,}", f"{100 * row['zeros']:.0f}", row["note"]])
-    header = [
-        "grown by",
-        "seconds",
-        "change, evaluation",
-        "change, training",
-        "parameters added",
-        "zeros in new filters %",
-        "note",
-    ]
+    times = ["target (s)", "measured (s)", "fastest - slowest", "processor (s)"]
+    changes = ["change, evaluation", "change, training", "parameters added", "zeros in new filters %"]
     return (
-        markdown(["what", "target (s)", "measured (s)", "fastest - slowest", "error"], first)
+        markdown(["what", *times, "error"], first)
         + "\n"
-        + markdown(header, second)
+        + markdown(["grown by", "measured (s)", "processor (s)", *changes, "note"], second)
     )
 
 

@@ -325,6 +325,7 @@ def about(threads: int) -> dict[str, str]:
         "hardware": f"{os.cpu_count()} cores of {model}; {threads} thread{'s' * (threads > 1)} used; no GPU",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "
         f"scipy {scipy.__version__}",
+        "load": f"{os.getloadavg()[0]:.1f} processes running when it started",
         "date": date.today().isoformat(),
     }
 
@@ -385,7 +386,7 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
         ax.grid(alpha=0.25, which="major")
     axes[0, 0].set_ylabel("relative residual")
     axes[0, 0].text(
-        0.02, TOLERANCE * 1.5, "counts as exact below", transform=axes[0, 0].get_yaxis_transform(), fontsize=8
+        0.4, TOLERANCE * 1.6, "exact below this line", transform=axes[0, 0].get_yaxis_transform(), fontsize=8
     )
     handles = [Line2D([], [], color=color, linewidth=3, label=method) for method, color in colors.items()]
     handles += [

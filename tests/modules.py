@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from morphnet.graph import Edge, ModuleGraph
 from morphnet.solvers import Filters
@@ -16,6 +16,7 @@ BRIDGE = ("sa", "sb", "ac", "bc", "at", "ct", "bt")
 
 EDGE_KERNELS = (1, 3, (1, 3), (3, 1), (3, 5))
 PARENT_KERNELS = ((1, 1), (3, 3), (1, 3), (3, 1), (2, 2), (3, 2), (1, 4))
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 SCALES = (1.0, 0.5, 2.0, -0.3)
 #: With these no two identities cancel each other, which the graph alone cannot see.
 POSITIVE = (1.0, 0.5, 2.0)
@@ -55,7 +56,7 @@ class Problem:
     """A module and a parent's filter for it."""
 
     graph: ModuleGraph
-    weight: Tensor
+    weight: Tensor = field(repr=False)
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -120,3 +121,42 @@ def _pairs(draw, most_inner):
     if not any(target == "t" for _, target in pairs):
         pairs.append((order[-2], "t"))
     return draw(st.permutations(pairs))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution, a module for it and an input."""
+
+    conv: nn.Conv2d
+    graph: ModuleGraph
+    x: Tensor = field(repr=False)
+
+
+@st.composite
+def convolutions(draw, parent_kernels=PARENT_KERNELS, most_inner=3, padding=None, padding_modes=PADDING_MODES):
+    """A convolution in float64, of any stride, padding, dilation and groups, and a module that can hold it.
+
+    Args:
+        padding: instead of a random one.
+    """
+    groups = draw(st.sampled_from([1, 1, 2]))
+    problem = draw(problems(True, parent_kernels=parent_kernels, scales=POSITIVE, most_inner=most_inner, groups=groups))
+    if padding is None:
+        padding = draw(st.sampled_from([0, "same", (2, 0), (1, 1), (0, 3)]))
+    stride = (1, 1) if padding == "same" else draw(st.sampled_from([(1, 1), (2, 2), (2, 1)]))
+    conv = nn.Conv2d(
+        groups * problem.weight.shape[1],
+        problem.weight.shape[0],
+        tuple(problem.weight.shape[2:]),
+        stride,
+        padding,
+        dilation=draw(st.sampled_from([1, 2, (1, 2)])),
+        groups=groups,
+        bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(padding_modes)),
+    ).double()
+    with torch.no_grad():
+        conv.weight.copy_(problem.weight)
+        if conv.bias is not None:
+            conv.bias.copy_(normal(conv.out_channels, seed=1))
+    return Case(conv, problem.graph, normal(2, conv.in_channels, 9, draw(st.integers(8, 11)), seed=2))

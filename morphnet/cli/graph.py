@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -19,7 +20,14 @@ from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph, Reduction, reduce
 from morphnet.graph.feasibility import check_feasible
 from morphnet.spec import parse_spec, spec_graph
 
+if TYPE_CHECKING:
+    from morphnet.solvers import Solution
+
 FORMATS = ("text", "json")
+#: Ways to find the filters.
+SOLVE = ("dense", "sparse", "als")
+#: After which ``als`` begins no further sweep.
+SECONDS = 30.0
 #: Paths that are written out as text.
 TERMS = 12
 WIDTH = 100
@@ -43,15 +51,49 @@ def graph(composed: DictConfig) -> None:
     kernel = _parent_kernel(config)
     widths = module.widths(config.in_channels, config.out_channels)
     reduction = reduce(module)
+    solutions = _solve(config, module, kernel)
     pictures: Sequence[Path] = ()
     if config.pictures:
         from morphnet.report.picture import draw_reduction, save_picture
 
-        pictures = save_picture(draw_reduction(reduction, widths), Path(config.output) / name.replace("/", "_"))
+        place = Path(config.output) / name.replace("/", "_")
+        pictures = save_picture(draw_reduction(reduction, widths), place)
+        if solutions:
+            from morphnet.report.filters import draw_filters
+
+            drawn = draw_filters({how: found.filters for how, found in solutions.items()})
+            pictures = [*pictures, *save_picture(drawn, place.with_name(f"{place.name}_filters"))]
     if config.format == "json":
-        print(json.dumps(_to_dict(name, reduction, widths, kernel, pictures), indent=1))
+        print(json.dumps(_to_dict(name, reduction, widths, kernel, pictures, solutions), indent=1))
     else:
-        print(_to_text(name, reduction, widths, kernel, pictures))
+        print(_to_text(name, reduction, widths, kernel, pictures, solutions))
+
+
+def _solve(config: GraphConfig, module: ModuleGraph, kernel: tuple[int, int]) -> dict[str, Solution]:
+    """The module solved in each way that is asked for, for one parent: random normal, or with a spec the identity."""
+    wrong = [how for how in config.solve if how not in SOLVE]
+    if wrong:
+        raise ValueError(f"solve={config.solve}: unknown {', '.join(wrong)}; expected {', '.join(SOLVE)}")
+    if not config.solve:
+        return {}
+    import torch
+
+    from morphnet.solvers import solve
+
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (config.out_channels, config.in_channels, *kernel)
+    if config.morph is not None:
+        weight = torch.eye(config.out_channels, config.in_channels, dtype=torch.float64)[:, :, None, None]
+    else:
+        scale = (config.in_channels * kernel[0] * kernel[1]) ** -0.5
+        weight = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+    found = {}
+    for how in config.solve:
+        method, init = ("als", "dense") if how == "als" else ("auto", how)
+        found[how] = solve(
+            module, weight, method, torch.Generator().manual_seed(config.seed), init=init, max_seconds=SECONDS
+        )
+    return found
 
 
 def _module(config: GraphConfig) -> tuple[str, ModuleGraph]:
@@ -81,7 +123,12 @@ def _parent_kernel(config: GraphConfig) -> tuple[int, int]:
 
 
 def _to_text(
-    name: str, reduction: Reduction, widths: dict[str, int], kernel: tuple[int, int], pictures: Sequence[Path]
+    name: str,
+    reduction: Reduction,
+    widths: dict[str, int],
+    kernel: tuple[int, int],
+    pictures: Sequence[Path],
+    solutions: Mapping[str, Solution],
 ) -> str:
     module = reduction.module
     paths, convolutions = module.count_paths(), len(module.convolutions)
@@ -106,6 +153,16 @@ def _to_text(
     found = check_feasible(module, (widths[SINK], widths[SOURCE], *kernel))
     lines += textwrap.wrap(f"{'solvable':11}{found}", WIDTH, subsequent_indent=" " * 11)
     lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(reduction).splitlines())]
+    for how, solution in solutions.items():
+        facts = [
+            f"residual {solution.residual:.1e}",
+            f"{solution.zero_share:.0%} zeros",
+            *([f"condition {solution.condition:.1f}"] if math.isfinite(solution.condition) else []),
+            f"{solution.seconds:.2f} s",
+            *([] if solution.converged else [solution.outcome]),
+            *solution.weak,
+        ]
+        lines += textwrap.wrap(f"{how:11}{'; '.join(facts)}", WIDTH, subsequent_indent=" " * 11)
     if pictures:
         lines.append(f"{'pictures':11}{', '.join(map(str, pictures))}")
     return "\n".join(lines)
@@ -135,7 +192,12 @@ def _holds(module: ModuleGraph, kernel: tuple[int, int]) -> str:
 
 
 def _to_dict(
-    name: str, reduction: Reduction, widths: dict[str, int], kernel: tuple[int, int], pictures: Sequence[Path]
+    name: str,
+    reduction: Reduction,
+    widths: dict[str, int],
+    kernel: tuple[int, int],
+    pictures: Sequence[Path],
+    solutions: Mapping[str, Solution],
 ) -> dict[str, Any]:
     module = reduction.module
     found = check_feasible(module, (widths[SINK], widths[SOURCE], *kernel))
@@ -168,5 +230,18 @@ def _to_dict(
             for step in reduction.steps
         ],
         "irreducible": [edge.name for edge in reduction.irreducible.edges],
+        "solutions": {
+            how: {
+                "residual": solution.residual,
+                "converged": solution.converged,
+                "outcome": solution.outcome,
+                "condition": solution.condition if math.isfinite(solution.condition) else None,
+                "zero_share": solution.zero_share,
+                "iterations": solution.iterations,
+                "seconds": solution.seconds,
+                "weak": list(solution.weak),
+            }
+            for how, solution in solutions.items()
+        },
         "pictures": [str(path) for path in pictures],
     }

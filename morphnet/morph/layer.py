@@ -75,6 +75,8 @@ def morph_conv(
     refusal = why_not(conv)
     if refusal or not isinstance(conv, nn.Conv2d):
         raise ValueError(f"morph_conv: {refusal or 'an nn.Conv2d is needed'}")
+    if not isinstance(graph, ModuleGraph):
+        raise TypeError(f"morph_conv: a ModuleGraph is needed; got {type(graph).__name__}")
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}; expected None or 'batch'")
     batches = list(calibration) if calibration is not None else []
@@ -91,7 +93,7 @@ def morph_conv(
         raise InexactError(f"morph_conv: {grown.outcome}")
     module = grown.module
     if norm is not None:
-        set_identity_norms(module, batch_norms(module), [x.detach() for x in batches])
+        set_identity_norms(module, batch_norms(module), [x.detach().cpu() for x in batches])
     return delivered(module, conv)
 
 

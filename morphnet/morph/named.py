@@ -48,6 +48,7 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
 
     Args:
         patterns: globs on module names, as ``fnmatch`` reads them (``*`` matches dots too), each with an operation.
+            A layer registered under several names goes by any of them, and is called by its first.
 
     Raises:
         ValueError: a pattern matches nothing, a layer that cannot be morphed, or the same layer as another pattern.
@@ -57,12 +58,14 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
         raise ValueError("no pattern of layer names was given")
     names = dict(network.named_modules())
     names.pop("", None)
+    first = {layer: name for name, layer in names.items()}
+    own = {name: first[layer] for name, layer in network.named_modules(remove_duplicate=False) if layer in first}
     found: dict[str, Target] = {}
     problems = []
     for pattern, operation in patterns.items():
         if not isinstance(operation, (ModuleGraph, Deepen, Widen, Enlarge)):
             raise TypeError(f"{pattern}: a ModuleGraph, Deepen, Widen or Enlarge is needed; got {operation!r}")
-        matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        matched = list(dict.fromkeys(own[name] for name in own if fnmatch.fnmatchcase(name, pattern)))
         if not matched:
             problems.append(f"{pattern!r} matches no layer{_near(pattern, network)}")
         for name in matched:
@@ -187,6 +190,11 @@ def apply_layers(
         if target.name in shapes:
             layer = exact.get_submodule(target.name)
             conv = layer if isinstance(layer, nn.Conv2d) else None
+            if conv is not None and ConvShape.of(conv) != shapes[target.name].conv:
+                raise ValueError(
+                    f"{target.name}: widening another layer changes its channels, so its module would not fit; "
+                    "widen first, then morph the child"
+                )
             if settings.method == "net2net":
                 grown = _net2net(conv, shapes[target.name])
                 residual, condition, zeros, outcome, weak = 0.0, 1.0, _zeros(grown), "identity insert", ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -159,6 +160,10 @@ def _morph_layers(
     exact_parent = copy.deepcopy(parent).double().eval()
     channels = identity_channels(exact_parent, targets, None if images is None else images.held_out[0])
     shapes = plan_layers(parent, targets, channels, settings)
+    if images is None and len(shapes) < len(targets):
+        raise ValueError(
+            "widen and enlarge change more than one layer: give example_input= or calibration= to prove them"
+        )
     exact_child = copy.deepcopy(exact_parent)
     layers, modules = apply_layers(exact_child, targets, shapes, settings, generator)
     solved = time.perf_counter()
@@ -168,22 +173,21 @@ def _morph_layers(
         set_identity_norms(exact_child, norms, images.measured, paper=bn == "paper")
     measured = time.perf_counter()
     child = deliver_layers(exact_child, parent, targets)
+    pairs = [
+        (parent.get_submodule(t.name), exact_child.get_submodule(t.name), child.get_submodule(t.name))
+        for t in targets
+        if t.name in shapes
+    ]
+    alone = prove_layers(pairs) if pairs and bn != "paper" else None
     if images is not None:
         proof = prove(
             parent, child, exact_parent, exact_child, images.held_out, images.held_out_labels, images.measured
         )
+        proof = replace(proof, alone=None if alone is None else alone.exactness)
         words = images.words
     else:
-        pairs = [
-            (parent.get_submodule(t.name), exact_child.get_submodule(t.name), child.get_submodule(t.name))
-            for t in targets
-            if t.name in shapes
-        ]
-        if len(pairs) < len(targets):
-            raise ValueError(
-                "widen and enlarge change more than one layer: give example_input= or calibration= to prove them"
-            )
-        proof = prove_layers(pairs)
+        assert alone is not None
+        proof = alone
         words = "every replaced layer by itself, on random normal inputs; no input of the network was given"
     proved = time.perf_counter()
     input_size = None if images is None else (1, *images.held_out[0].shape[1:])

@@ -86,9 +86,8 @@ class MorphReport:
 
     def to_dict(self) -> dict[str, Any]:
         found = {**asdict(self), "failures": list(self.proof.failures), "passed": self.passed}
-        for layer in found["layers"]:  # JSON knows no NaN: the condition of an iterative method is not known
-            layer["condition"] = layer["condition"] if math.isfinite(layer["condition"]) else None
-        return found
+        # JSON knows no NaN, such as the condition of an iterative method, or figures of a network that computes NaN.
+        return {key: _finite(value) for key, value in found.items()}
 
     def __str__(self) -> str:
         proof, training = self.proof, self.proof.training
@@ -102,6 +101,10 @@ class MorphReport:
             f"{proof.own_dtype.relative:.1e} (rounding of the parent alone: {proof.noise_floor:.1e})",
             f"  flips       {proof.own_dtype.flips} of {proof.own_dtype.images} images change their class",
         ]
+        if proof.alone is not None and proof.alone != proof.exactness:
+            lines.append(
+                f"  layers      each replaced layer by itself, float64: largest difference {proof.alone.relative:.1e}"
+            )
         if training is not None:
             by = f"{training.ratio:.2f} of the parent's own noise"
             if not training.ratio and training.difference:
@@ -140,6 +143,15 @@ class MorphReport:
         if self.bn in DRIFTING:
             return f"bn={self.bn}"
         return f"method={self.method}" if self.method == "als" else f"padding={self.padding}"
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None in the place of every number that is none."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MorphError(Exception):

@@ -85,6 +85,8 @@ class Proof:
         noise_floor: the parent alone, in its own dtype against float64; relative, as in ``Comparison``.
         training: see :class:`TrainingMode`; None where a batch has fewer than two images.
         tolerance: what ``exactness.relative`` and ``delivered.relative`` and ``training.ratio`` must not exceed.
+        alone: the worst of all layers that became modules, each compared by itself in float64: what the network
+            could hide, as where a batch normalisation behind a layer has gamma = 0. None where there are none.
     """
 
     exactness: Comparison
@@ -93,6 +95,7 @@ class Proof:
     noise_floor: float
     training: TrainingMode | None
     tolerance: dict[str, float]
+    alone: Comparison | None = None
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -101,6 +104,8 @@ class Proof:
             ("float64 logits before the cast", self.exactness.relative, self.tolerance["exactness"]),
             ("logits of the child as delivered", self.delivered.relative, self.tolerance["delivered"]),
         ]
+        if self.alone is not None:
+            checks.append(("a replaced layer by itself", self.alone.relative, self.tolerance["exactness"]))
         if self.training is not None and self.training.judged:
             checks.append(("training mode, over the parent's noise", self.training.ratio, self.tolerance["training"]))
         return tuple(f"{what}: {value:.2e} > {limit:.0e}" for what, value, limit in checks if not value <= limit)
@@ -155,7 +160,7 @@ def prove_layers(pairs: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> Pro
         pairs: the layer, its replacement before the cast (float64) and as delivered.
 
     Returns:
-        A proof of the worst layer; ``training`` is None. Inputs are random normal, 64 in all.
+        A proof of the worst layer; ``training`` is None. Inputs are random normal.
     """
     exact, delivered, own, floors = [], [], [], []
     with without_tf32(), torch.no_grad():
@@ -167,12 +172,12 @@ def prove_layers(pairs: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> Pro
             channels = weight.shape[1] * groups if hasattr(old, "weight") else getattr(new, "in_channels", 1)
             generator = torch.Generator().manual_seed(0)
             side = max(8, 2 * dilation * reach)
-            x = torch.randn(4, channels, side, side, generator=generator, dtype=torch.float64).to(weight.device)
+            x = torch.randn(2, channels, side, side, generator=generator, dtype=torch.float64).to(weight.device)
             with evaluation_mode(old), evaluation_mode(new), evaluation_mode(cast):
                 reference = copy.deepcopy(old).double()(x).flatten(1)
                 exact.append(_compare(reference, new(x).flatten(1)))
                 delivered.append(_compare(reference, copy.deepcopy(cast).double()(x).flatten(1)))
-                dtype = weight.dtype if hasattr(old, "weight") else torch.float64
+                dtype = next(cast.parameters()).dtype
                 ours = old(x.to(dtype)).double().flatten(1)
                 own.append(_compare(ours, cast(x.to(dtype)).double().flatten(1)))
                 floors.append(_compare(reference, ours).relative)
@@ -182,7 +187,7 @@ def prove_layers(pairs: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> Pro
         return max(found, key=lambda c: c.relative)
 
     tolerance = {"exactness": EXACT_TOLERANCE, "delivered": DELIVERED_TOLERANCE[dtype], "training": TRAINING_TOLERANCE}
-    return Proof(worst(exact), worst(delivered), worst(own), max(floors), None, tolerance)
+    return Proof(worst(exact), worst(delivered), worst(own), max(floors), None, tolerance, worst(exact))
 
 
 def _logits(network: nn.Module, batches: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

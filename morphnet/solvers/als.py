@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -30,21 +32,23 @@ def solve_als(
     generator: torch.Generator,
     max_sweeps: int = MAX_SWEEPS,
     on_sweep: OnSweep | None = None,
+    stop_at: float = math.inf,
 ) -> tuple[Filters, int]:
     """Filters by alternating least squares, and the number of sweeps it took.
 
     Args:
         target: the parent's filter, ``(C_j, C_i, H, W)``, odd kernel, float64 on the CPU.
         on_sweep: told of every sweep; the module it is given grows from the irreducible one to ``graph``.
+        stop_at: no sweep is begun when ``time.perf_counter()`` has passed this, but the first of each system.
 
     The result may be far from exact: the caller measures the residual of the whole.
 
     Source: Theorem 8; Algorithms 1 and 2.
     """
     reduction = reduce(graph)
-    filters, sweeps = solve_irreducible(reduction.irreducible, target, widths, generator, max_sweeps, on_sweep)
+    filters, sweeps = solve_irreducible(reduction.irreducible, target, widths, generator, max_sweeps, on_sweep, stop_at)
     for step in reduction.steps:
-        sweeps += _replay(step, filters, target, widths, generator, max_sweeps, on_sweep)
+        sweeps += _replay(step, filters, target, widths, generator, max_sweeps, on_sweep, stop_at)
     return Filters({edge: filters[edge] for edge in graph.convolutions}), sweeps
 
 
@@ -55,6 +59,7 @@ def solve_irreducible(
     generator: torch.Generator,
     max_sweeps: int = MAX_SWEEPS,
     on_sweep: OnSweep | None = None,
+    stop_at: float = math.inf,
 ) -> tuple[Filters, int]:
     """Algorithm 2: from random noise, one filter after the other solved with all others fixed.
 
@@ -89,7 +94,7 @@ def solve_irreducible(
         last, residual = residual, float(torch.linalg.norm(add(padded, -whole))) / size
         if on_sweep is not None:
             on_sweep(graph, filters)
-        if residual <= TOLERANCE or len(masks) == 1 or residual > last * (1 - STALL):
+        if residual <= TOLERANCE or len(masks) == 1 or residual > last * (1 - STALL) or time.perf_counter() > stop_at:
             break
     return filters, sweeps
 
@@ -102,6 +107,7 @@ def _replay(
     generator: torch.Generator,
     max_sweeps: int,
     on_sweep: OnSweep | None,
+    stop_at: float,
 ) -> int:
     """Puts the filters of the two parts in the place of the whole edge's."""
     first, second = step.parts
@@ -128,7 +134,7 @@ def _replay(
             on_sweep(step.morphed, Filters({**filters, first: inner, second: outer}))
 
     filters[first], filters[second], sweeps = _alternate(
-        whole, masks[first], masks[second], widths[first.target], generator, max_sweeps, tell
+        whole, masks[first], masks[second], widths[first.target], generator, max_sweeps, tell, stop_at
     )
     return sweeps
 
@@ -141,6 +147,7 @@ def _alternate(
     generator: torch.Generator,
     max_sweeps: int,
     tell: Callable[[Tensor, Tensor], None],
+    stop_at: float,
 ) -> tuple[Tensor, Tensor, int]:
     """Two filters in series: one solve where Eq. (3) holds, else back and forth between them."""
     size = max(float(torch.linalg.norm(target)), 1e-300)
@@ -161,7 +168,7 @@ def _alternate(
                 tell(first, second)
                 return first, second, sweep
         tell(first, second)
-        if now > residual * (1 - STALL):
+        if now > residual * (1 - STALL) or time.perf_counter() > stop_at:
             break
         residual = now
     return first, second, sweep

@@ -27,8 +27,10 @@ INITS = ("dense", "sparse")
 GOOD_CONDITION = 3.0
 #: |G~_l| up to which alternating least squares is worth a try where no exact solution is known.
 ALS_EQUATIONS = 5_000
-#: Sweeps of it.
-ALS_SWEEPS = 20
+#: Sweeps and seconds of it.
+ALS_SWEEPS, ALS_SECONDS = 20, 20.0
+#: Seconds after which ``als`` begins no further sweep.
+MAX_SECONDS = 600.0
 
 
 def solve(
@@ -39,6 +41,7 @@ def solve(
     *,
     init: str = "dense",
     max_sweeps: int = MAX_SWEEPS,
+    max_seconds: float = MAX_SECONDS,
 ) -> Solution:
     """Filters of ``graph`` whose composition is ``weight``: the modular network morphism equation (Eq. 5).
 
@@ -52,7 +55,7 @@ def solve(
         generator: a CPU generator for what is drawn at random; by default one with seed 0.
         init: with ``auto``, ``dense`` filters with as few zeros as the widths allow, or ``sparse``, where one edge
             holds the whole kernel and all others their centre tap.
-        max_sweeps: of ``als``.
+        max_sweeps, max_seconds: after which ``als`` begins no further sweep.
 
     Returns:
         A :class:`Solution`. Not reaching the tolerance is an outcome: ``converged`` is False, and ``outcome`` says
@@ -75,12 +78,14 @@ def solve(
         outcome += "" if residual <= TOLERANCE else f", and they differ from the filter by {residual:.1e}"
         return Solution(Filters(), residual, residual <= TOLERANCE, outcome, 1.0, 0.0, 0, 0.0, method)
     if method == "als":
-        filters, sweeps = solve_als(graph, target, widths, generator, max_sweeps)
+        filters, sweeps = solve_als(graph, target, widths, generator, max_sweeps, stop_at=started + max_seconds)
         residual, condition = residual_of(graph, filters, target), float("nan")
         outcome = f"als: residual {residual:.1e} after {sweeps} sweeps"
         if not residual <= TOLERANCE:
             advice = check_feasible(graph, tuple(target.shape))
-            outcome += f", {'stalled' if sweeps < max_sweeps else 'not there yet'}; "
+            ended = "not there yet" if sweeps >= max_sweeps else "stalled"
+            ended = f"stopped after {max_seconds:g} s" if time.perf_counter() - started > max_seconds else ended
+            outcome += f", {ended}; "
             outcome += "method=auto is exact here" if advice.is_exact else advice.advice
     else:
         feasible = check_feasible(graph, tuple(target.shape))
@@ -196,7 +201,8 @@ def _attempts(
     ]
     rows, columns = graph.kernel
     if target.shape[0] * target.shape[1] * rows * columns <= ALS_EQUATIONS:
-        attempts.append(lambda: solve_als(graph, target, widths, generator, ALS_SWEEPS)[0])
+        stop_at = time.perf_counter() + ALS_SECONDS
+        attempts.append(lambda: solve_als(graph, target, widths, generator, ALS_SWEEPS, stop_at=stop_at)[0])
     return attempts
 
 

@@ -45,7 +45,7 @@ def balance(graph: ModuleGraph, filters: Mapping[Edge, Tensor], gain: float = 1.
                 side -= sign * math.log(gain)
         rows.append(row)
         sides.append(side)
-    factor = {group[SINK]: gain, group[SOURCE]: 1.0}
+    factor = dict.fromkeys(free, 1.0) | {group[SINK]: gain, group[SOURCE]: 1.0}
     if rows:
         matrix, side_vector = torch.tensor(rows, dtype=torch.float64), torch.tensor(sides, dtype=torch.float64)
         logarithms = torch.linalg.lstsq(matrix, side_vector[:, None], driver="gelsd").solution[:, 0]

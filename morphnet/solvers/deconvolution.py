@@ -11,7 +11,7 @@ from morphnet.graph import Support
 from morphnet.solvers.algebra import add, adjoint, compose, zero_pad
 
 #: Unknowns up to which an inner edge between large kernels is solved by a dense matrix.
-DENSE_UNKNOWNS = 2500
+DENSE_UNKNOWNS = 600
 #: Largest number of entries of a dense matrix (float64, 8 bytes each).
 DENSE_ENTRIES = 6e7
 #: Iterations of the matrix-free solver.

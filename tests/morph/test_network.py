@@ -295,7 +295,8 @@ def test_a_torchvision_resnet_is_converted_and_morphed():
         ({"calibration": [(torch.randn(4, 3, 8, 8), torch.full((4,), 10))] * 2}, ValueError, "labels from 0 to 9"),
         ({"calibration": [(torch.randn(4, 3, 8, 8), torch.zeros(3).long())] * 2}, ValueError, "4 labels"),
         ({"calibration": None, "example_input": torch.zeros(3, 8, 8)}, ValueError, "give calibration="),
-        ({"activation": None}, TypeError, "got NoneType"),
+        ({"activation": 5}, TypeError, "got int"),
+        ({"spec": None}, TypeError, "NoneType"),
         ({"width": float("inf")}, ValueError, "width=inf"),
     ],
 )

@@ -321,3 +321,19 @@ def test_the_weight_is_not_changed_and_needs_no_gradient():
 def test_wrong_arguments_are_refused(change, error, match):
     with pytest.raises(error, match=match):
         solve(**{"graph": A, "weight": torch.zeros(3, 3, 3, 3), **change})
+
+
+def test_filters_are_not_blown_up_where_a_route_happens_to_pass_next_to_nothing_on():
+    """With the default seed the two random filters into ``a`` meet a route of 1e-4: 30 times the norm, cancelling."""
+    graph, weight = module("sa sb:1x1 ab:3x5 sa:3x1 bt:1x1", channels={"a": 4, "b": 4}), normal(1, 2, 1, 1)
+    solution = solve(graph, weight)
+    rounded = {edge: weight_.float().double() for edge, weight_ in solution.filters.items()}
+    assert solution.residual <= 1e-13
+    assert residual_of(graph, rounded, weight) < 1e-5
+
+
+def test_a_path_scaled_up_against_identities_leaves_the_others_alive():
+    graph = module("ab=0.5 ab:3x3 sa:3x5 bt=2 at:3x1 bt=1")
+    solution = solve(graph, normal(3, 3, 1, 4))
+    assert solution.condition <= 3
+    assert solution.weak == ()

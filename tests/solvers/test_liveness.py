@@ -1,4 +1,6 @@
 import importlib
+import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from morphnet.solvers import module_filter, orthogonal, solve
 from morphnet.solvers.liveness import MAX_PATHS, find_weak, path_norms, rank_across_channels
-from tests.modules import BRIDGE, module, normal, problems, random_filters
+from tests.modules import BRIDGE, module, normal, random_filters
 
 LIVENESS = importlib.import_module("morphnet.solvers.liveness")
 
@@ -40,9 +42,7 @@ def test_a_solution_is_alive_and_a_spoilt_one_is_named():
     filters = solution.filters | {}
     filters[graph["a-c"]] = 1e-3 * filters[graph["a-c"]]
     weak = find_weak(graph, filters, weight)
-    assert any(
-        words.startswith("edge a-c has 1.") and words.endswith("of the mean norm of the filters") for words in weak
-    )
+    assert any(re.fullmatch(r"edge a-c has \d\.\de-0[34] of the mean norm of the filters", words) for words in weak)
     assert any(words.startswith("path s-a a-c c-t has") for words in weak)
     assert not any("b-c" in words for words in weak)
 
@@ -77,26 +77,23 @@ def test_a_path_whose_filters_do_not_meet_is_found_though_each_is_strong():
     assert weak[0].endswith("of the norm of the whole")
 
 
-@settings(deadline=None, max_examples=25)
-@given(problems())
-def test_norms_of_paths_are_estimated_by_probes_where_composing_is_dear(problem):
-    graph = problem.graph
-    filters = random_filters(graph, *problem.channels)
-    composed = path_norms(graph, filters, problem.weight)
+@pytest.mark.parametrize("graph", [module(BRIDGE), module("sa:1x3 at st:5x1 st=0.5")], ids=str)
+def test_norms_of_paths_are_estimated_by_probes_where_composing_is_dear(monkeypatch, graph):
+    filters, weight = random_filters(graph, 8, 8, seed=50), normal(8, 8, 1, 1)
+    composed = path_norms(graph, filters, weight)
     assert list(composed) == list(graph.paths())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LIVENESS, "COMPOSE_MACS", 0)
-        probed = path_norms(graph, filters, problem.weight)
+    monkeypatch.setattr(LIVENESS, "COMPOSE_MACS", 0)
+    probed = path_norms(graph, filters, weight)
     assert list(probed) == list(composed)
     for path, norm in composed.items():
-        assert 0.1 * norm < probed[path] < 4 * norm
+        assert 0.5 * norm < probed[path] < 2 * norm
 
 
 def test_very_many_paths_are_not_walked():
     names = "sabcdefgt"
-    graph = module([f"{u}{v}" for u, v in zip(names, names[1:], strict=False) for _ in range(3)], 1)
+    graph = module([f"{u}{v}" for u, v in pairwise(names) for _ in range(3)], 1)
     assert graph.count_paths() > MAX_PATHS
-    filters = random_filters(graph, 1, 1)
+    filters = {edge: normal(1, 1, 1, 1).abs() for edge in graph.edges}
     assert find_weak(graph, filters, 1e9 * normal(1, 1, 1, 1)) == ()
 
 

@@ -74,8 +74,8 @@ def test_files_of_another_kind_are_refused_with_what_to_try(make_network, tmp_pa
     save_file(make_network().state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="network=cifar_resnet20"):
         load_network(tmp_path / "bare.safetensors")
-    with pytest.raises(TypeError, match="got Linear"):
-        save_network(torch.nn.Linear(1, 1), tmp_path / "x.safetensors")
+    with pytest.raises(TypeError, match="got OrderedDict"):
+        save_network(make_network().state_dict(), tmp_path / "x.safetensors")
 
 
 def test_a_description_cannot_name_code(make_network, tmp_path):
@@ -98,15 +98,21 @@ def test_safetensors_hold_the_plain_state_dict(make_network, tmp_path):
     assert load_file(path).keys() == network.state_dict().keys()
 
 
-@pytest.mark.parametrize("change", ["eps", "layer", "dtype"])
+@pytest.mark.parametrize("change", ["layer", "dtype"])
 def test_a_network_that_the_file_could_not_hold_is_not_saved(make_network, tmp_path, change):
     network = make_network()
-    if change == "eps":
-        network.bn1.eps = 0.1
-    elif change == "layer":
+    if change == "layer":
         network.act = torch.nn.Tanh()
     else:
         network.linear.double()
     with pytest.raises(ValueError, match="save_network"):
         save_network(network, tmp_path / "n.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_a_layer_come_back(make_network, batches, tmp_path):
+    network = make_network()
+    network.bn1.eps = 0.1
+    loaded = load_network(save_network(network, tmp_path / "n.safetensors"))
+    assert loaded.bn1.eps == 0.1
+    assert torch.equal(loaded(batches[0]), network(batches[0]))

@@ -48,10 +48,9 @@ def test_a_phase_may_have_its_own_schedule():
     [
         ([], [], "phases is empty"),
         ([{"morph": "1c1"}], [], "first phase is the parent"),
-        ([{}, {}], [], "phases.1.morph is null"),
         ([{}, {"morph": "1c1_hlaf"}], [], "phases.1.morph=1c1_hlaf: .*unknown suffix"),
         ([{}, {"morph": "3c1"}, {"morph": "1c1"}], [], "phases.2.morph=1c1: .*step backwards"),
-        ([{}, {"morph": "1c1"}], ["net2net"], "unknown 'net2net'; expected relu or prelu"),
+        ([{}, {"morph": "1c1"}], ["gelu"], "unknown 'gelu'; expected relu or prelu or net2net"),
         ([{}, {"morph": "1c1"}], ["relu", "relu"], "named twice"),
         ([{}, {"morph": "1c1", "steps": 0}], [], "phases.1: schedule.steps=0"),
         ([{"steps": 3, "epochs": 3}], [], "phases.0: .*exactly one length"),
