@@ -61,7 +61,8 @@ def graph(composed: DictConfig) -> None:
         if solutions:
             from morphnet.report.filters import draw_filters
 
-            drawn = draw_filters({how: found.filters for how, found in solutions.items()})
+            titles = {f"{how}: residual {found.residual:.1e}": found.filters for how, found in solutions.items()}
+            drawn = draw_filters(titles)
             pictures = [*pictures, *save_picture(drawn, place.with_name(f"{place.name}_filters"))]
     if config.format == "json":
         print(json.dumps(_to_dict(name, reduction, widths, kernel, pictures, solutions), indent=1))

@@ -9,6 +9,7 @@ from typing import Any
 from morphnet.morph.statistics import DRIFTING
 from morphnet.morph.verify import Proof
 from morphnet.nn.branch import ShortcutShape
+from morphnet.solvers import TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ class MorphReport:
     def _drifting(self) -> str:
         if self.bn in DRIFTING:
             return f"bn={self.bn}"
-        return f"method={self.method}" if self.method == "als" else f"padding={self.padding}"
+        unsolved = any(not layer.residual <= TOLERANCE for layer in self.layers)
+        return "a filter without an exact solution" if unsolved else f"padding={self.padding}"
 
 
 def _finite(value: Any) -> Any:

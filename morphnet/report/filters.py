@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from morphnet.graph import Edge
 
 #: Inches of one panel, and of what stands above it.
-PANEL, HEAD = 1.5, 0.45
+PANEL, HEAD = 1.5, 0.38
 COLUMNS = 8
 
 
@@ -27,12 +27,12 @@ def draw_filters(rows: Mapping[str, Mapping[Edge, Any]]) -> Figure:
     count = max(len(filters) for filters in rows.values())
     columns = min(count, COLUMNS)
     lines = math.ceil(count / columns)
-    height = len(rows) * (lines * (PANEL + HEAD) + HEAD)
+    height = len(rows) * (lines * (PANEL + HEAD) + HEAD) + 0.1
     figure = Figure(figsize=(columns * (PANEL + 0.2), height))
     top = height
     for title, filters in rows.items():
         top -= HEAD
-        figure.text(0.01, (top + 0.08) / height, title, fontsize=11, fontweight="bold", va="bottom")
+        figure.text(0.01, (top + 0.02) / height, title, fontsize=11, fontweight="bold", va="bottom")
         for i, (edge, weight) in enumerate(filters.items()):
             line, column = divmod(i, columns)
             bottom = top - (line + 1) * (PANEL + HEAD)

@@ -94,11 +94,11 @@ def _assert_kept(parent, child, report, x, tolerance=1e-5):
 
 
 TORCHVISION = [
-    ("resnet18", {"layer4.1.conv2": module(BRIDGE)}, ["layer4.1.conv2"]),
-    ("resnet18", {"layer3.*.conv2": BOTTLENECK}, ["layer3.0.conv2", "layer3.1.conv2"]),
+    ("resnet18", {"layer4.1.conv2": BOTTLENECK}, ["layer4.1.conv2"]),
+    ("resnet18", {"layer3.*.conv2": PAIR}, ["layer3.0.conv2", "layer3.1.conv2"]),
     (
         "resnet18",
-        {"layer2.0.conv1": BOTTLENECK, "layer2.0.downsample.0": PAIR_1X1},
+        {"layer2.0.conv1": module(BRIDGE), "layer2.0.downsample.0": PAIR_1X1},
         ["layer2.0.conv1", "layer2.0.downsample.0"],
     ),
     ("vgg11_bn", {"features.0": PAIR, "features.[48]": BOTTLENECK}, ["features.0", "features.4", "features.8"]),
@@ -132,24 +132,23 @@ def test_layers_of_a_torchvision_network_become_modules(name, patterns, layers):
 
 
 def test_a_stride_is_carried_by_the_module():
-    parent = _torchvision("resnet18")
-    child, _ = morph_network(parent, {"layer2.0.conv1": BOTTLENECK}, example_input=torch.zeros(1, 3, 32, 32))
-    grown, x = child.layer2[0].conv1, _images(1, 64, 9, 10)
-    assert grown.stride == (2, 2)
-    assert_close(grown(x), parent.layer2[0].conv1(x), atol=1e-5, rtol=1e-4)
+    parent = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU())
+    child, _ = morph_network(parent, {"0": BOTTLENECK})
+    x = _images(1, 4, 9, 10)
+    assert child[0].stride == (2, 2)
+    assert_close(child(x), parent(x), atol=1e-5, rtol=1e-4)
 
 
 def test_a_depthwise_convolution_is_morphed_channel_by_channel():
-    parent = _torchvision("mobilenet_v2")
-    child, report = morph_network(parent, {"features.2.conv.1.0": PAIR}, example_input=torch.zeros(1, 3, 32, 32))
-    grown = child.features[2].conv[1][0]
-    assert {conv.groups for conv in grown.convs.values()} == {grown.in_channels} == {96}
-    assert report.layers[0].module["conv"]["groups"] == 96
+    child, report = morph_network(nn.Sequential(nn.Conv2d(6, 6, 3, groups=6)), {"0": PAIR})
+    assert {conv.groups for conv in child[0].convs.values()} == {6}
+    assert report.layers[0].module["conv"]["groups"] == 6
+    assert report.passed
 
 
-def test_the_training_mode_is_kept_without_new_batch_normalisation():
-    parent = _torchvision("resnet18")
-    child, report = morph_network(parent, {"layer1.*.conv1": PAIR}, example_input=torch.zeros(1, 3, 32, 32))
+def test_the_training_mode_is_kept_without_new_batch_normalisation(make_network):
+    parent = make_network(8)
+    child, report = morph_network(parent, {"layer*.conv1": PAIR}, example_input=torch.zeros(8, 3, 16, 16))
     assert report.proof.training.difference < 1e-3 * report.proof.training.size
     x = _images(4, 3, 32, 32).double()
     with torch.no_grad():
@@ -276,16 +275,18 @@ def test_new_batch_normalisation_needs_data(make_network, bn):
 
 def test_same_padding_changes_the_border_alone_and_is_declared():
     parent = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)).eval()
-    wide = module("sa at", channels={"a": 8})
-    child, report = morph_network(parent, {"0": wide}, example_input=torch.zeros(1, 3, 12, 12), padding="same")
+    wide = module("sa at", channels={"a": 40})
+    given = {"example_input": torch.zeros(1, 3, 12, 12), "padding": "same", "method": "als"}
+    child, report = morph_network(parent, {"0": wide}, **given)
     assert report.drift_declared
     assert report.passed
+    assert report.layers[0].residual < 1e-10
     assert report.proof.exactness.relative > 1e-3
     assert "padding=same changes the function" in str(report)
     x = _images(2, 3, 12, 12)
     with torch.no_grad():
         difference = (child(x) - parent(x)).abs()
-    assert float(difference[:, :, 1:-1, 1:-1].max()) < 1e-5
+    assert float(difference[:, :, 1:-1, 1:-1].max()) < 1e-4
     assert float(difference.max()) > 1e-3
 
 
@@ -310,7 +311,7 @@ def test_theorem_8_as_printed_that_stalls_is_refused_or_declared():
     assert isinstance(child[0], GraphConv2d)
     assert report.drift_declared
     assert report.proof.failures
-    assert "method=als changes the function" in str(report)
+    assert "a filter without an exact solution changes the function" in str(report)
     assert "nan" not in str(report)
     json.dumps(report.to_dict(), allow_nan=False)
 
@@ -519,6 +520,7 @@ def test_a_module_that_is_too_narrow_is_refused_with_what_would_make_it_exact():
     assert _digest(parent) == before
     child, report = morph_network(parent, {"boxes": graph}, allow_inexact=True, example_input=torch.zeros(1, 3, 16, 16))
     assert report.drift_declared
+    assert "a filter without an exact solution changes the function" in str(report)
     assert isinstance(child.boxes, GraphConv2d)
 
 
