@@ -314,13 +314,14 @@ def about(threads: int) -> dict[str, str]:
         where = Path(__file__).parent
         return subprocess.run(["git", *words], cwd=where, capture_output=True, text=True).stdout.strip()
 
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     with open("/proc/cpuinfo") as lines:
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     import numpy
     import scipy
 
     return {
-        "command": shlex.join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
         "commit": git("rev-parse", "--short", "HEAD") or "unknown",
         "hardware": f"{os.cpu_count()} cores of {model}; {threads} thread{'s' * (threads > 1)} used; no GPU",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "

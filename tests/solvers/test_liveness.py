@@ -35,6 +35,16 @@ def test_taps_may_make_up_for_one_another():
     assert rank_across_channels(weight) == 2
 
 
+def test_a_square_filter_has_full_rank_both_ways_or_not_at_all():
+    """Three outputs of one input, through three taps: the outputs differ, and two inputs are not seen."""
+    weight = torch.zeros(3, 3, 1, 3, dtype=torch.float64)
+    for i in range(3):
+        weight[i, 0, 0, i] = 1
+    assert rank_across_channels(weight) == 1
+    assert rank_across_channels(weight.transpose(0, 1)) == 1
+    assert rank_across_channels(weight[:, :2]) == 1
+
+
 def test_a_solution_is_alive_and_a_spoilt_one_is_named():
     graph, weight = module(BRIDGE), normal(4, 4, 3, 3)
     solution = solve(graph, weight)
