@@ -86,7 +86,7 @@ class LayerMorphConfig:
     bn: str = "none"  # none | calibrated | paper: a batch normalisation after every new convolution
     padding: str = "exact"  # exact | same
     method: str = "auto"  # auto | als
-    init: str = "dense"  # dense | sparse
+    init: str = "dense"  # dense | sparse; of specs too, where padding is exact
 
 
 @dataclass

@@ -56,7 +56,8 @@ def morph(composed: DictConfig) -> None:
         "activation": config.activation,
         "method": config.method,
     }
-    settings |= {"split": config.split, "width": config.width} if layers is None else {"init": config.init}
+    settings["init"] = config.init
+    settings |= {"split": config.split, "width": config.width} if layers is None else {}
     images, facts = _images(config, data, data_config, parent)
     try:
         child, report = morph_network(

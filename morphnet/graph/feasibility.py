@@ -97,7 +97,7 @@ def check_feasible(graph: ModuleGraph, weight_shape: Sequence[int]) -> Feasibili
 
 
 def _path(graph: ModuleGraph, start: str, end: str, allowed: set[str]) -> tuple[Edge, ...] | None:
-    """A shortest path through ``allowed``; between the same vertices an identity rather than a convolution."""
+    """A shortest path through ``allowed``; between the same vertices an identity that passes much, else a convolution."""
     if start not in allowed or end not in allowed:
         return None
     ways: dict[str, tuple[Edge, ...]] = {start: ()}
@@ -105,7 +105,9 @@ def _path(graph: ModuleGraph, start: str, end: str, allowed: set[str]) -> tuple[
     for vertex in waiting:
         if vertex == end:
             return ways[vertex]
-        for edge in sorted(graph.edges_out_of(vertex), key=lambda e: (not e.identity, e.target, e.name)):
+        for edge in sorted(
+            graph.edges_out_of(vertex), key=lambda e: (not (e.identity and abs(e.scale) >= 0.5), e.target, e.name)
+        ):
             if edge.target in allowed and edge.target not in ways:
                 ways[edge.target] = (*ways[vertex], edge)
                 waiting.append(edge.target)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from morphnet.graph import Edge, ModuleGraph
 from morphnet.morph.plan import BlockMorph, MorphPlan
 from morphnet.morph.report import LayerReport
 from morphnet.nn.branch import Branch, ShortcutShape, SplitShortcut
 from morphnet.nn.resnet import ResNet, bare
 from morphnet.nn.structure import describe_structure, restore_structure
-from morphnet.solvers import Type1Solution, orthogonal, solve_type1, zero_pad
+from morphnet.solvers import Type1Solution, orthogonal, solve, solve_type1, zero_pad
 from morphnet.spec import MorphSpec
 
 
@@ -26,17 +27,20 @@ class Applied:
     layers: tuple[LayerReport, ...]
 
 
-def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator, method: str = "auto") -> Applied:
+def apply_morph(
+    parent: ResNet, plan: MorphPlan, generator: torch.Generator, method: str = "auto", init: str = "dense"
+) -> Applied:
     """The child of ``plan``, in float64 and evaluation mode: no tensor is shared with ``parent``.
 
-    Kernels that grow are padded with zeros; a new branch gets a random orthogonal first filter and the
-    second filter that solves Eq. (2) for its share of the identity. The batch normalisations of new branches
+    Kernels that grow are padded with zeros; a new branch gets two filters that solve Eq. (2) for its share of the
+    identity. The batch normalisations of new branches
     are fresh: they have to be set before the child computes anything of use.
 
     Args:
         parent: a float64 network of the architecture the plan was made for.
         generator: a CPU generator; the filters are a function of its state.
         method: ``auto``, or ``net2net`` for an identity insert: both filters of a branch are multiples of the identity.
+        init: ``dense`` or ``sparse``; they differ where the shortcut's padding is ``exact`` and a kernel exceeds 1x1.
 
     Raises:
         ValueError: the morphism equation of a branch could not be solved.
@@ -77,7 +81,7 @@ def apply_morph(parent: ResNet, plan: MorphPlan, generator: torch.Generator, met
                     assert isinstance(old, SplitShortcut)
                     _grow_kernels(module, old.branches[i])
                     continue
-                solution = _solve_branch(change, change.after.shares[i], generator, method)
+                solution = _solve_branch(change, change.after.shares[i], generator, method, init)
                 for conv, weight in ((module.conv1, solution.inner), (module.conv2, solution.outer)):
                     conv.weight.copy_(zero_pad(weight, (conv.kernel_size[0], conv.kernel_size[1])))
                 new_branches.append(module)
@@ -101,17 +105,27 @@ def _shortcut_name(network: ResNet, block: str) -> str:
     return f"{block}.{dict(network.named_blocks())[block].shortcut_name}"
 
 
-def _solve_branch(change: BlockMorph, share: float, generator: torch.Generator, method: str) -> Type1Solution:
-    """1x1 filters whose composition is ``share`` times the identity.
+def _solve_branch(
+    change: BlockMorph, share: float, generator: torch.Generator, method: str, init: str
+) -> Type1Solution:
+    """Two filters whose composition is ``share`` times the identity.
 
-    A random part of 1x1 keeps the layers' own ("same") padding exact on the border, whatever the kernels.
+    With the layers' own ("same") padding both are 1x1, to be padded with zeros: exact on the border, whatever the
+    kernels. With ``padding=exact`` and a dense start their kernels are filled where that is possible.
     """
+    kernels, mid = change.after.kernel_sizes, change.after.mid_channels
     eye = torch.eye(change.channels, dtype=torch.float64)[:, :, None, None]
-    if method == "net2net":
-        inner = torch.eye(change.after.mid_channels, change.channels, dtype=torch.float64)[:, :, None, None]
+    if method == "auto" and init == "dense" and change.after.padding == "exact" and max(kernels) > 1:
+        first, second = Edge("s", "a", kernels[0]), Edge("a", "t", kernels[1])
+        found = solve(ModuleGraph([first, second], {"a": mid}), share * eye, generator=generator)
+        inner, outer = found.filters[first], found.filters[second]
+        solution = Type1Solution(inner, outer, found.residual, found.condition, found.converged, found.outcome)
     else:
-        inner = orthogonal(change.after.mid_channels, change.channels, generator)[:, :, None, None]
-    solution = solve_type1(share * eye, inner, (1, 1))
+        if method == "net2net":
+            inner = torch.eye(mid, change.channels, dtype=torch.float64)[:, :, None, None]
+        else:
+            inner = orthogonal(mid, change.channels, generator)[:, :, None, None]
+        solution = solve_type1(share * eye, inner, (1, 1))
     if not solution.converged:
         raise ValueError(f"{change.block}: the morphism equation was not solved: {solution.outcome}")
     return solution

@@ -82,7 +82,8 @@ def morph_network(
         activation: the parametric activation of the new places; ``prelu``, ``pgelu``, ``ptanh``, ...; with patterns
             also ``none``.
         generator: a CPU generator that the random filters are drawn from; by default one with seed 0.
-        init: with patterns, ``dense`` or ``sparse`` filters; see :func:`~morphnet.solvers.solve`.
+        init: ``dense`` or ``sparse`` filters; see :func:`~morphnet.solvers.solve`. With a spec string they differ
+            where ``padding="exact"`` and a kernel exceeds 1x1.
         split: of a spec: the share of the identity that becomes the first branch.
         width: of a spec: C_l as a multiple of the block's channels.
         allow_inexact: return a child that failed its proof, or has no exact solution, instead of raising.
@@ -113,6 +114,7 @@ def morph_network(
             method=method,
             activation="prelu" if activation is None else activation,
             generator=generator,
+            init=init,
             split=split,
             width=width,
             allow_inexact=allow_inexact,
@@ -273,6 +275,7 @@ def _morph_shortcuts(
     method: str,
     activation: str,
     generator: torch.Generator,
+    init: str,
     split: float,
     width: float,
     allow_inexact: bool,
@@ -281,6 +284,8 @@ def _morph_shortcuts(
     network = _our_resnet(parent)
     if bn not in BN_SETTINGS:
         raise ValueError(f"bn={bn!r}; expected one of {', '.join(BN_SETTINGS)}")
+    if init not in INITS:
+        raise ValueError(f"init={init!r}; expected {' or '.join(INITS)}")
     if method not in ("auto", "net2net"):
         raise ValueError(f"method={method!r}; the shortcuts of a spec are solved exactly by auto; net2net is a control")
     plan = plan_morph(
@@ -307,7 +312,7 @@ def _morph_shortcuts(
     assert images is not None
 
     exact_parent = copy.deepcopy(network).double().eval()
-    applied = apply_morph(exact_parent, plan, generator, method)
+    applied = apply_morph(exact_parent, plan, generator, method, init)
     solved = time.perf_counter()
     if applied.new_branches:
         set_batch_norms(applied.child, applied.new_branches, bn, images.measured)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphnet.graph import SINK, SOURCE, ModuleGraph
-from morphnet.nn.activation import ParametricActivation
+from morphnet.nn.activation import FUNCTIONS, ParametricActivation
 
 Padding = Literal["exact", "same"]
 
@@ -76,6 +76,8 @@ class ModuleShape:
     def __post_init__(self) -> None:
         if self.padding not in ("exact", "same"):
             raise ValueError(f"padding={self.padding!r}; expected 'exact' or 'same'")
+        if self.activation is not None and self.activation not in FUNCTIONS:
+            raise ValueError(f"activation={self.activation!r}; expected one of {', '.join(FUNCTIONS)}, or None")
 
     def to_dict(self) -> dict[str, Any]:
         return {

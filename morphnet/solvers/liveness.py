@@ -9,7 +9,7 @@ from torch import Tensor
 
 from morphnet.graph import SOURCE, Edge, ModuleGraph
 from morphnet.solvers.algebra import compose
-from morphnet.solvers.module_filter import COMPOSE_MACS, evaluate_module, filter_of
+from morphnet.solvers.module_filter import COMPOSE_MACS, PROBE_SEED, evaluate_module, filter_of
 
 #: Smallest Frobenius norm of a filter over the mean of all, and of a path over that of the whole.
 LEAST = 0.01
@@ -79,7 +79,7 @@ def path_norms(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tenso
             norms[path] = float(torch.linalg.norm(route))
         else:
             alone = ModuleGraph.of_parts(path, graph.channels)
-            generator = torch.Generator().manual_seed(0)
+            generator = torch.Generator().manual_seed(PROBE_SEED)
             x = torch.randn(2, weight.shape[1], *alone.kernel, generator=generator, dtype=weight.dtype)
             # One output pixel of unit normal inputs: its variance is the squared norm of the path's filter.
             y = evaluate_module(alone, filters, x.to(weight.device))

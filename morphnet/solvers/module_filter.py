@@ -13,8 +13,8 @@ from morphnet.solvers.algebra import add, compose
 
 #: Multiply-accumulates up to which the module's filter is composed; beyond, the residual is taken from probe inputs.
 COMPOSE_MACS = 4e9
-#: Random inputs of a probe.
-PROBES = 4
+#: Random inputs of a probe, and their seed: another than anyone would draw filters with.
+PROBES, PROBE_SEED = 4, 20_170_111
 
 
 def filter_of(edge: Edge, filters: Mapping[Edge, Tensor], channels: int) -> Tensor:
@@ -127,7 +127,7 @@ def residual_of(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tens
         whole = module_filter(graph, filters, in_channels, out_channels)
         difference, size = torch.linalg.norm(add(whole, -weight)), torch.linalg.norm(weight)
     else:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(PROBE_SEED)
         height, width = max(rows, weight.shape[2]), max(columns, weight.shape[3])
         x = torch.randn(PROBES, in_channels, height + 2, width + 2, generator=generator, dtype=weight.dtype)
         x = x.to(weight.device)

@@ -87,8 +87,7 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
     except (RuntimeError, ValueError, SafetensorError) as error:
         what = f"{path} does not fit base" if base is not None else f"{path} is damaged"
         raise ValueError(f"{what}: {error}") from error
-    if isinstance(network, ResNet) or "torchvision" in description:
-        metadata_of(network).update(description["metadata"])
+    metadata_of(network).update(description["metadata"])
     if description.get("hash") != network_hash(network):
         raise ValueError(f"{path} is damaged: its weights do not have the hash that was written with them")
     return network.eval()
@@ -141,7 +140,9 @@ def _build(path: Path, description: dict[str, Any], base: nn.Module | None) -> n
 
 def _metadata(network: nn.Module) -> dict[str, Any]:
     """What a network carries beside its weights; only JSON values are kept of a foreign network's."""
-    found = metadata_of(network)
+    found = getattr(network, "metadata", None)
+    if not isinstance(found, dict):
+        return {}
     if not isinstance(network, ResNet):
         try:
             json.dumps(found)

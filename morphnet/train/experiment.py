@@ -141,12 +141,13 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
         "calibration": batches,
         "activation": morphing.activation,
         "method": plan.method,
+        "init": morphing.layers.init,
         "generator": generator_for(experiment.seed, plan.index, "filters"),
     }
     if plan.layers is None:
         settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
     else:
-        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding, "init": morphing.layers.init}
+        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding}
     try:
         child, report = morph_network(source, plan.layers or plan.morph or "", **settings)
     except MorphError as error:

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.testing import assert_close
 
 from morphnet import load_network, morph_network, save_network
 from morphnet.morph import Deepen, Enlarge, Widen
@@ -52,7 +51,7 @@ def _assert_same(first, second, x):
         assert torch.equal(first(x), second(x))
 
 
-def _rewrite(path, change, key="__metadata__"):
+def _rewrite(path, change):
     """Changes the description in a file, and nothing else."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -106,31 +105,24 @@ def test_the_hash_of_a_morphed_network_tells_its_structure(make_network):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["modules"]["layer1.1.conv2"].pop("graph"), "not the description of a grown convolution"),
-        (lambda s: s["modules"]["layer1.1.conv2"].update(padding="os.system"), "padding='os.system'"),
-        (lambda s: s["modules"]["layer1.1.conv2"].update(activation="os.system"), r"os\.system"),
-        (lambda s: s["modules"].update({"layer9": s["modules"]["layer1.1.conv2"]}), "this ResNet has no layer9"),
-        (lambda s: s["modules"].update({"bn1": s["modules"]["layer1.1.conv2"]}), "bn1 is a BatchNorm2d"),
-        (lambda s: s["modules"].update({"layer1.1.conv2": 3}), "not the description"),
+        (lambda s: s["modules"]["layer1.0.conv2"].pop("graph"), "not the description of a grown convolution"),
+        (lambda s: s["modules"]["layer1.0.conv2"].update(padding="os.system"), "padding='os.system'"),
+        (lambda s: s["modules"]["layer1.0.conv2"].update(activation="os.system"), r"os\.system"),
+        (lambda s: s["modules"].update({"layer9": s["modules"]["layer1.0.conv2"]}), "this ResNet has no layer9"),
+        (lambda s: s["modules"].update({"bn1": s["modules"]["layer1.0.conv2"]}), "bn1 is a BatchNorm2d"),
+        (lambda s: s["modules"].update({"layer1.0.conv2": 3}), "not the description"),
         (lambda s: s["layers"].update({"bn1": {"kind": "os.system"}}), r"bn1 is a BatchNorm2d; a os\.system is needed"),
         (lambda s: s["layers"].update({"bn1": {"kind": "BatchNorm2d", "wurst": 1}}), "wurst"),
         (lambda s: s.update(modules=[1]), "damaged"),
-        (lambda s: s["modules"].clear(), "layer1.1.conv2"),
+        (lambda s: s["modules"].clear(), "layer1.0.conv2"),
     ],
 )
 def test_a_damaged_description_is_refused_by_name(make_network, tmp_path, change, message):
     child, _ = morph_network(make_network(8), {"layer1.0.conv2": PAIR})
     path = save_network(child, tmp_path / "n.safetensors")
 
-    def rename(description):
-        structure = description["structure"]
-        structure["modules"]["layer1.1.conv2"] = structure["modules"].pop("layer1.0.conv2")
-        change(structure)
-        if isinstance(structure["modules"], dict) and "layer1.1.conv2" in structure["modules"]:
-            structure["modules"]["layer1.0.conv2"] = structure["modules"].pop("layer1.1.conv2")
-
-    _rewrite(path, rename)
-    with pytest.raises(ValueError, match=message.replace("layer1.1", "layer1.0")) as caught:
+    _rewrite(path, lambda description: change(description["structure"]))
+    with pytest.raises(ValueError, match=message) as caught:
         load_network(path)
     assert "n.safetensors is damaged" in str(caught.value)
 
@@ -200,15 +192,6 @@ def test_a_damaged_torchvision_description_is_refused(mobilenet, tmp_path, chang
 # Classes of one's own -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def grown(tmp_path):
-    """A parent, its child, and the file of the child."""
-    parent = _own()
-    patterns = {"conv": Widen(1.5), "shortcut": PAIR_1X1}
-    child, _ = morph_network(parent, patterns, example_input=torch.zeros(1, 3, 8, 8))
-    return parent, child, save_network(child, tmp_path / "n.safetensors")
-
-
 def test_a_network_of_ones_own_needs_its_base(tmp_path):
     parent = _own()
     child, _ = morph_network(parent, {"conv": PAIR, "shortcut": PAIR_1X1}, example_input=torch.zeros(1, 3, 8, 8))
@@ -223,11 +206,6 @@ def test_a_network_of_ones_own_needs_its_base(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     with pytest.raises(ValueError, match=r"of a .*_Own, whose code is yours: give load_network\(path, base=\.\.\.\)"):
         load_network(path)
-
-
-def test_a_network_with_an_identity_beside_a_widened_layer_is_refused():
-    with pytest.raises(ValueError, match="conv"):
-        morph_network(_own(), {"conv": Widen(1.5)}, example_input=torch.zeros(1, 3, 8, 8))
 
 
 def test_widened_and_enlarged_layers_of_ones_own_come_back(tmp_path):
@@ -266,7 +244,7 @@ def test_a_wrong_base_is_refused_by_the_layer_that_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match="does not fit base: this Sequential has no conv"):
         load_network(path, nn.Sequential(nn.Conv2d(3, 6, 3)))
     other, _ = morph_network(parent, {"conv": SIDE})
-    with pytest.raises(ValueError, match="does not fit base: conv is a GraphConv2d; .* unmorphed"):
+    with pytest.raises(ValueError, match=r"does not fit base: conv is a GraphConv2d; .* unmorphed"):
         load_network(path, other)
     wrong = _own()
     wrong.conv = nn.Linear(2, 2)
@@ -276,7 +254,6 @@ def test_a_wrong_base_is_refused_by_the_layer_that_does_not_fit(tmp_path):
     wrong.extra = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"does not fit base: (.|\n)*extra\.weight"):
         load_network(path, wrong)
-    assert_close(load_network(path, parent)(_images(1, 3, 8, 8)), child(_images(1, 3, 8, 8)))
 
 
 def test_the_child_itself_fits_as_base(tmp_path):
@@ -294,9 +271,6 @@ def test_a_class_that_is_named_in_a_file_is_never_imported(tmp_path):
     try:
         with pytest.raises(ValueError, match=r"of a wicked\.Network"):
             load_network(path)
-        with pytest.raises(ValueError, match="hash"):
-            _rewrite(path, lambda d: d.update(hash="0"))
-            load_network(path, _own())
     finally:
         sys.path.remove(str(tmp_path))
     assert "wicked" not in sys.modules

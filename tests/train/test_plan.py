@@ -1,21 +1,27 @@
 import pytest
+from torch import nn
 
-from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import LayerMorphConfig, MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.morph import Deepen, Widen
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.train import plan_phases
+from tests.modules import module
+
+PAIR = module("sa at")
 
 
-def _plan(phases, controls=(), parent_given=False, **schedule):
+def _plan(phases, controls=(), parent_given=False, parent=None, layers=(), morphing=None, **schedule):
     return plan_phases(
         [PhaseConfig(**phase) for phase in phases],
         list(controls),
         ScheduleConfig(**{"epochs": 10, **schedule}),
         0.1,
         6,
-        cifar_architecture(20, 10),
-        MorphConfig(),
+        cifar_architecture(20, 10) if parent is None else parent,
+        MorphConfig() if morphing is None else morphing,
         parent_given,
         1000,
+        layers,
     )
 
 
@@ -59,3 +65,87 @@ def test_a_phase_may_have_its_own_schedule():
 def test_wrong_phases_are_refused_before_anything_runs(phases, controls, message):
     with pytest.raises(ValueError, match=message):
         _plan(phases, controls)
+
+
+def test_a_phase_without_a_morph_is_trained_on():
+    plans = _plan([{}, {}, {"morph": "1c1"}, {"name": "rest"}])
+    assert [(p.folder, p.label, p.grows) for p in plans] == [
+        ("0_parent", "parent", False),
+        ("1_trained_on", "trained on", False),
+        ("2_1c1", "1c1", True),
+        ("3_rest", "trained on", False),
+    ]
+    assert [p.source for p in plans] == [None, 0, 1, 2]
+
+
+def test_phases_that_morph_layers():
+    layers = [None, {"layer1.*.conv2": PAIR}, {"conv1": Widen(1.5)}]
+    phases = [{}, {"module": "a", "target": "layer1.*.conv2"}, {"widen": 1.5, "target": "conv1"}]
+    plans = _plan(phases, layers=layers, morphing=MorphConfig(layers=LayerMorphConfig(method="als")))
+    assert [p.folder for p in plans] == ["0_parent", "1_a", "2_widen_1.5"]
+    assert [p.label for p in plans] == ["parent", "a on layer1.*.conv2", "widen(1.5) on conv1"]
+    assert [p.layers for p in plans] == layers
+    assert [p.method for p in plans] == ["auto", "als", "als"]
+    assert [p.grows for p in plans] == [False, True, True]
+
+
+def test_specs_and_layers_in_turn():
+    phases = [{}, {"morph": "1c1"}, {"module": "a", "target": "*.branches.0.conv1"}, {"morph": "3c1"}]
+    plans = _plan(phases, layers=[None, None, {"*.branches.0.conv1": PAIR}, None])
+    assert [p.morph for p in plans] == [None, "1c1", None, "3c1"]
+
+
+def test_the_net2net_control_repeats_specs_and_deepens_with_identities():
+    phases = [{}, {"morph": "1c1"}, {"deepen": 3, "target": "conv1"}]
+    plans = _plan(phases, ["net2net"], layers=[None, None, {"conv1": Deepen(3)}])
+    first, second = plans[3:]
+    assert [p.folder for p in (first, second)] == ["3_net2net_1", "4_net2net_2"]
+    assert (first.morph, first.layers, first.method, first.source) == ("1c1", None, "net2net", 0)
+    assert (second.morph, second.layers, second.method, second.source) == (None, {"conv1": Deepen(3)}, "net2net", 3)
+    assert all(p.role == "control" and p.grows for p in (first, second))
+    assert plans[1].method == plans[2].method == "auto"
+    (only,) = _plan([{}, {"morph": "1c1"}], ["net2net"])[2:]
+    assert (only.folder, only.label) == ("2_net2net", "child by identity insert (Net2Net)")
+
+
+def test_a_given_parent_of_another_class_is_planned_with():
+    parent = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    layers = [None, {"0": PAIR}]
+    plans = _plan([{}, {"module": "a", "target": "0"}], ["relu"], True, parent, layers)
+    assert [p.role for p in plans] == ["parent", "child", "control"]
+    assert plans[2].layers is None
+
+
+FOREIGN = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("phases", "settings", "message"),
+    [
+        (
+            [{"target": "conv1"}],
+            {"layers": [{"conv1": PAIR}]},
+            "phases.0.target='conv1': the first phase is the parent",
+        ),
+        (
+            [{}, {"morph": "1c1", "target": "conv1"}],
+            {"layers": [None, {"conv1": PAIR}]},
+            "phases.1: morph=1c1 or target=conv1, not both",
+        ),
+        ([{}, {}], {"layers": [None, {"bn1": PAIR}]}, r"phases\.1: (.|\n)*bn1 cannot be morphed: BatchNorm2d"),
+        ([{}, {"morph": "1c1"}, {}], {"layers": [None, None, {"layer1": PAIR}]}, r"phases\.2: (.|\n)*layer1 cannot be"),
+        ([{}, {}], {"layers": [None, {"9": PAIR}], "parent": FOREIGN}, r"phases\.1: (.|\n)*'9' matches no layer"),
+        ([{}, {"morph": "1c1"}], {"parent": FOREIGN}, "the parent is a Sequential: name layers by target= instead"),
+        ([{}, {}], {"parent": FOREIGN, "controls": ["prelu"]}, r"controls=\[prelu\] needs one of morphnet's ResNets"),
+        ([{}, {}], {"controls": ["net2net"]}, "no phase has one"),
+        (
+            [{}, {"morph": "1c1"}, {"module": "a"}],
+            {"controls": ["net2net"], "layers": [None, None, {"conv1": PAIR}]},
+            "phases.2 has another morph",
+        ),
+        ([{}, {}], {"morphing": MorphConfig(layers=LayerMorphConfig(bn="folded"))}, "morphing.layers.bn='folded'"),
+    ],
+)
+def test_wrong_layers_and_controls_are_refused_before_anything_runs(phases, settings, message):
+    with pytest.raises(ValueError, match=message):
+        _plan(phases, **settings)
