@@ -97,7 +97,7 @@ def check_feasible(graph: ModuleGraph, weight_shape: Sequence[int]) -> Feasibili
 
 
 def _path(graph: ModuleGraph, start: str, end: str, allowed: set[str]) -> tuple[Edge, ...] | None:
-    """A shortest path through ``allowed``; between the same vertices an identity that passes much, else a convolution."""
+    """A shortest path through ``allowed``; of parallel edges an identity that passes much, else a convolution."""
     if start not in allowed or end not in allowed:
         return None
     ways: dict[str, tuple[Edge, ...]] = {start: ()}

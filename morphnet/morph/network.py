@@ -369,9 +369,12 @@ def _our_resnet(parent: nn.Module) -> ResNet:
 
 def _deliver(exact_child: ResNet, parent: ResNet) -> ResNet:
     """``exact_child`` as it will be used: dtype, device, training mode and metadata of ``parent``."""
-    child = ResNet(exact_child.architecture)
-    restore_structure(child, describe_structure(exact_child, bare(exact_child.architecture)))
-    child = child.to(next(parent.parameters()))
+    # Built without weights: every one of them is the exact child's, and drawing them anew takes longer than all else.
+    child = bare(exact_child.architecture)
+    with torch.device("meta"):
+        restore_structure(child, describe_structure(exact_child, bare(exact_child.architecture)))
+    like = next(parent.parameters())
+    child = child.to_empty(device=like.device).to(like.dtype)
     child.load_state_dict(exact_child.state_dict())
     child.metadata = copy.deepcopy(parent.metadata)
     frozen = {name for name, parameter in parent.named_parameters() if not parameter.requires_grad}

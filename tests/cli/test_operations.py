@@ -110,14 +110,14 @@ def test_a_module_of_ones_own_stands_in_a_folder(run, saved, tmp_path):
     (tmp_path / "my" / "module").mkdir(parents=True)
     mine = "edges:\n  - { source: s, target: a, kernel: [3, 5] }\n  - { source: a, target: t }\n"
     (tmp_path / "my" / "module" / "mine.yaml").write_text(mine)
-    given = [f"parent={saved}", "target=layer3.0.conv?", *SMALL, "--config-dir", "my"]
-    code, output, error = run("morph", "module=mine", *given, "output=out")
+    given = ["module=mine", f"parent={saved}", "target=layer3.0.conv?", *SMALL, "output=out"]
+    code, output, error = run("morph", "--config-dir", "my", *given)
     assert code == 0, error
     assert "2 layers morphed" in output
     child = load_network(tmp_path / "out" / "network.safetensors")
     assert child.layer3[0].conv1.convs["s-a"].kernel_size == (3, 5)
     phases = "phases=[{morph: null},{module: mine, target: layer1.0.conv1}]"
-    code, _, error = run("train", f"parent={saved}", phases, *SHORT, "--config-dir", "my", "hydra.run.dir=run")
+    code, _, error = run("train", "--config-dir", "my", f"parent={saved}", phases, *SHORT, "hydra.run.dir=run")
     assert code == 0, error
     assert (tmp_path / "run" / "phases" / "1_mine" / "record.json").is_file()
 
