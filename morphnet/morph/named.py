@@ -19,7 +19,7 @@ from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen, words
 from morphnet.morph.report import LayerReport
 from morphnet.morph.widening import widen_layer
 from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, Padding
-from morphnet.nn.replace import replace_module
+from morphnet.nn.replace import replace_module, what_a_fresh_one_would_lose
 from morphnet.solvers import TOLERANCE
 
 
@@ -69,7 +69,7 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
         if not matched:
             problems.append(f"{pattern!r} matches no layer{_near(pattern, network)}")
         for name in matched:
-            refusal = why_not(names[name])
+            refusal = why_not(names[name]) or what_a_fresh_one_would_lose(network, names[name])
             if not refusal and isinstance(operation, (Widen, Enlarge)) and not isinstance(names[name], nn.Conv2d):
                 refusal = f"{operation} needs a convolution"
             if refusal:

@@ -94,6 +94,12 @@ def _stripped(network: nn.Module, structure: dict[str, Any] | None = None) -> st
         if name.startswith(tuple(f"{g}." for g in grown)):
             continue
         leaf = not any(True for _ in module.children())
-        kind = "?" if name in open_names else repr(module) if leaf else type(module).__name__
+        kind = "?" if name in open_names else repr(module) if leaf else _container(module)
         lines.append(f"{name} {kind}")
     return "\n".join(lines)
+
+
+def _container(module: nn.Module) -> str:
+    """Class and plain settings of a module of modules, such as the drop rate of a dense layer."""
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str)) and k[0] != "_"}
+    return f"{type(module).__name__} {sorted((k, str(v)) for k, v in plain.items() if k != 'training')}"
