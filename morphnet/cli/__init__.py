@@ -35,6 +35,7 @@ examples:
   morphnet train -m seed=0,1,2                              the same over three seeds, one table
   morphnet train experiment=cifar10_morph20_1c1 data.download=true
   morphnet morph parent=outputs/digits/seed0 morph=1c1_2branch output=grown
+  morphnet morph parent=torchvision:resnet18 module=bridge target='layer3.*.conv2' output=bridged
   morphnet eval  parent=grown data=digits
   morphnet graph module=bridge                              a module of configs/module, or morph=3c3
   morphnet flops format=markdown
