@@ -209,7 +209,9 @@ class GraphConfig:
     in_channels: int = 16
     out_channels: int = 16
     kernel: Any = None  # of the parent; null: 1 with morph, whose parent is an identity, else 3
-    solve: list[str] = field(default_factory=list)  # dense, sparse, als: filters for a random parent (spec: identity)
+    solve: Any = field(
+        default_factory=list
+    )  # one or a list of dense, sparse, als: filters for a random parent (spec: identity)
     seed: int = 0  # of that parent and of the filters
     output: str = "outputs/graph"
     format: str = "text"  # text | json

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from morphnet.config import (
     DataConfig,
@@ -31,6 +32,7 @@ WRONG_INPUT = (
     OverflowError,
     FileNotFoundError,
     FileExistsError,
+    YAMLError,
 )
 
 
@@ -50,6 +52,8 @@ def explain(error: BaseException) -> str:
         return "a group cannot be null: give one of its names, or leave it out (~group takes it away)"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_hydra(error)
+    if isinstance(error, YAMLError):
+        return f"a configuration is no YAML: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, (*EXPECTED, MorphError, SweepError)):

@@ -72,10 +72,10 @@ def graph(composed: DictConfig) -> None:
 
 def _solve(config: GraphConfig, module: ModuleGraph, kernel: tuple[int, int]) -> dict[str, Solution]:
     """The module solved in each way that is asked for, for one parent: random normal, or with a spec the identity."""
-    wrong = [how for how in config.solve if how not in SOLVE]
-    if wrong:
-        raise ValueError(f"solve={config.solve}: unknown {', '.join(wrong)}; expected {', '.join(SOLVE)}")
-    if not config.solve:
+    ways = [config.solve] if isinstance(config.solve, str) else config.solve or []
+    if not isinstance(ways, list) or any(how not in SOLVE for how in ways):
+        raise ValueError(f"solve={config.solve}: expected one or a list of {', '.join(SOLVE)}")
+    if not ways:
         return {}
     import torch
 
@@ -89,7 +89,7 @@ def _solve(config: GraphConfig, module: ModuleGraph, kernel: tuple[int, int]) ->
         scale = (config.in_channels * kernel[0] * kernel[1]) ** -0.5
         weight = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
     found = {}
-    for how in config.solve:
+    for how in ways:
         method, init = ("als", "dense") if how == "als" else ("auto", how)
         found[how] = solve(
             module, weight, method, torch.Generator().manual_seed(config.seed), init=init, max_seconds=SECONDS

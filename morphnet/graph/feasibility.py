@@ -55,8 +55,9 @@ class Feasibility:
 
     def __str__(self) -> str:
         eq3 = (
-            f"Eq. (3) is {'' if self.meets_eq3 else 'not '}met: the largest filter has {self.largest_filter:,} "
-            f"numbers, the padded parent filter {self.equations:,}"
+            f"Eq. (3){', which is not needed then,' if self.is_exact and not self.meets_eq3 else ''} is "
+            f"{'' if self.meets_eq3 else 'not '}met: the largest filter has {self.largest_filter:,} numbers, "
+            f"the padded parent filter {self.equations:,}"
         )
         if not self.is_exact:
             return f"no edge can take the whole filter: {self.advice}; {eq3}"
@@ -76,6 +77,8 @@ def check_feasible(graph: ModuleGraph, weight_shape: Sequence[int]) -> Feasibili
 
     Source: Eq. (3), Sec. 3.6; the wider condition is this project's.
     """
+    if len(weight_shape) != 4 or min(weight_shape) < 1:
+        raise ValueError(f"check_feasible: the shape (C_j, C_i, H, W) of a filter is needed; got {tuple(weight_shape)}")
     out_channels, in_channels, height, width = weight_shape
     widths = graph.widths(in_channels, out_channels)
     rows, columns = graph.kernel

@@ -41,6 +41,8 @@ class ModuleGraph:
     """
 
     def __init__(self, edges: Iterable[Edge], channels: Mapping[str, Width] | None = None) -> None:
+        if not isinstance(edges, Iterable):
+            raise TypeError(f"ModuleGraph: a list of edges is needed; got {type(edges).__name__}")
         given = list(edges)
         for edge in given:
             if not isinstance(edge, Edge):

@@ -118,6 +118,8 @@ def reduce(graph: ModuleGraph) -> Reduction:
 
     Source: Algorithm 1. As printed it does not end on a complex module.
     """
+    if not isinstance(graph, ModuleGraph):
+        raise TypeError(f"reduce: a ModuleGraph is needed; got {type(graph).__name__}")
     module = graph
     steps: list[Step] = []
     while True:

@@ -62,6 +62,10 @@ def read_batches(
     labels: list[Tensor] = []
     if not isinstance(calibration, Iterable):
         raise TypeError(f"calibration: an iterable of batches of images is needed; got {type(calibration).__name__}")
+    if isinstance(calibration, Tensor):
+        raise ValueError(
+            "calibration: an iterable of batches is needed; of one tensor of images make images.split(128)"
+        )
     for batch in calibration:
         x, y = _split_batch(batch, channels, classes)
         if images and x.shape[1:] != images[0].shape[1:]:

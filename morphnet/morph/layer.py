@@ -38,6 +38,7 @@ class GrownLayer:
     seconds: float
 
 
+@torch.inference_mode(False)
 def morph_conv(
     conv: nn.Conv2d,
     graph: ModuleGraph,
@@ -87,6 +88,8 @@ def morph_conv(
     for x in batches:
         if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != conv.in_channels or not x.is_floating_point():
             raise ValueError(f"calibration: inputs of shape (N, {conv.in_channels}, H, W) are needed")
+        if len(x) < 2 or not torch.isfinite(x).all():
+            raise ValueError("calibration: batches of at least two finite inputs are needed")
     shape = ModuleShape(ConvShape.of(conv), graph, padding, activation_name(activation), norm is not None)
     grown = grow(conv, shape, generator or torch.Generator().manual_seed(0), method, init)
     if not grown.residual <= TOLERANCE and not allow_inexact:
@@ -137,6 +140,8 @@ def why_not(layer: nn.Module) -> str | None:
         if isinstance(layer, nn.Conv2d):
             return f"{name} is a subclass of Conv2d and may compute something else with its weight (a parametrization?)"
         return f"{name} is no convolution and no identity"
+    if "forward" in vars(layer):
+        return "its forward was replaced, so that it may compute something else with its weight"
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return "it has hooks (weight_norm, spectral_norm?), which a module would not run: remove them first"
     if layer.weight.is_complex() or not layer.weight.is_floating_point():
@@ -157,7 +162,8 @@ def grow(
     started = time.perf_counter()
     conv = shape.conv
     widths = group_widths(shape.graph, conv)
-    module = GraphConv2d(shape).double().eval()
+    with torch.random.fork_rng(devices=[]):  # its first weights are of no meaning, and nobody's random numbers move
+        module = GraphConv2d(shape).double().eval()
     if layer is None:
         weight = torch.eye(conv.in_channels, dtype=torch.float64)[:, :, None, None]
     else:
@@ -192,6 +198,9 @@ def delivered(module: GraphConv2d, layer: nn.Module) -> GraphConv2d:
     if isinstance(weight, Tensor):
         module = module.to(weight.device, weight.dtype)
         module.requires_grad_(weight.requires_grad)
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, Tensor):
+            module.biases[SINK].requires_grad_(bias.requires_grad)
     return module.train(layer.training)
 
 

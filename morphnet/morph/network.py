@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from morphnet.flops import count_macs, count_parameters
+from morphnet.graph import ModuleGraph
 from morphnet.morph.apply import apply_morph
 from morphnet.morph.images import Batch, read_batches
 from morphnet.morph.layer import activation_name
@@ -40,6 +41,7 @@ from morphnet.spec import parse_spec
 LAYER_BN_SETTINGS = ("none", "calibrated", "paper")
 
 
+@torch.inference_mode(False)
 def morph_network(
     parent: nn.Module,
     spec: str | Mapping[str, Operation],
@@ -103,6 +105,8 @@ def morph_network(
     if not isinstance(parent, nn.Module):
         raise TypeError(f"morph_network: an nn.Module is needed; got {type(parent).__name__}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if isinstance(spec, (ModuleGraph, Deepen)):
+        raise TypeError("morph_network: say which layers become this module: {'layer3.*.conv2': graph}")
     if not isinstance(spec, Mapping):
         return _morph_shortcuts(
             parent,

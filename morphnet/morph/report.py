@@ -82,6 +82,10 @@ class MorphReport:
     def passed(self) -> bool:
         """Whether the child may be used as the parent's equal, or its drift was declared (and is a number)."""
         if self.drift_declared:
+            alone = self.proof.alone
+            solved = all(layer.residual <= TOLERANCE for layer in self.layers)
+            if solved and alone is not None and not alone.relative <= self.proof.tolerance["exactness"]:
+                return False  # a border may drift, the filters themselves may not
             return math.isfinite(self.proof.exactness.relative) and math.isfinite(self.proof.delivered.relative)
         return not self.proof.failures
 
@@ -107,7 +111,8 @@ class MorphReport:
                 f"  layers      each replaced layer by itself, float64: largest difference {proof.alone.relative:.1e}"
             )
         if training is not None:
-            by = f"{training.ratio:.2f} of the parent's own noise"
+            ratio = f"{training.ratio:.2f}" if training.ratio >= 0.005 else f"{training.ratio:.0e}"
+            by = f"{ratio} of the parent's own noise"
             if not training.ratio and training.difference:
                 by = f"{training.difference / max(training.size, 1e-300):.1e} of their size"
             lines.append(
@@ -117,9 +122,11 @@ class MorphReport:
         residuals = [layer.residual for layer in self.layers]
         if residuals and max(residuals) > 0:
             zeros = [layer.zero_share for layer in self.layers]
+            low, high = f"{min(zeros):.0%}", f"{max(zeros):.0%}"
             lines.append(
                 f"  filters     residual at most {max(residuals):.1e}; "
-                f"{min(zeros):.0%} to {max(zeros):.0%} of a layer's numbers are zero"
+                + (f"{low} to {high}" if low != high else low)
+                + " of a layer's numbers are zero"
             )
         weak = [f"{layer.name}: {found}" for layer in self.layers for found in layer.weak]
         lines += [f"  weak        {found}" for found in weak[:4]]
@@ -132,7 +139,9 @@ class MorphReport:
 
     def _count(self) -> str:
         if self.split is None:
-            return f"{len(self.layers)} layer{'s' * (len(self.layers) != 1)} morphed"
+            names = [layer.name for layer in self.layers]
+            named = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            return f"{len(names)} layer{'s' * (len(names) != 1)} morphed ({named})"
         return f"{len(self.layers)} shortcuts morphed, {len(self.left_alone)} there already"
 
     def _macs(self) -> str:
@@ -161,4 +170,9 @@ class MorphError(Exception):
 
     def __init__(self, report: MorphReport) -> None:
         self.report = report
-        super().__init__(f"morph {report.spec} failed its proof: " + "; ".join(report.proof.failures))
+        message = f"morph {report.spec} failed its proof: " + "; ".join(report.proof.failures)
+        if all(failure.startswith("training mode") for failure in report.proof.failures):
+            message += (
+                " (evaluation is exact: give more or larger calibration batches, or take allow_inexact=True in Python)"
+            )
+        super().__init__(message)

@@ -35,7 +35,17 @@ class ConvShape:
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvShape:
         """The shape of ``conv``; ``padding="same"`` and ``"valid"`` become numbers."""
-        left, right, top, bottom = conv._reversed_padding_repeated_twice
+        # From `padding` itself: code that dilates a network sets it after the layer was built.
+        rims = []
+        for axis in (0, 1):
+            if isinstance(conv.padding, str):
+                total = conv.dilation[axis] * (conv.kernel_size[axis] - 1) if conv.padding == "same" else 0
+                rims.append((total // 2, total - total // 2))
+            else:
+                rims.append((conv.padding[axis], conv.padding[axis]))
+        (top, bottom), (left, right) = rims
+        if conv.padding_mode != "zeros":  # which is what `forward` pads by
+            left, right, top, bottom = conv._reversed_padding_repeated_twice
         return cls(
             conv.in_channels,
             conv.out_channels,
@@ -121,7 +131,7 @@ class GraphConv2d(nn.Module):
 
     Each convolution is followed by its batch normalisation, if any; blobs are added; the parametric activation
     follows the sum, at inner vertices only. A bias belongs to the sink, and if the parent has one, to every inner
-    vertex too. Convolutions are ``convs[name]`` with the edge's name (``s-t_1`` for ``s-t.1``), activations
+    vertex too. Convolutions are ``convs[name]`` with the edge's name (``s-t-1`` for ``s-t.1``), activations
     ``activations[vertex]``, biases ``biases[vertex]``.
 
     The stride is that of the edges into the sink, or of those out of the source where all that follows is 1x1. With
@@ -174,6 +184,7 @@ class GraphConv2d(nn.Module):
                 self.biases[key] = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.dim() == 4, "a module takes batches of images, (N, C, H, W)")
         blobs: list[Tensor | None] = [None] * self._vertices
         blobs[0] = _rim(x, self.source_pad, self.pad_mode, self.shape)
         for run in self._runs:
@@ -214,7 +225,7 @@ class GraphConv2d(nn.Module):
 
 def edge_key(name: str) -> str:
     """The name of an edge's convolution in ``convs``: module names hold no dots."""
-    return name.replace(".", "_")
+    return name.replace(".", "-")
 
 
 def group_widths(graph: ModuleGraph, conv: ConvShape) -> dict[str, int]:
@@ -302,4 +313,4 @@ def _rim(x: Tensor, pad: Rim, mode: str, shape: ModuleShape) -> Tensor:
 def _key(vertex: str) -> str:
     """A name for what belongs to a vertex that ``nn.ModuleDict`` and ``nn.ParameterDict`` accept."""
     taken = hasattr(nn.ModuleDict(), vertex) or hasattr(nn.ParameterDict(), vertex)
-    return f"{vertex}_" if taken else vertex
+    return f"{vertex}-" if taken else vertex  # no vertex has a name with "-"

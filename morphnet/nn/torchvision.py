@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from morphnet.nn.mode import evaluation_mode
 from morphnet.nn.resnet import Architecture, ResNet
@@ -20,6 +18,11 @@ def convert_torchvision(network: nn.Module) -> ResNet | None:
     Raises:
         ValueError: the converted network does not compute the same, as where a layer was exchanged.
     """
+    if not type(network).__module__.startswith("torchvision.models."):
+        return None  # without importing torchvision, which takes seconds
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import ResNet as TorchvisionResNet
+
     if not isinstance(network, TorchvisionResNet):
         return None
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from morphnet.nn.structure import describe_structure
+from morphnet.nn.structure import describe_structure, restore_structure
 
 #: Networks that a file or a command line may name as ``torchvision:NAME``.
 NAMES = (
@@ -71,16 +71,27 @@ def recognise(network: nn.Module) -> tuple[str, int, dict[str, Any]] | None:
     classes = classes_of(network)
     if classes is None or not type(network).__module__.startswith("torchvision.models."):
         return None
+    if any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in network.modules()):
+        return None  # it computes something of its own
     plain = _stripped(network)
     for name in NAMES:
         if getattr(torchvision.models, name).__module__ != type(network).__module__:
             continue
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                candidate = build(name, classes)
+        except NotImplementedError:  # RegNet reads values while it is built
             candidate = build(name, classes)
         structure = describe_structure(network)
         if type(candidate) is not type(network) or plain != _stripped(candidate, structure):
             continue
-        return name, classes, describe_structure(network, candidate)
+        found = describe_structure(network, candidate)
+        restore_structure(candidate, {"modules": {}, "layers": found["layers"]})
+        if {k: v.shape for k, v in candidate.state_dict().items()} != {
+            k: v.shape for k, v in network.state_dict().items()
+        }:
+            continue
+        return name, classes, found
     return None
 
 

@@ -27,9 +27,12 @@ def draw_filters(rows: Mapping[str, Mapping[Edge, Any]]) -> Figure:
     count = max(len(filters) for filters in rows.values())
     columns = min(count, COLUMNS)
     lines = math.ceil(count / columns)
-    height = len(rows) * (lines * (PANEL + HEAD) + HEAD) + 0.1
+    height = len(rows) * (lines * (PANEL + HEAD) + HEAD) + 0.35
     figure = Figure(figsize=(columns * (PANEL + 0.2), height))
     top = height
+    figure.text(
+        0.01, 0.08 / height, "colour: norm of the tap, of the largest of its filter; X: exactly zero", fontsize=9
+    )
     for title, filters in rows.items():
         top -= HEAD
         figure.text(0.01, (top + 0.02) / height, title, fontsize=11, fontweight="bold", va="bottom")

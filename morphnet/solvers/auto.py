@@ -25,6 +25,8 @@ METHODS = ("auto", "als")
 INITS = ("dense", "sparse")
 #: A condition number beyond which another anchor is tried.
 GOOD_CONDITION = 3.0
+#: Weakest output channel, over the mean of all, that is scaled up before solving.
+WEAKEST_ROW = 1e-3
 #: |G~_l| up to which alternating least squares is worth a try where no exact solution is known.
 ALS_EQUATIONS = 5_000
 #: Sweeps and seconds of it.
@@ -67,7 +69,7 @@ def solve(
     Source: Eqs. (2) to (7), Algorithm 2, Theorem 8.
     """
     started = time.perf_counter()
-    _check_arguments(graph, weight, method, init)
+    _check_arguments(graph, weight, method, init, max_sweeps, max_seconds)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     out_channels, in_channels = weight.shape[:2]
     widths = graph.widths(in_channels, out_channels)
@@ -116,7 +118,9 @@ def embed_even(weight: Tensor) -> Tensor:
     return torch.nn.functional.pad(weight, (0, columns, 0, rows))
 
 
-def _check_arguments(graph: ModuleGraph, weight: Tensor, method: str, init: str) -> None:
+def _check_arguments(
+    graph: ModuleGraph, weight: Tensor, method: str, init: str, max_sweeps: int, max_seconds: float
+) -> None:
     if not isinstance(graph, ModuleGraph):
         raise TypeError(f"solve: a ModuleGraph is needed; got {type(graph).__name__}")
     if not isinstance(weight, Tensor) or weight.dim() != 4 or weight.numel() == 0 or not weight.is_floating_point():
@@ -124,6 +128,15 @@ def _check_arguments(graph: ModuleGraph, weight: Tensor, method: str, init: str)
         raise ValueError(f"solve: a real filter of shape (C_j, C_i, H, W) is needed; got {got}")
     if not torch.isfinite(weight).all():
         raise ValueError("solve: the filter holds infinities or NaN")
+    largest = float(weight.abs().max())
+    if largest and not 1e-100 < largest < 1e100:
+        raise ValueError(
+            f"solve: the largest number of the filter is {largest:.0e}, beyond what float64 can square; scale it"
+        )
+    if max_sweeps < 1 or not max_seconds > 0:
+        raise ValueError(
+            f"max_sweeps={max_sweeps}, max_seconds={max_seconds}: at least one sweep and some time are needed"
+        )
     if method not in METHODS:
         raise ValueError(f"method={method!r}; expected {' or '.join(METHODS)}")
     if init not in INITS:
@@ -140,7 +153,9 @@ def _solve_auto(
 ) -> tuple[Filters, float, int]:
     """The first good solution: paraunitary chains, then graded filters around each anchor, then what is left."""
     tied = source_and_sink_are_tied(graph)
-    size = float(torch.linalg.norm(target))
+    rows = _row_scales(graph, target)
+    even = target / rows[:, None, None, None]
+    size = float(torch.linalg.norm(even))
     # Solved for a filter of unit scale; the factor is spread over the module by `balance`.
     gain = 1.0 if tied or size == 0 else size / min(target.shape[:2]) ** 0.5
     best: tuple[tuple[bool, int, float], Filters, float] | None = None
@@ -173,8 +188,9 @@ def _solve_auto(
             return best[1], best[2], count
     for _, _, anchor, mode in candidates[:8]:
         count += 1
-        graded = solve_graded(graph, target / gain, widths, anchor, generator, mode)
-        if offer(balance(graph, graded.filters, gain), graded.condition):
+        graded = solve_graded(graph, even / gain, widths, anchor, generator, mode)
+        scaled = {e: w * rows[:, None, None, None] if e.target == SINK else w for e, w in graded.filters.items()}
+        if offer(balance(graph, scaled, gain), graded.condition):
             break
     if best is None or best[0][0]:
         for attempt in _attempts(graph, target, widths, generator):
@@ -188,6 +204,19 @@ def _solve_auto(
     if best is None:  # too large for every attempt: random filters, and a residual that says so
         best = ((True, 0, 1.0), Filters(_random_filters(graph, widths, generator, False)), float("nan"))
     return best[1], best[2], count
+
+
+def _row_scales(graph: ModuleGraph, target: Tensor) -> Tensor:
+    """Factors of the output channels, to be solved without and put back into the edges at the sink.
+
+    A channel much weaker than the others would be the small difference of large ones, and lose its digits in the cast.
+    All 1 where no channel is that weak, or where an identity, which has no factor, leads into the sink.
+    """
+    norms = target.flatten(1).norm(dim=1)
+    mean = norms.square().mean().sqrt()
+    if not mean or norms.min() > 0.1 * mean or any(e.identity for e in graph.edges_into(SINK)):
+        return torch.ones_like(norms)
+    return (norms / mean).clamp_min(WEAKEST_ROW)
 
 
 def _attempts(
@@ -273,5 +302,6 @@ def _outcome(residual: float, feasible: Feasibility) -> str:
         return f"exact: residual {residual:.1e}"
     if feasible.is_exact:
         found = f"residual {residual:.1e} > {TOLERANCE:.0e}"
-        return f"{found}, although {feasible.anchors[0]} should do: identity edges may cancel each other"
+        why = "rounding was too large, or identity edges cancel each other"
+        return f"{found}, although {feasible.anchors[0]} should do: {why}"
     return f"residual {residual:.1e} > {TOLERANCE:.0e}: no exact solution found; to be sure of one, {feasible.advice}"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from morphnet.nn import zoo
+from morphnet.nn.graph_conv import GraphConv2d
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, bare
 from morphnet.nn.structure import describe_structure, restore_structure
@@ -41,6 +42,8 @@ def save_network(network: nn.Module, path: str | os.PathLike[str]) -> Path:
     if not isinstance(network, nn.Module):
         raise TypeError(f"save_network: an nn.Module is needed; got {type(network).__name__}")
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"save_network: {path} is a folder; give a file, such as {path / 'network.safetensors'}")
     kind = describe_network(network)
     if isinstance(network, ResNet):
         _check_plain(network, kind)
@@ -65,7 +68,7 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
 
     Args:
         base: for networks of other classes, the network as it was before any morph; its weights are of no meaning,
-            and it is not changed.
+            and it is not changed. Channels of its layers follow the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -83,12 +86,20 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
     network = _build(path, description, base)
     try:
         tensors = load_file(path)
-        network.load_state_dict(tensors, assign=True)
+        # Copied, not put in place: parameters that are tied in the code stay tied. First to the file's dtypes.
+        for name, own in network.state_dict(keep_vars=True).items():
+            if name in tensors and own.dtype != tensors[name].dtype:
+                own.data = own.data.to(tensors[name].dtype)
+        network.load_state_dict(tensors)
     except (RuntimeError, ValueError, SafetensorError) as error:
         what = f"{path} does not fit base" if base is not None else f"{path} is damaged"
         raise ValueError(f"{what}: {error}") from error
     metadata_of(network).update(description["metadata"])
     if description.get("hash") != network_hash(network):
+        if base is not None:
+            raise ValueError(
+                f"{path} is damaged, or base is not the network it was made from: some setting of a layer differs"
+            )
         raise ValueError(f"{path} is damaged: its weights do not have the hash that was written with them")
     return network.eval()
 
@@ -108,7 +119,33 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     else:
         found = {"class": f"{type(network).__module__}.{type(network).__qualname__}"}
         structure = describe_structure(network)
+        found["outline"] = outline(network)
     return {**found, "structure": structure} if structure["modules"] or structure["layers"] else found
+
+
+def outline(network: nn.Module) -> dict[str, str]:
+    """The class of every module outside of grown convolutions, by name; of those and what stands there, nothing."""
+    grown = [name for name, module in network.named_modules() if isinstance(module, GraphConv2d)]
+    inside = tuple(f"{name}." for name in grown)
+    return {
+        name: type(module).__name__
+        for name, module in network.named_modules()
+        if name and name not in grown and not name.startswith(inside)
+    }
+
+
+def _check_base(path: Path, description: dict[str, Any], base: nn.Module) -> None:
+    """Refuses a base that is built of other parts than the saved network was."""
+    ours, theirs = description.get("outline", {}), outline(base)
+    if not isinstance(ours, dict):
+        raise ValueError(f"{path} is damaged: its outline is none")
+    for name, kind in ours.items():
+        if theirs.get(name) != kind:
+            found = f"{theirs[name]}" if name in theirs else "missing"
+            raise ValueError(
+                f"{path} does not fit base, a {type(base).__name__}: {name} is a {kind} in the saved network; there it "
+                f"is {found}; give the network as it was before any morph"
+            )
 
 
 def _build(path: Path, description: dict[str, Any], base: nn.Module | None) -> nn.Module:
@@ -118,7 +155,7 @@ def _build(path: Path, description: dict[str, Any], base: nn.Module | None) -> n
             network: nn.Module = ResNet(Architecture.from_dict(description["architecture"]))
         elif "torchvision" in description:
             network = zoo.build(str(description["torchvision"]["name"]), int(description["torchvision"]["classes"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if "class" not in description:
         if base is not None:
@@ -129,10 +166,11 @@ def _build(path: Path, description: dict[str, Any], base: nn.Module | None) -> n
             "load_network(path, base=...) such a network, as it was before any morph"
         )
     else:
+        _check_base(path, description, base)
         network = copy.deepcopy(base)
     try:
         restore_structure(network, description.get("structure", {}))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         what = f"{path} does not fit base" if base is not None else f"{path} is damaged"
         raise ValueError(f"{what}: {error}") from error
     return network
