@@ -98,7 +98,8 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
     if description.get("hash") != network_hash(network):
         if base is not None:
             raise ValueError(
-                f"{path} is damaged, or base is not the network it was made from: some setting of a layer differs"
+                f"{path} is damaged, or base is not the network it was made from: they do not have the hash that was "
+                "written with the weights"
             )
         raise ValueError(f"{path} is damaged: its weights do not have the hash that was written with them")
     return network.eval()
