@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from morphnet.flops import count_macs
 from morphnet.morph import plan_morph
-from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture, imagenet_architecture
+from morphnet.nn.resnet import Architecture, bare, cifar_architecture, imagenet_architecture
 from morphnet.spec import parse_spec
 
 
@@ -101,7 +101,7 @@ def count_rows() -> list[CountedRow]:
     for row in PAPER:
         key = (row.table, row.depth, row.spec)
         if key not in counted:
-            counted[key] = count_macs(ResNet(row.network), row.input_size)
+            counted[key] = count_macs(bare(row.network), row.input_size)
         macs = counted[key]
         parent = counted[(row.table, row.depth, None)]
         found.append(CountedRow(row, macs, macs / parent, macs / 1e6 - row.flop))

@@ -150,7 +150,7 @@ def test_what_is_no_description_of_a_layer_is_refused(change):
 def test_parts_are_named_after_edges_and_vertices():
     graph = module("sa sa at bt=1 ab st", channels={"a": 4})
     layer = GraphConv2d(_shape(graph, nn.Conv2d(4, 4, 3), norm=True))
-    assert set(layer.convs) == set(layer.norms) == {"s-a", "s-a_1", "a-t", "a-b", "s-t"}
+    assert set(layer.convs) == set(layer.norms) == {"s-a", "s-a-1", "a-t", "a-b", "s-t"}
     assert set(layer.activations) == {"a", "b"}
     assert set(layer.biases) == {"a", "b", "t"}
     assert all(layer.convs[edge_key(e.name)].kernel_size == e.kernel for e in graph.convolutions)
@@ -179,7 +179,7 @@ def test_inner_vertices_alone_are_activated_and_after_the_sum():
     """Two routes of 1 and -2 meet in one vertex: relu(1 - 2) = 0, while relu(1) + relu(-2) = 1."""
     layer = GraphConv2d(_shape(module("sa sa at", 1), nn.Conv2d(1, 1, 1)))
     with torch.no_grad():
-        for key, value in {"s-a": 1.0, "s-a_1": -2.0, "a-t": -5.0}.items():
+        for key, value in {"s-a": 1.0, "s-a-1": -2.0, "a-t": -5.0}.items():
             layer.convs[key].weight.fill_(value)
         layer.activations["a"].a.zero_()
         layer.biases["a"].fill_(4.0)
