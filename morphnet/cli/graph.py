@@ -6,8 +6,8 @@ import itertools
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 
 from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import GraphConfig
-from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph, Reduction, reduce
-from morphnet.graph.feasibility import check_feasible
+from morphnet.graph import Edge, Feasibility, ModuleGraph, Reduction, check_feasible, reduce
 from morphnet.spec import parse_spec, spec_graph
 
 if TYPE_CHECKING:
@@ -31,6 +30,19 @@ SECONDS = 30.0
 #: Paths that are written out as text.
 TERMS = 12
 WIDTH = 100
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """All that is said about a module."""
+
+    name: str
+    reduction: Reduction
+    widths: dict[str, int]
+    kernel: tuple[int, int]
+    feasible: Feasibility
+    solutions: dict[str, Solution]
+    pictures: Sequence[Path]
 
 
 def main() -> None:
@@ -64,10 +76,9 @@ def graph(composed: DictConfig) -> None:
             titles = {f"{how}: residual {found.residual:.1e}": found.filters for how, found in solutions.items()}
             drawn = draw_filters(titles)
             pictures = [*pictures, *save_picture(drawn, place.with_name(f"{place.name}_filters"))]
-    if config.format == "json":
-        print(json.dumps(_to_dict(name, reduction, widths, kernel, pictures, solutions), indent=1))
-    else:
-        print(_to_text(name, reduction, widths, kernel, pictures, solutions))
+    feasible = check_feasible(module, (config.out_channels, config.in_channels, *kernel))
+    findings = _Findings(name, reduction, widths, kernel, feasible, solutions, pictures)
+    print(json.dumps(_to_dict(findings), indent=1) if config.format == "json" else _to_text(findings))
 
 
 def _solve(config: GraphConfig, module: ModuleGraph, kernel: tuple[int, int]) -> dict[str, Solution]:
@@ -123,21 +134,14 @@ def _parent_kernel(config: GraphConfig) -> tuple[int, int]:
     return (pair[0], pair[1])
 
 
-def _to_text(
-    name: str,
-    reduction: Reduction,
-    widths: dict[str, int],
-    kernel: tuple[int, int],
-    pictures: Sequence[Path],
-    solutions: Mapping[str, Solution],
-) -> str:
-    module = reduction.module
+def _to_text(it: _Findings) -> str:
+    module = it.reduction.module
     paths, convolutions = module.count_paths(), len(module.convolutions)
     lines = [
-        f"module {name}: {len(widths)} vertices, {len(module.edges)} edges ({convolutions} with a filter)",
+        f"module {it.name}: {len(it.widths)} vertices, {len(module.edges)} edges ({convolutions} with a filter)",
         "",
         *textwrap.wrap(
-            "vertices   " + ", ".join(f"{vertex} {width}" for vertex, width in widths.items()) + " (name, channels)",
+            "vertices   " + ", ".join(f"{vertex} {width}" for vertex, width in it.widths.items()) + " (name, channels)",
             WIDTH,
             subsequent_indent=" " * 11,
         ),
@@ -150,11 +154,10 @@ def _to_text(
     lines += [f"{'':11}{'G = ' if i == 0 else '  + '}{term}" for i, term in enumerate(terms)]
     if paths > TERMS:
         lines.append(f"{'':11}  + {paths - TERMS:,} more")
-    lines.append(f"{'kernel':11}{_filter(module)}, {_holds(module, kernel)}")
-    found = check_feasible(module, (widths[SINK], widths[SOURCE], *kernel))
-    lines += textwrap.wrap(f"{'solvable':11}{found}", WIDTH, subsequent_indent=" " * 11)
-    lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(reduction).splitlines())]
-    for how, solution in solutions.items():
+    lines.append(f"{'kernel':11}{_filter(module)}, {_holds(module, it.kernel)}")
+    lines += textwrap.wrap(f"{'solvable':11}{it.feasible}", WIDTH, subsequent_indent=" " * 11)
+    lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(it.reduction).splitlines())]
+    for how, solution in it.solutions.items():
         facts = [
             f"residual {solution.residual:.1e}",
             f"{solution.zero_share:.0%} zeros",
@@ -164,8 +167,8 @@ def _to_text(
             *solution.weak,
         ]
         lines += textwrap.wrap(f"{how:11}{'; '.join(facts)}", WIDTH, subsequent_indent=" " * 11)
-    if pictures:
-        lines.append(f"{'pictures':11}{', '.join(map(str, pictures))}")
+    if it.pictures:
+        lines.append(f"{'pictures':11}{', '.join(map(str, it.pictures))}")
     return "\n".join(lines)
 
 
@@ -192,31 +195,23 @@ def _holds(module: ModuleGraph, kernel: tuple[int, int]) -> str:
     return f"which holds {parent}" if needed <= module.support else f"too small for {parent} (kernel= sets it)"
 
 
-def _to_dict(
-    name: str,
-    reduction: Reduction,
-    widths: dict[str, int],
-    kernel: tuple[int, int],
-    pictures: Sequence[Path],
-    solutions: Mapping[str, Solution],
-) -> dict[str, Any]:
-    module = reduction.module
-    found = check_feasible(module, (widths[SINK], widths[SOURCE], *kernel))
+def _to_dict(it: _Findings) -> dict[str, Any]:
+    module = it.reduction.module
     return {
-        "name": name,
+        "name": it.name,
         "module": module.to_dict(),
-        "widths": widths,
+        "widths": it.widths,
         "edges": [edge.name for edge in module.edges],
         "paths": module.count_paths(),
         "terms": [[edge.name for edge in path] for path in itertools.islice(module.paths(), TERMS)],
         "kernel": list(module.kernel),
         "taps": len(module.support),
-        "parent_kernel": list(kernel),
-        "holds_parent": Edge("s", "t", kernel).taps <= module.support,
-        "exact": found.is_exact,
-        "meets_eq3": found.meets_eq3,
-        "advice": found.advice,
-        "simple_morphable": reduction.is_simple_morphable,
+        "parent_kernel": list(it.kernel),
+        "holds_parent": Edge("s", "t", it.kernel).taps <= module.support,
+        "exact": it.feasible.is_exact,
+        "meets_eq3": it.feasible.meets_eq3,
+        "advice": it.feasible.advice,
+        "simple_morphable": it.reduction.is_simple_morphable,
         "steps": [
             {
                 "type": step.kind,
@@ -228,9 +223,9 @@ def _to_dict(
                 "parts": [part.name for part in step.parts],
                 "vertex": step.vertex,
             }
-            for step in reduction.steps
+            for step in it.reduction.steps
         ],
-        "irreducible": [edge.name for edge in reduction.irreducible.edges],
+        "irreducible": [edge.name for edge in it.reduction.irreducible.edges],
         "solutions": {
             how: {
                 "residual": solution.residual,
@@ -242,7 +237,7 @@ def _to_dict(
                 "seconds": solution.seconds,
                 "weak": list(solution.weak),
             }
-            for how, solution in solutions.items()
+            for how, solution in it.solutions.items()
         },
-        "pictures": [str(path) for path in pictures],
+        "pictures": [str(path) for path in it.pictures],
     }

@@ -165,6 +165,15 @@ class ModuleGraph:
             taps[vertex] = {(y + v, x + h) for e in self._into[vertex] for y, x in taps[e.source] for v, h in e.taps}
         return frozenset(taps[SINK])
 
+    def identity_groups(self) -> dict[str, str]:
+        """For every vertex the name of its group; identity edges join the vertices of a group."""
+        group = {v: v for v in self.vertices}
+        for edge in self.edges:
+            if edge.identity:
+                old, new = group[edge.target], group[edge.source]
+                group = {v: new if g == old else g for v, g in group.items()}
+        return group
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in ``configs/module/``; :meth:`from_dict` reads them."""
         edges: list[dict[str, Any]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 from morphnet.graph import SINK, ModuleGraph
 from morphnet.morph.statistics import batch_norms, set_identity_norms
-from morphnet.nn.activation import FUNCTIONS
 from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, Padding, edge_key, group_widths
-from morphnet.nn.resnet import parametric_name, split_activation
+from morphnet.nn.replace import what_a_fresh_one_would_lose
+from morphnet.nn.resnet import phi_of
 from morphnet.solvers import TOLERANCE, check_feasible, solve
 
 #: What follows every convolution of a module.
@@ -32,10 +31,8 @@ class GrownLayer:
     residual: float
     condition: float
     zero_share: float
-    iterations: int
     outcome: str
     weak: tuple[str, ...]
-    seconds: float
 
 
 @torch.inference_mode(False)
@@ -108,13 +105,7 @@ def activation_name(activation: str | None) -> str | None:
     """
     if activation is None or activation == "none":
         return None
-    if not isinstance(activation, str):
-        raise TypeError(f"activation: a name such as 'prelu' is needed; got {type(activation).__name__}")
-    phi, _ = split_activation(parametric_name(activation))
-    if phi not in FUNCTIONS:
-        known = ", ".join(parametric_name(f) for f in FUNCTIONS)
-        raise ValueError(f"activation={activation!r}; expected one of {known}, or none")
-    return phi
+    return phi_of(activation)
 
 
 def why_not(layer: nn.Module) -> str | None:
@@ -142,8 +133,8 @@ def why_not(layer: nn.Module) -> str | None:
         return f"{name} is no convolution and no identity"
     if "forward" in vars(layer):
         return "its forward was replaced, so that it may compute something else with its weight"
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
-        return "it has hooks (weight_norm, spectral_norm?), which a module would not run: remove them first"
+    if loss := what_a_fresh_one_would_lose(layer, layer):
+        return loss
     if layer.weight.is_complex() or not layer.weight.is_floating_point():
         return f"its weight is {layer.weight.dtype}; a real floating dtype is needed"
     return None
@@ -159,19 +150,14 @@ def grow(
 
     Batch normalisations, if any, are fresh: they have to be set before the module computes anything of use.
     """
-    started = time.perf_counter()
     conv = shape.conv
-    widths = group_widths(shape.graph, conv)
     with torch.random.fork_rng(devices=[]):  # its first weights are of no meaning, and nobody's random numbers move
         module = GraphConv2d(shape).double().eval()
     if layer is None:
         weight = torch.eye(conv.in_channels, dtype=torch.float64)[:, :, None, None]
     else:
         weight = layer.weight.detach().to("cpu", torch.float64)
-    graph = shape.graph
-    if conv.groups > 1:
-        share = {vertex: widths[vertex] // conv.groups for vertex in graph.inner}
-        graph = ModuleGraph.of_parts(graph.edges, share)
+    graph = _of_one_group(shape)
     solutions = [solve(graph, part, method, generator, init=init) for part in weight.chunk(conv.groups)]
     with torch.no_grad():
         for edge in graph.convolutions:
@@ -185,10 +171,8 @@ def grow(
         worst.residual,
         max(s.condition for s in solutions),
         sum(s.zero_share for s in solutions) / len(solutions),
-        max(s.iterations for s in solutions),
         worst.outcome,
         _unique([words for s in solutions for words in s.weak]),
-        time.perf_counter() - started,
     )
 
 
@@ -207,11 +191,17 @@ def delivered(module: GraphConv2d, layer: nn.Module) -> GraphConv2d:
 def feasible_or_why(shape: ModuleShape) -> str | None:
     """Why no exact solution is known for ``shape``, or None; answers before anything is solved."""
     conv = shape.conv
-    widths = group_widths(shape.graph, conv)
-    graph = ModuleGraph.of_parts(shape.graph.edges, {v: widths[v] // conv.groups for v in shape.graph.inner})
     kernel = [k + 1 - k % 2 for k in conv.kernel_size]
-    found = check_feasible(graph, (conv.out_channels // conv.groups, conv.in_channels // conv.groups, *kernel))
+    found = check_feasible(
+        _of_one_group(shape), (conv.out_channels // conv.groups, conv.in_channels // conv.groups, *kernel)
+    )
     return None if found.is_exact else str(found)
+
+
+def _of_one_group(shape: ModuleShape) -> ModuleGraph:
+    """The graph with the widths that one group of the convolution has; its edges stay the same objects."""
+    widths = group_widths(shape.graph, shape.conv)
+    return ModuleGraph.of_parts(shape.graph.edges, {v: widths[v] // shape.conv.groups for v in shape.graph.inner})
 
 
 def _unique(words: Sequence[str]) -> tuple[str, ...]:

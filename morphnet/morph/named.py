@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from morphnet.graph import GraphError, ModuleGraph
+from morphnet.graph import SINK, GraphError, ModuleGraph
 from morphnet.morph.enlarging import enlarge_layer
 from morphnet.morph.layer import InexactError, activation_name, feasible_or_why, grow, why_not
 from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen, words
@@ -295,5 +295,7 @@ def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[
             value.data = value.data.to(dtype)
             if isinstance(value, nn.Parameter):
                 own = before if isinstance(before, nn.Parameter) else like
+                if name.endswith("biases") and key == SINK:  # that of the convolution itself
+                    own = next((p for k, p in old.named_parameters() if k == "bias"), own)
                 value.requires_grad_(own is None or own.requires_grad)
     return child

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from morphnet.nn.activation import FUNCTIONS
 from morphnet.nn.branch import Padding, ShortcutShape
-from morphnet.nn.resnet import Architecture, parametric_name, split_activation
+from morphnet.nn.resnet import Architecture, parametric_name, phi_of
 from morphnet.spec import MorphSpec
 
 
@@ -77,13 +76,7 @@ def plan_morph(
         raise ValueError(f"padding={padding!r}; expected 'same' or 'exact'")
     if not 1 <= width < float("inf"):
         raise ValueError(f"width={width}: an identity does not fit through fewer channels than it has; use 1 or more")
-    if not isinstance(activation, str):
-        raise TypeError(f"activation: a name such as 'prelu' is needed; got {type(activation).__name__}")
-    phi, _ = split_activation(parametric_name(activation))
-    if phi not in FUNCTIONS:
-        raise ValueError(
-            f"activation={activation!r}; expected one of {', '.join(parametric_name(f) for f in FUNCTIONS)}"
-        )
+    phi = phi_of(activation)
     touched = [(name, channels) for name, index, channels in _blocks(parent) if _touches(spec, index)]
     if not touched:
         raise ValueError(

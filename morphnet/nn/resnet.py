@@ -133,6 +133,20 @@ def parametric_name(name: str) -> str:
     return "p" + split_activation(name)[0]
 
 
+def phi_of(name: str) -> str:
+    """phi of the name of an activation in either form: ``relu`` for both ``relu`` and ``prelu``.
+
+    Raises:
+        TypeError, ValueError: ``name`` is no string, or names no activation.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"activation: a name such as 'prelu' is needed; got {type(name).__name__}")
+    phi, _ = split_activation(name)
+    if phi not in FUNCTIONS:
+        raise ValueError(f"activation={name!r}; expected one of {', '.join(parametric_name(f) for f in FUNCTIONS)}")
+    return phi
+
+
 class PaddingShortcut(nn.Module):
     """Every ``stride``-th pixel, with channels of zeros on either side (option A of He et al. 2015)."""
 

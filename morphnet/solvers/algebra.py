@@ -67,6 +67,12 @@ def add(first: Tensor, second: Tensor) -> Tensor:
     return zero_pad(first, kernel) + zero_pad(second, kernel)
 
 
+def fit(weight: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """``weight`` about the middle of another odd kernel: padded with zeros where it is smaller, else cropped."""
+    rows, columns = (large - small for large, small in zip(kernel_size, weight.shape[2:], strict=True))
+    return F.pad(weight, (columns // 2, columns // 2, rows // 2, rows // 2))
+
+
 def adjoint(weight: Tensor) -> Tensor:
     """The filter of the transposed map: channels exchanged, taps turned about the centre.
 

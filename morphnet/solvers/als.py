@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from morphnet.graph import SINK, SOURCE, ModuleGraph, Step, reduce
-from morphnet.solvers.algebra import add, adjoint, compose
+from morphnet.solvers.algebra import add, adjoint, compose, fit, zero_pad
 from morphnet.solvers.deconvolution import deconvolve, solve_outer, tap_mask
 from morphnet.solvers.module_filter import module_filter, routes_from_source, routes_to_sink
 from morphnet.solvers.solution import TOLERANCE, Filters
@@ -75,8 +75,8 @@ def solve_irreducible(
         shape = (widths[edge.target], widths[edge.source], *mask.shape)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         filters[edge] = noise * mask / (widths[edge.source] * int(mask.sum())) ** 0.5
-    kernel = tuple(max(sizes) for sizes in zip(graph.kernel, target.shape[2:], strict=True))
-    padded = add(target, torch.zeros(*target.shape[:2], *kernel, dtype=target.dtype))
+    rows, columns = (max(sizes) for sizes in zip(graph.kernel, target.shape[2:], strict=True))
+    padded = zero_pad(target, (rows, columns))
     size = max(float(torch.linalg.norm(padded)), 1e-300)
     residual, sweeps = float("inf"), 0
     while sweeps < max_sweeps:
@@ -175,4 +175,4 @@ def _alternate(
 
 
 def _crop_to(weight: Tensor, mask: Tensor) -> Tensor:
-    return deconvolve(weight, None, None, mask, (weight.shape[0], weight.shape[1]))
+    return fit(weight, (mask.shape[0], mask.shape[1])) * mask

@@ -128,7 +128,7 @@ def _check_arguments(
         raise ValueError(f"solve: a real filter of shape (C_j, C_i, H, W) is needed; got {got}")
     if not torch.isfinite(weight).all():
         raise ValueError("solve: the filter holds infinities or NaN")
-    largest = float(weight.abs().max())
+    largest = float(weight.detach().abs().max())
     if largest and not 1e-100 < largest < 1e100:
         raise ValueError(
             f"solve: the largest number of the filter is {largest:.0e}, beyond what float64 can square; scale it"

@@ -14,7 +14,7 @@ from morphnet.solvers.solution import Filters
 
 def source_and_sink_are_tied(graph: ModuleGraph) -> bool:
     """Whether identity edges join source and sink, so that no factor can be spread over the module."""
-    group = _groups(graph)
+    group = graph.identity_groups()
     return group[SOURCE] == group[SINK]
 
 
@@ -27,7 +27,7 @@ def balance(graph: ModuleGraph, filters: Mapping[Edge, Tensor], gain: float = 1.
     Args:
         gain: positive; 1 where ``source_and_sink_are_tied``.
     """
-    group = _groups(graph)
+    group = graph.identity_groups()
     free = sorted({group[v] for v in graph.vertices} - {group[SOURCE], group[SINK]})
     column = {name: i for i, name in enumerate(free)}
     rows, sides = [], []
@@ -51,13 +51,3 @@ def balance(graph: ModuleGraph, filters: Mapping[Edge, Tensor], gain: float = 1.
         logarithms = torch.linalg.lstsq(matrix, side_vector[:, None], driver="gelsd").solution[:, 0]
         factor |= {name: math.exp(float(logarithms[i])) for name, i in column.items()}
     return Filters({e: w * (factor[group[e.target]] / factor[group[e.source]]) for e, w in filters.items()})
-
-
-def _groups(graph: ModuleGraph) -> dict[str, str]:
-    group = {v: v for v in graph.vertices}
-    for _ in graph.vertices:
-        for edge in graph.edges:
-            if edge.identity:
-                lowest = min(group[edge.source], group[edge.target])
-                group = {v: lowest if g in (group[edge.source], group[edge.target]) else g for v, g in group.items()}
-    return group

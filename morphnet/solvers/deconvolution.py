@@ -8,7 +8,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from morphnet.graph import Support
-from morphnet.solvers.algebra import add, adjoint, compose, zero_pad
+from morphnet.solvers.algebra import adjoint, compose, fit, zero_pad
 
 #: Unknowns up to which an inner edge between large kernels is solved by a dense matrix.
 DENSE_UNKNOWNS = 600
@@ -44,7 +44,7 @@ def deconvolve(
     Source: ``deconv`` of Algorithm 2, Eq. (7).
     """
     if after is None and before is None:
-        return _crop(target, mask) * mask
+        return _crop(target, mask)
     if after is None:
         assert before is not None
         return solve_outer(target, [(before, mask)])[0]
@@ -52,7 +52,7 @@ def deconvolve(
         return adjoint(solve_outer(adjoint(target), [(adjoint(after), mask.flip(-1, -2))])[0])
     if after.shape[2:] == (1, 1) and before.shape[2:] == (1, 1):
         left, right = torch.linalg.pinv(after[:, :, 0, 0]), torch.linalg.pinv(before[:, :, 0, 0])
-        return torch.einsum("xj,jiyz,iw->xwyz", left, _crop(target, mask) * mask, right)
+        return torch.einsum("xj,jiyz,iw->xwyz", left, _crop(target, mask), right)
     unknowns = shape[0] * shape[1] * int(mask.sum())
     if unknowns <= DENSE_UNKNOWNS and unknowns * target.numel() <= DENSE_ENTRIES:
         return _dense(target, after, before, mask, shape)
@@ -101,10 +101,8 @@ def solve_outer(target: Tensor, inner: list[tuple[Tensor, Tensor]]) -> list[Tens
 
 
 def _crop(target: Tensor, mask: Tensor) -> Tensor:
-    """The middle of ``target`` of the shape of ``mask``; padded where it is smaller."""
-    padded = add(target, torch.zeros_like(target[:, :, :1, :1]).expand(-1, -1, *mask.shape))
-    rows, columns = (padded.shape[2] - mask.shape[0]) // 2, (padded.shape[3] - mask.shape[1]) // 2
-    return padded[:, :, rows : rows + mask.shape[0], columns : columns + mask.shape[1]]
+    """The middle of ``target`` of the shape of ``mask``, where that has taps."""
+    return fit(target, (mask.shape[0], mask.shape[1])) * mask
 
 
 def _apply(x: Tensor, after: Tensor, before: Tensor, kernel: tuple[int, int]) -> Tensor:
@@ -138,7 +136,7 @@ def _iterate(target: Tensor, after: Tensor, before: Tensor, mask: Tensor, shape:
 
     def backwards(vector: np.ndarray) -> np.ndarray:
         y = torch.from_numpy(np.asarray(vector, dtype=np.float64)).reshape(target.shape)
-        return (_crop(compose(after_t, compose(y, before_t)), mask) * mask).numpy().ravel()
+        return _crop(compose(after_t, compose(y, before_t)), mask).numpy().ravel()
 
     entries = int(np.prod(size))
     operator = LinearOperator((target.numel(), entries), matvec=forwards, rmatvec=backwards, dtype=np.float64)

@@ -124,9 +124,8 @@ def solve_graded(
     parts: dict[Edge, Tensor] = {}
     missing = zero_pad(rotated, anchor.edge.kernel)
     others = [e for e in graph.convolutions if e is not anchor.edge and x_channels[e.target] and y_channels[e.source]]
-    share = RANDOM_SHARE * max(float(torch.linalg.norm(target)), 1e-30) / max(len(others), 1) ** 0.5
-    if not float(torch.linalg.norm(target)):
-        share = (min(target.shape[:2]) / max(len(others), 1)) ** 0.5
+    size = float(torch.linalg.norm(target)) or min(target.shape[:2]) ** 0.5
+    share = RANDOM_SHARE * size / max(len(others), 1) ** 0.5
     for edge in graph.edges:
         y, x = y_channels[edge.source], x_channels[edge.target]
         if edge is anchor.edge or not y or not x:
@@ -282,23 +281,13 @@ def _rotations(
     graph: ModuleGraph, widths: Mapping[str, int], x_channels: Mapping[str, int], generator: torch.Generator
 ) -> dict[str, Tensor]:
     """A random rotation of every vertex whose space is split; vertices joined by identities share one."""
-    group = {v: v for v in graph.vertices}
-
-    def root(vertex: str) -> str:
-        while group[vertex] != vertex:
-            vertex = group[vertex]
-        return vertex
-
-    for edge in graph.edges:
-        if edge.identity:
-            group[root(edge.target)] = root(edge.source)
-    split = {root(v) for v in graph.vertices if 0 < x_channels[v] < widths[v]}
+    group = graph.identity_groups()
+    split = {group[v] for v in graph.vertices if 0 < x_channels[v] < widths[v]}
     drawn: dict[str, Tensor] = {}
     for vertex in graph.vertices:
-        name = root(vertex)
-        if name in split and name not in drawn:
-            drawn[name] = orthogonal(widths[vertex], widths[vertex], generator)
-    return {v: drawn[root(v)] for v in graph.vertices if root(v) in drawn}
+        if group[vertex] in split and group[vertex] not in drawn:
+            drawn[group[vertex]] = orthogonal(widths[vertex], widths[vertex], generator)
+    return {v: drawn[group[v]] for v in graph.vertices if group[v] in drawn}
 
 
 def _transposed(matrix: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
-from morphnet.solvers.algebra import add, compose
+from morphnet.solvers.algebra import add, compose, zero_pad
 
 #: Multiply-accumulates up to which the module's filter is composed; beyond, the residual is taken from probe inputs.
 COMPOSE_MACS = 4e9
@@ -67,7 +67,7 @@ def module_filter(graph: ModuleGraph, filters: Mapping[Edge, Tensor], in_channel
     Equal to :func:`path_sum`, whose terms can be very many. Source: Eq. (5).
     """
     whole = routes_from_source(graph, filters, graph.widths(in_channels, out_channels))[SINK]
-    return add(whole, torch.zeros_like(whole[:, :, :1, :1]).expand(-1, -1, *graph.kernel))
+    return zero_pad(whole, graph.kernel)
 
 
 def path_sum(graph: ModuleGraph, filters: Mapping[Edge, Tensor], in_channels: int, out_channels: int) -> Tensor:
@@ -80,7 +80,7 @@ def path_sum(graph: ModuleGraph, filters: Mapping[Edge, Tensor], in_channels: in
             route = compose(filter_of(edge, filters, widths[edge.source]), route)
         total = route if total is None else add(total, route)
     assert total is not None
-    return add(total, torch.zeros_like(total[:, :, :1, :1]).expand(-1, -1, *graph.kernel))
+    return zero_pad(total, graph.kernel)
 
 
 def evaluate_module(graph: ModuleGraph, filters: Mapping[Edge, Tensor], x: Tensor) -> Tensor:

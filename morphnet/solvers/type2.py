@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from morphnet.solvers.algebra import add, zero_pad
+from morphnet.solvers.algebra import fit, zero_pad
 
 
 def solve_type2(target: Tensor, first: Tensor, second: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -23,16 +23,15 @@ def solve_type2(target: Tensor, first: Tensor, second: Tensor, generator: torch.
     """
     kernel = [max(sizes) for sizes in zip(target.shape[2:], first.shape, second.shape, strict=True)]
     size = (kernel[0], kernel[1])
-    whole = add(target, torch.zeros(*target.shape[:2], *size, dtype=target.dtype))
+    whole = zero_pad(target, size)
     masks = [zero_pad(mask[None, None].to(target.dtype), size)[0, 0] for mask in (first, second)]
     noise = torch.randn(whole.shape, generator=generator, dtype=target.dtype)
     scale = torch.linalg.norm(target) / max(target.numel(), 1) ** 0.5
     half = 0.5 * whole + 0.25 * scale * noise
     ours = masks[0] * (1 - masks[1]) * whole + masks[0] * masks[1] * half
     theirs = masks[1] * (whole - ours)
-    return _crop(ours, first), _crop(theirs, second)
+    return fit(ours, _kernel(first)), fit(theirs, _kernel(second))
 
 
-def _crop(weight: Tensor, mask: Tensor) -> Tensor:
-    rows, columns = (weight.shape[2] - mask.shape[0]) // 2, (weight.shape[3] - mask.shape[1]) // 2
-    return weight[:, :, rows : rows + mask.shape[0], columns : columns + mask.shape[1]]
+def _kernel(mask: Tensor) -> tuple[int, int]:
+    return (mask.shape[0], mask.shape[1])

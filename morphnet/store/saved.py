@@ -51,7 +51,7 @@ def save_network(network: nn.Module, path: str | os.PathLike[str]) -> Path:
         "format": FORMAT,
         **kind,
         "metadata": _metadata(network),
-        "hash": network_hash(network),
+        "hash": _digest(network, kind),
     }
     tensors = {
         name: value.detach().cpu().contiguous().clone()
@@ -235,7 +235,10 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
 def network_hash(network: nn.Module) -> str:
     """sha256 over what a network is and every weight: equal networks, and only they, have equal hashes."""
-    kind = describe_network(network)
+    return _digest(network, describe_network(network))
+
+
+def _digest(network: nn.Module, kind: dict[str, Any]) -> str:
     if "architecture" in kind and "structure" not in kind:
         kind = kind["architecture"]
     digest = hashlib.sha256(json.dumps(kind, sort_keys=True).encode())

@@ -473,7 +473,7 @@ def test_everything_that_cannot_be_morphed_is_listed_at_once():
         "up cannot be morphed: ConvTranspose2d is a transposed convolution",
         "lazy cannot be morphed: LazyConv2d has no weights yet",
         "normed cannot be morphed: ParametrizedConv2d is a subclass",
-        "hooked cannot be morphed: it has hooks",
+        "hooked cannot be morphed: it carries hooks",
         "body cannot be morphed: ModuleDict is no convolution",
         "head cannot be morphed: Linear is no convolution",
         "'stm' matches no layer; there are stem",
