@@ -27,7 +27,7 @@ from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.spec import parse_spec
 from morphnet.train import choose_engine, keep_freed_memory
 from morphnet.train.engine import quiet_compilation
-from morphnet.train.loop import make_optimizer, train_step
+from morphnet.train.step import make_optimizer, train_step
 
 STEPS = 10
 

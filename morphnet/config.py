@@ -126,6 +126,7 @@ class TrainerConfig:
     """How the arithmetic is done."""
 
     compile: str = "auto"  # auto | true | false
+    cuda_graph: str = "auto"  # auto | true | false: a step on a GPU is captured once and replayed
     evaluate_every: int = 1  # epochs
     checkpoint_seconds: float = 30.0
     threads: int | None = None  # of the CPU; null: all cores
@@ -141,7 +142,7 @@ class TrainConfig:
     parent: str | None = None  # SOURCE of a trained parent, instead of training one
     weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    precision: str = "auto"  # of training: auto | float32 | bfloat16
+    precision: str = "auto"  # of training: auto | float32 | bfloat16 | float16 | float64
     phases: list[PhaseConfig] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)  # relu, prelu: the parent trained on; net2net: identity inserts
     network: NetworkConfig = field(default_factory=NetworkConfig)

@@ -1,7 +1,8 @@
 """The command line: ``morphnet COMMAND key=value ...``.
 
 One file per command. This one finds the command, hands over to Hydra, and turns what goes wrong into one
-message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof, 130 interrupted.
+message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof, 130 stopped by Ctrl-C, 143 by
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -78,9 +80,10 @@ def _dispatch(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here
     try:
         import_module(f"morphnet.cli.{command}").main()
-    except KeyboardInterrupt:
-        print("\nmorphnet: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        what = str(stop) or "interrupted"
+        print(f"\nmorphnet: {what}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
     except BrokenPipeError:
         raise
     except Exception as error:

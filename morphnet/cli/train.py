@@ -75,7 +75,7 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
 
     _set_threads(config.trainer.threads)
     keep_freed_memory()
-    engine = choose_engine(config.device, config.precision, config.trainer.compile)
+    engine = choose_engine(config.device, config.precision, config.trainer.compile, config.trainer.cuda_graph)
     if config.parent is None and config.weights != "none":
         raise ValueError(f"weights={config.weights} goes with parent=torchvision:NAME; there is no parent")
     layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]

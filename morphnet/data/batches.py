@@ -6,12 +6,13 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from morphnet.data.images import ImageData, Split, normalise
+from morphnet.data.images import ImageData, Normaliser, Split
 
 
 def generator_for(*key: object) -> torch.Generator:
@@ -30,6 +31,32 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.pad < 0:
             raise ValueError(f"data.pad={self.pad}: a number of pixels from 0 is needed")
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What every place of every batch of an epoch shows.
+
+    Attributes:
+        order: indices of images, shape ``(batches, batch_size)``.
+        offsets: row and column of each crop, shape ``(batches, 2, batch_size)``.
+        mirrored: shape ``(batches, batch_size)``.
+    """
+
+    order: Tensor
+    offsets: Tensor
+    mirrored: Tensor
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.order, self.offsets, self.mirrored
+
+    def part(self, index: int, count: int) -> EpochPlan:
+        """Part ``index`` of ``count`` of every batch: what one of ``count`` processes trains on."""
+        width = self.order.shape[-1] // count
+        return EpochPlan(*(t.narrow(-1, index * width, width) for t in self.tensors()))
+
+    def to(self, device: torch.device) -> EpochPlan:
+        return EpochPlan(*(t.to(device) for t in self.tensors()))
 
 
 @dataclass(frozen=True)
@@ -58,24 +85,37 @@ class TrainBatches:
         """Batches in an epoch."""
         return len(self.data.train) // self.batch_size
 
-    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, labels) of epoch ``index`` from batch ``start`` on: float32 ``(N, C, H, W)``, int64 ``(N,)``."""
+    def plan(self, index: int) -> EpochPlan:
+        """Everything random in epoch ``index``, on the CPU: a function of the key and the epoch alone."""
         generator = generator_for(*self.key, index)
-        split, count = self.data.train, len(self) * self.batch_size
-        order = torch.randperm(len(split), generator=generator)[:count]
-        pad = self.augmentation.pad
-        offsets = torch.randint(2 * pad + 1, (2, count), generator=generator)
+        count, shape = len(self) * self.batch_size, (len(self), self.batch_size)
+        order = torch.randperm(len(self.data.train), generator=generator)[:count]
+        offsets = torch.randint(2 * self.augmentation.pad + 1, (2, count), generator=generator)
         mirrored = torch.rand(count, generator=generator) < 0.5
-        device = split.images.device
-        order, offsets, mirrored = order.to(device), offsets.to(device), mirrored.to(device)
-        for at in range(start * self.batch_size, count, self.batch_size):
-            part = slice(at, at + self.batch_size)
-            images = split.images[order[part]]
-            if pad:
-                images = random_crop(images, pad, offsets[:, part])
-            if self.augmentation.flip:
-                images = torch.where(mirrored[part].view(-1, 1, 1, 1), images.flip(3), images)
-            yield normalise(images, self.data.mean, self.data.std), split.labels[order[part]]
+        return EpochPlan(order.view(shape), offsets.view(2, *shape).transpose(0, 1), mirrored.view(shape))
+
+    def batch(self, order: Tensor, offsets: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+        """(images, labels) of one row of a plan: float32 ``(N, C, H, W)``, int64 ``(N,)``.
+
+        Reads nothing back from the device, so that it can be captured as part of a CUDA graph.
+        """
+        split, pad = self.data.train, self.augmentation.pad
+        images = split.images[order]
+        if pad:
+            images = random_crop(images, pad, offsets)
+        if self.augmentation.flip:
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        return self.normaliser(images), split.labels[order]
+
+    @cached_property
+    def normaliser(self) -> Normaliser:
+        return Normaliser(self.data.mean, self.data.std, self.data.train.images.device)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of epoch ``index`` from batch ``start`` on."""
+        plan = self.plan(index).to(self.data.train.images.device)
+        for row in range(start, len(self)):
+            yield self.batch(*(t[row] for t in plan.tensors()))
 
 
 def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
@@ -91,10 +131,17 @@ def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
 
 
-def evaluation_batches(data: ImageData, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of ``data.test`` once, normalised, in order."""
-    for images, labels in zip(data.test.images.split(batch_size), data.test.labels.split(batch_size), strict=True):
-        yield normalise(images, data.mean, data.std), labels
+def evaluation_batches(
+    data: ImageData, batch_size: int = 500, part: int = 0, count: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image of ``data.test`` once, normalised, in order.
+
+    Of ``count`` processes each takes every ``count``-th batch, from ``part`` on.
+    """
+    normaliser = Normaliser(data.mean, data.std, data.test.images.device)
+    pairs = zip(data.test.images.split(batch_size), data.test.labels.split(batch_size), strict=True)
+    for images, labels in itertools.islice(pairs, part, None, count):
+        yield normaliser(images), labels
 
 
 def check_calibration(key: str, count: int, images: int) -> None:

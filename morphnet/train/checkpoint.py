@@ -1,8 +1,10 @@
-"""The state of a phase in the middle of it, as one file."""
+"""The state of a phase in the middle of it: a checksummed file, and the one before it."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import pickle
 from dataclasses import dataclass
@@ -13,15 +15,21 @@ import torch
 
 from morphnet.store import write_whole
 
+_MAGIC = b"morphnet checkpoint "
+
 
 @dataclass
 class Checkpoint:
     """Everything a phase needs to go on as if it had never stopped.
 
+    The order of the images and everything random within a step are functions of (seed, phase, step), so that
+    ``step`` stands for the state of all generators; see :func:`~morphnet.train.step.seed_step`.
+
     Attributes:
         step: iterations done in the phase.
         network, optimizer: state dicts.
-        running: sums of the epoch that is under way (loss, errors, images).
+        scaler: of the gradient scaler, in float16; else empty.
+        stretch: sums since the last evaluation (loss, errors, images).
         history: one entry per evaluated epoch.
         seconds: training time so far, evaluation left out; ``seconds_evaluated`` the same at the last evaluation.
         resumed: how often the phase was continued.
@@ -30,29 +38,98 @@ class Checkpoint:
     step: int
     network: dict[str, Any]
     optimizer: dict[str, Any]
-    running: tuple[float, float, int]
+    scaler: dict[str, Any]
+    stretch: tuple[float, int, int]
     history: list[dict[str, Any]]
     seconds: float
     seconds_evaluated: float
     resumed: int = 0
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes ``checkpoint``; a crash leaves the one before in place."""
-    buffer = io.BytesIO()
-    torch.save(vars(checkpoint), buffer)
-    write_whole(path, buffer.getvalue())
+class CheckpointError(Exception):
+    """No checkpoint of a phase can be used."""
 
 
-def load_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint in ``path``, or None if there is none. Nothing in the file is executed.
+class CheckpointFiles:
+    """The checkpoints of one phase: the last one, and the one before it.
 
-    Raises:
-        ValueError: the file is damaged.
+    A file is one line of JSON with the SHA-256 of the rest, and what ``torch.save`` makes of plain values.
+
+    Args:
+        path: of the last one; the one before is ``<stem>.previous<suffix>``.
+        identity: of the run and the phase, as text; files of another one are foreign.
     """
-    if not os.path.exists(path):
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self.identity = path, identity
+        self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes ``checkpoint``; until it is whole on the disk the files that were there stay as they are.
+
+        Raises:
+            OSError: it cannot be written, with the file named.
+        """
+        buffer = io.BytesIO()
+        torch.save(vars(checkpoint), buffer)
+        payload = buffer.getvalue()
+        head = {"format": 1, "sha256": hashlib.sha256(payload).hexdigest(), "identity": self.identity}
+        fresh = self.path.with_name(f"{self.path.stem}.next{self.path.suffix}")
+        write_whole(fresh, _MAGIC + json.dumps(head).encode() + b"\n" + payload)
+        if self.path.exists():
+            os.replace(self.path, self.previous)
+        os.replace(fresh, self.path)
+
+    def load(self) -> Checkpoint | None:
+        """The last whole checkpoint, or None if there is none; nothing in a file is executed.
+
+        Of a file that cannot be used the reason is printed, and it is put aside as ``<name>.damaged``.
+
+        Raises:
+            CheckpointError: there are files, and none of them can be used.
+        """
+        complaints: list[str] = []
+        for path in (self.path, self.previous):
+            if not path.exists():
+                continue
+            try:
+                checkpoint = _read(path, self.identity)
+            except ValueError as error:
+                complaints.append(f"{path}: {error}")
+                continue
+            for complaint in complaints:
+                print(f"{complaint}; the checkpoint before it is used, of step {checkpoint.step:,}", flush=True)
+                os.replace(self.path, self.path.with_name(f"{self.path.name}.damaged"))
+            return checkpoint
+        if complaints:
+            raise CheckpointError(
+                "\n".join(complaints) + "\nno checkpoint of this phase can be used; delete these files to train it "
+                "again from its start"
+            )
         return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Takes away the checkpoints of a phase that is done."""
+    for path in folder.glob("checkpoint*"):
+        path.unlink()
+
+
+def _read(path: Path, identity: str) -> Checkpoint:
+    content = path.read_bytes()
+    line, _, payload = content.partition(b"\n")
+    if not line.startswith(_MAGIC):
+        raise ValueError("no checkpoint of morphnet, or its beginning is damaged")
     try:
-        return Checkpoint(**torch.load(path, "cpu", weights_only=True))
+        head = json.loads(line[len(_MAGIC) :])
+        expected, owner = head["sha256"], head["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("its first line is damaged") from error
+    if hashlib.sha256(payload).hexdigest() != expected:
+        raise ValueError(f"damaged: the checksum of its {len(payload):,} bytes is not the one it was written with")
+    if owner != identity:
+        raise ValueError("it belongs to another run or phase")
+    try:
+        return Checkpoint(**torch.load(io.BytesIO(payload), "cpu", weights_only=True))
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to train this phase again from its start") from error
+        raise ValueError(f"not readable by this version ({str(error).splitlines()[0]})") from error

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: ``float64`` is for comparisons; the others differ in what a forward pass computes in.
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 #: Training images from which on ``compile=auto`` compiles: before that, compiling costs more than it gains.
 COMPILE_FROM_IMAGES = 300_000
@@ -25,15 +31,18 @@ class Engine:
     """Where and in which precision a network is trained.
 
     Attributes:
-        precision: ``float32``, or ``bfloat16`` for autocast around the forward pass.
+        precision: ``float32``; ``bfloat16`` or ``float16`` for autocast around the forward pass, the latter with a
+            gradient scaler; ``float64`` for everything.
         channels_last: whether images lie in memory pixel by pixel.
         compile: ``auto``, ``true`` or ``false``: whether a network is trained through ``torch.compile``.
+        cuda_graph: the same: whether a step on a GPU is captured once and replayed.
     """
 
     device: torch.device
     precision: torch.dtype = torch.float32
     channels_last: bool = False
     compile: str = "auto"
+    cuda_graph: str = "auto"
 
     @property
     def layout(self) -> torch.memory_format:
@@ -41,15 +50,40 @@ class Engine:
 
     def place(self, network: nn.Module) -> nn.Module:
         """``network`` on the device, in the memory layout that is fast there."""
+        network = network.double() if self.precision == torch.float64 else network
         return network.to(self.device).to(memory_format=self.layout)
 
     def place_images(self, images: Tensor) -> Tensor:
+        images = images.double() if self.precision == torch.float64 else images
         return images.to(self.device).contiguous(memory_format=self.layout)
 
     def autocast(self) -> AbstractContextManager[object]:
-        if self.precision == torch.float32:
+        if self.precision in (torch.float32, torch.float64):
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps small gradients of float16 from vanishing; None in any other precision."""
+        return torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
+
+    def evaluator(self) -> Engine:
+        """Evaluation is in float32 whatever training is in, so that a figure can be checked on any machine."""
+        precision = torch.float64 if self.precision == torch.float64 else torch.float32
+        return Engine(self.device, precision, self.channels_last)
+
+    def captures(self, processes: int = 1) -> bool:
+        """Whether a step is replayed as a CUDA graph: on a GPU, by one process, without a gradient scaler.
+
+        Raises:
+            ValueError: it was asked for where it cannot be.
+        """
+        possible = self.device.type == "cuda" and processes == 1 and self.precision != torch.float16
+        if self.cuda_graph == "true" and not possible:
+            raise ValueError(
+                "trainer.cuda_graph=true needs one process on one GPU, and float32 or bfloat16; "
+                "auto uses it where it can"
+            )
+        return possible and self.cuda_graph != "false"
 
     def compiles(self, images: int) -> bool:
         """Whether a phase over ``images`` training images goes through ``torch.compile``."""
@@ -59,7 +93,9 @@ class Engine:
         return self.device.type == "cpu" and images >= COMPILE_FROM_IMAGES and compiler_found()
 
 
-def choose_engine(device: str = "auto", precision: str = "auto", compile: str = "auto") -> Engine:
+def choose_engine(
+    device: str = "auto", precision: str = "auto", compile: str = "auto", cuda_graph: str = "auto"
+) -> Engine:
     """The engine that a configuration names.
 
     ``precision=auto`` is bfloat16 where the processor has the instructions, and float32 elsewhere.
@@ -68,9 +104,10 @@ def choose_engine(device: str = "auto", precision: str = "auto", compile: str = 
         ValueError: a value is unknown, or the device is not there.
     """
     if precision != "auto" and precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; expected auto, {' or '.join(PRECISIONS)}")
-    if compile.lower() not in ("auto", "true", "false"):
-        raise ValueError(f"trainer.compile={compile!r}; expected auto, true or false")
+        raise ValueError(f"precision={precision!r}; expected auto, {', '.join(PRECISIONS)}")
+    for key, value in (("compile", compile), ("cuda_graph", cuda_graph)):
+        if value.lower() not in ("auto", "true", "false"):
+            raise ValueError(f"trainer.{key}={value!r}; expected auto, true or false")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -83,7 +120,7 @@ def choose_engine(device: str = "auto", precision: str = "auto", compile: str = 
         raise ValueError(f"device={device!r} cannot be used here ({first}); try device=cpu") from error
     gains = _has_bfloat16(place)
     dtype = (torch.bfloat16 if gains else torch.float32) if precision == "auto" else PRECISIONS[precision]
-    return Engine(place, dtype, channels_last=True, compile=compile.lower())
+    return Engine(place, dtype, True, compile.lower(), cuda_graph.lower())
 
 
 def compiler_found() -> bool:

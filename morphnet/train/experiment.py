@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,11 +22,12 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.record import FORMAT, environment, read_record, write_record
 from morphnet.store import describe_network, load_network, network_hash, save_network
-from morphnet.train.checkpoint import load_checkpoint
+from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.engine import Engine
+from morphnet.train.interruption import Interruption
 from morphnet.train.phase import Optimisation, PhaseResult, run_phase
 from morphnet.train.plan import PhasePlan
-from morphnet.train.tensorboard import phase_log
+from morphnet.train.tensorboard import PhaseLog
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,14 @@ def run_experiment(
     experiment.run_dir.mkdir(parents=True, exist_ok=True)
     made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
     records: list[dict[str, Any]] = []
-    for plan in plans:
-        record_path = _folder(experiment, plan) / "record.json"
-        if record_path.is_file():
-            records.append(read_record(record_path))
-            continue
-        network = _start(experiment, plan, plans, architecture, parent)
-        records.append(_run(experiment, plan, plans, network, record_path, made_with))
+    with Interruption() as interruption:
+        for plan in plans:
+            record_path = _folder(experiment, plan) / "record.json"
+            if record_path.is_file():
+                records.append(read_record(record_path))
+                continue
+            network = _start(experiment, plan, plans, architecture, parent)
+            records.append(_run(experiment, plan, plans, network, record_path, made_with, interruption))
     return records
 
 
@@ -170,6 +174,7 @@ def _run(
     network: nn.Module,
     record_path: Path,
     made_with: dict[str, Any],
+    interruption: Interruption,
 ) -> dict[str, Any]:
     folder = record_path.parent
     started = datetime.datetime.now(datetime.UTC)
@@ -177,12 +182,8 @@ def _run(
     batches = TrainBatches(
         experiment.data, experiment.batch_size, experiment.augmentation, (experiment.seed, _shared_index(plan, plans))
     )
-    checkpoint_path = folder / "checkpoint.pt"
-    checkpoint = load_checkpoint(checkpoint_path)
     tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
-    with phase_log(
-        tensorboard, experiment.data.evaluated_on, plan.offset, None if checkpoint is None else checkpoint.step
-    ) as log:
+    with contextlib.closing(PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset)) as log:
         result = run_phase(
             network,
             batches,
@@ -191,9 +192,11 @@ def _run(
             experiment.engine,
             name=plan.name,
             log=log,
-            checkpoint_path=checkpoint_path,
+            folder=folder,
+            identity=_identity(experiment, plan, start_hash),
             checkpoint_seconds=experiment.checkpoint_seconds,
             evaluate_every=experiment.evaluate_every,
+            interruption=interruption,
         )
     network.eval()
     save_network(network, folder / "network.safetensors")
@@ -238,20 +241,26 @@ def _run(
         **made_with,
     }
     write_record(record, record_path)
-    checkpoint_path.unlink(missing_ok=True)
+    remove_checkpoints(folder)
     return record
 
 
+def _identity(experiment: Experiment, plan: PhasePlan, start_hash: str) -> str:
+    """What a checkpoint of the phase belongs to."""
+    schedule = None if plan.schedule is None else asdict(plan.schedule)
+    facts = [experiment.seed, plan.folder, start_hash, schedule, asdict(experiment.optimisation), experiment.batch_size]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
-    trained = result.train
     return {
         "error": result.final.error,
         "errors": result.final.errors,
         "loss": result.final.loss,
         "start_error": result.start.error,
         "start_loss": result.start.loss,
-        "train_error": trained.error if trained else None,
-        "train_loss": trained.loss if trained else None,
+        "train_error": result.train_error,
+        "train_loss": result.train_loss,
         "steps": result.steps,
         "lr": result.lr,
         "seconds": round(result.seconds, 2),

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from morphnet.data import TrainBatches, evaluation_batches
-from morphnet.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
-from morphnet.train.loop import Evaluation, Running, evaluate, make_optimizer, train_step
+from morphnet.train.interruption import Interrupted, Interruption
+from morphnet.train.loop import Evaluation, evaluate
 from morphnet.train.progress import Progress
+from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.schedule import Schedule
-
-#: Evaluation is in float32 whatever the training is in, so that a figure can be checked on any machine.
-EVALUATION_PRECISION = torch.float32
+from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
+from morphnet.train.steplog import StepLog
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PhaseResult:
     Attributes:
         start: the evaluation before the first step; of a child, what its morph kept.
         final: after the last step.
-        train: loss and error over the last stretch of training, augmented, as the network changed.
+        train_loss, train_error: over the last stretch of training, augmented, as the network changed; None without one.
         history: one entry per evaluated epoch.
         seconds: spent in training steps, evaluation left out.
         compiled: whether the steps went through ``torch.compile``.
@@ -57,7 +58,8 @@ class PhaseResult:
 
     start: Evaluation
     final: Evaluation
-    train: Evaluation | None
+    train_loss: float | None
+    train_error: float | None
     history: tuple[dict[str, Any], ...]
     steps: int
     lr: float | None
@@ -80,60 +82,115 @@ def run_phase(
     *,
     name: str,
     log: Log,
-    checkpoint_path: Path,
+    folder: Path,
+    identity: str = "",
     checkpoint_seconds: float = 30.0,
     evaluate_every: int = 1,
+    ranks: Ranks = ALONE,
+    sync_bn: bool = False,
+    interruption: Interruption | None = None,
 ) -> PhaseResult:
-    """Trains ``network`` in place; goes on from the checkpoint in ``checkpoint_path`` if there is one.
+    """Trains ``network`` in place; goes on from the last whole checkpoint in ``folder`` if there is one.
+
+    A phase that was stopped in any way and is continued ends, on the CPU, with the same bits as one that was not.
+    Global random generators are seeded for every step, and left as they were found.
 
     Args:
         schedule: None evaluates the network and leaves it as it is.
-        log: called at step 0 and after every evaluated epoch.
+        log: called at step 0 and after every evaluated epoch, in the first of the ``ranks``.
+        folder: where ``checkpoint.pt``, the one before it and ``steps.csv`` are written.
+        identity: of the run and the phase; a checkpoint of another one is refused.
         checkpoint_seconds: time between two checkpoints; 0 writes one after every step.
         evaluate_every: epochs between two evaluations; there is always one at the end.
+        ranks: the processes that share every batch and every evaluation.
+        sync_bn: whether batch normalisation measures the whole batch, on GPUs.
+        interruption: what a signal to stop is asked of; a checkpoint is written then.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
-        ValueError: the checkpoint is damaged.
+        CheckpointError: there are checkpoints, and none can be used.
+        Interrupted: the run was asked to stop, and a checkpoint was written.
+        OSError: a file cannot be written; the last checkpoint stays.
     """
     engine.place(network)
     if schedule is None:
-        start = _evaluate(network, batches, engine, log, 0)
-        return PhaseResult(start, start, None, (), 0, None, 0.0, None, False, 0)
-    phase = _Phase(name, network, batches, schedule, optimisation, engine, log)
-    if not phase.resume(checkpoint_path):
-        phase.begin()
-    # Decided by the length of the whole phase, so that a continued phase is computed as it began.
-    compiled = engine.compiles(schedule.steps * batches.batch_size)
-    if compiled:
-        torch._dynamo.reset()  # else the graphs of earlier phases count towards its limit, and it stops compiling
-    model = cast(nn.Module, torch.compile(network)) if compiled else network
-    if compiled:
-        quiet_compilation()
-        print(f"{name}: compiling the network first, about a minute ...", flush=True)
-    progress = Progress(name, schedule.steps, batches.batch_size, phase.step)
+        start = _evaluate(network, batches, engine, ranks, 0)
+        _log_evaluation(log, 0, start)
+        return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0)
+    interruption = interruption or Interruption()
+    with kept_random_state(engine.device):
+        phase = _Phase(name, network, batches, schedule, optimisation, engine, log, ranks)
+        files = CheckpointFiles(folder / "checkpoint.pt", identity)
+        resumed = phase.resume(files)
+        # Decided by the length of the whole phase, so that a continued phase is computed as it began.
+        compiled = engine.compiles(schedule.steps * batches.batch_size)
+        model = ranks.parallel(network, engine.device, sync_bn)
+        if compiled:
+            torch._dynamo.reset()  # else the graphs of earlier phases count towards its limit, and it stops compiling
+            model = cast(nn.Module, torch.compile(model))
+            quiet_compilation()
+            print(f"{name}: compiling the network first, about a minute ...", flush=True)
+        phase.prepare(model, StepLog(folder / "steps.csv", phase.step) if ranks.is_first else None)
+        if not resumed:
+            phase.begin()
+        try:
+            _train(phase, files, checkpoint_seconds, evaluate_every, interruption)
+        except Interrupted as stop:
+            if phase.step and not stop.args[0]:
+                phase.save(files)
+            kept = "a checkpoint is written" if phase.step else "nothing is lost"
+            message = f"{name}: stopped at step {phase.step:,} of {schedule.steps:,}; {kept}"
+            raise Interrupted(stop.signum, stop.args[0] or message) from None
+        return phase.result(compiled)
+
+
+def _train(
+    phase: _Phase, files: CheckpointFiles, checkpoint_seconds: float, evaluate_every: int, interruption: Interruption
+) -> None:
     saved_at = time.perf_counter()
-
-    def save_if_due() -> None:
-        nonlocal saved_at
-        if phase.step < schedule.steps and time.perf_counter() - saved_at >= checkpoint_seconds:
-            phase.save(checkpoint_path)
-            saved_at = time.perf_counter()
-
-    network.train()
-    while phase.step < schedule.steps:
+    progress = Progress(phase.name, phase.schedule.steps, phase.batches.batch_size, phase.step, phase.ranks.is_first)
+    phase.network.train()
+    while True:
+        if phase.evaluation_is_due(evaluate_every):
+            phase.take_measured()
+            found = phase.evaluate()
+            with interruption.shield():
+                phase.write_down(found)
+            progress.evaluated(phase.step, phase.batches.data.evaluated_on, found, phase.last_train)
+        if phase.step == phase.schedule.steps:
+            break
         with phase.clock():
-            for _ in phase.epoch(model):
-                progress.step(phase.step, phase.running.read)
-                if phase.in_epoch:
-                    save_if_due()
-            train = phase.check_finite()
-        if phase.step == schedule.steps or phase.epochs_done % evaluate_every == 0:
-            test = phase.evaluate(train)
-            progress.evaluated(phase.step, train, batches.data.evaluated_on, test)
-        save_if_due()
+            steps = phase.epoch()
+            while True:
+                with interruption.shield():
+                    goes_on = next(steps, None) is not None
+                if not goes_on:
+                    break
+                if progress.step(phase.step) and phase.reads_at_will:
+                    phase.take_measured()
+                    progress.show(phase.step, phase.stretch.evaluation())
+                if time.perf_counter() - saved_at >= checkpoint_seconds and phase.step < phase.schedule.steps:
+                    phase.save(files)
+                    saved_at = time.perf_counter()
+            phase.take_measured()
+    if phase.steps_log is not None:
+        phase.steps_log.flush()
     progress.close()
-    return phase.result(train, compiled)
+
+
+@dataclass
+class _Stretch:
+    """Sums over the steps since the last evaluation."""
+
+    loss: float = 0.0
+    errors: int = 0
+    images: int = 0
+
+    def add(self, loss: float, errors: int, images: int) -> None:
+        self.loss, self.errors, self.images = self.loss + loss * images, self.errors + errors, self.images + images
+
+    def evaluation(self) -> Evaluation:
+        return Evaluation(self.loss / max(self.images, 1), self.errors, max(self.images, 1))
 
 
 class _Phase:
@@ -148,56 +205,85 @@ class _Phase:
         optimisation: Optimisation,
         engine: Engine,
         log: Log,
+        ranks: Ranks,
     ) -> None:
         self.name, self.network, self.batches, self.schedule = name, network, batches, schedule
-        self.engine, self.log = engine, log
+        self.engine, self.log, self.ranks = engine, log, ranks
         self.optimizer = make_optimizer(
             network, schedule.lr, optimisation.momentum, optimisation.weight_decay, optimisation.nesterov
         )
-        self.running = Running(engine.device)
+        self.scaler = engine.scaler()
+        self.stretch, self.last_train = _Stretch(), _Stretch().evaluation()
         self.history: list[dict[str, Any]] = []
-        self.step = self.resumed = 0
+        self.step = self.measured = self.resumed = 0
         self.seconds = self.seconds_evaluated = 0.0  # of training: so far, and at the last evaluation
         self._clock_started: float | None = None
 
     @property
-    def in_epoch(self) -> bool:
-        """Whether the step lies inside an epoch."""
-        return self.step % len(self.batches) > 0
+    def reads_at_will(self) -> bool:
+        """Whether losses can be read within an epoch without making a device wait."""
+        return self.engine.device.type == "cpu"
 
-    @property
-    def epochs_done(self) -> int:
-        return self.step // len(self.batches)
+    def evaluation_is_due(self, every: int) -> bool:
+        epochs, rest = divmod(self.step, len(self.batches))
+        due = self.step == self.schedule.steps or (rest == 0 and epochs % every == 0)
+        return due and self.history[-1]["step"] != self.step
 
     def begin(self) -> None:
-        start = _evaluate(self.network, self.batches, self.engine, self.log, 0)
+        """The evaluation before the first step."""
+        start = self.evaluate()
+        _log_evaluation(self.log, 0, start)
         self.history = [{"step": 0, "epoch": 0, "loss": start.loss, "errors": start.errors}]
 
-    def resume(self, path: Path) -> bool:
-        """Takes over the checkpoint in ``path``; False if there is none."""
-        checkpoint = load_checkpoint(path)
+    def resume(self, files: CheckpointFiles) -> bool:
+        """Takes over the last checkpoint; False if there is none."""
+        checkpoint = self.ranks.from_first(files.load)
         if checkpoint is None:
             return False
         self.network.load_state_dict(checkpoint.network)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.running.restore(*checkpoint.running)
-        self.step, self.history, self.resumed = checkpoint.step, checkpoint.history, checkpoint.resumed + 1
+        if self.scaler is not None:
+            self.scaler.load_state_dict(checkpoint.scaler)
+        self.stretch = _Stretch(*checkpoint.stretch)
+        self.step = self.measured = checkpoint.step
+        self.history, self.resumed = checkpoint.history, checkpoint.resumed + 1
         self.seconds, self.seconds_evaluated = checkpoint.seconds, checkpoint.seconds_evaluated
-        print(f"{self.name}: goes on at step {self.step:,} of {self.schedule.steps:,}", flush=True)
+        if self.ranks.is_first:
+            print(f"{self.name}: goes on at step {self.step:,} of {self.schedule.steps:,}", flush=True)
         return True
 
-    def save(self, path: Path) -> None:
-        checkpoint = Checkpoint(
-            step=self.step,
-            network=self.network.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            running=self.running.state(),
-            history=self.history,
-            seconds=self.seconds + self._on_clock(),
-            seconds_evaluated=self.seconds_evaluated,
-            resumed=self.resumed,
+    def prepare(self, model: nn.Module, steps_log: StepLog | None) -> None:
+        """Makes the step that trains ``model``, the network as it is called."""
+        self.steps_log = steps_log
+        self._step = TrainStep(model, self.batches, self.optimizer, self.engine, self.scaler, self.ranks)
+        if self.engine.captures(self.ranks.count):
+            self.network.train()
+            self._step.load(0)
+            self._step.capture()
+
+    def save(self, files: CheckpointFiles) -> None:
+        """Writes a checkpoint, in the first process."""
+        self.take_measured()
+        if not self.ranks.is_first:
+            return
+        assert self.steps_log is not None
+        self.steps_log.flush()
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])
+        files.save(
+            Checkpoint(
+                step=self.step,
+                network=self.network.state_dict(),
+                optimizer=optimizer,
+                scaler={} if self.scaler is None else self.scaler.state_dict(),
+                stretch=(self.stretch.loss, self.stretch.errors, self.stretch.images),
+                history=self.history,
+                seconds=self.seconds + self._on_clock(),
+                seconds_evaluated=self.seconds_evaluated,
+                resumed=self.resumed,
+            )
         )
-        save_checkpoint(checkpoint, path)
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -209,47 +295,60 @@ class _Phase:
             self.seconds += self._on_clock()
             self._clock_started = None
 
-    def epoch(self, model: nn.Module) -> Iterator[None]:
+    def epoch(self) -> Iterator[int]:
         """Trains to the end of the epoch or of the phase, and comes up after every step."""
-        index, start = divmod(self.step, len(self.batches))
-        for images, labels in self.batches.epoch(index, start):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule.rate(self.step)
-            loss, logits = train_step(model, images, labels, self.optimizer, self.engine)
-            self.running.add(loss, logits, labels)
+        index, row = divmod(self.step, len(self.batches))
+        self._step.load(index, row)
+        for _ in range(row, len(self.batches)):
+            self._step.run(self.step, self.schedule.rate(self.step))
             self.step += 1
-            yield
+            yield self.step
             if self.step == self.schedule.steps:
                 return
 
-    def check_finite(self) -> Evaluation:
-        """Loss and error since the last evaluation; reading them waits for the device."""
-        train = self.running.read()
-        if not math.isfinite(train.loss):
-            raise FloatingPointError(
-                f"{self.name}: the loss is {train.loss} at step {self.step:,}, learning rate "
-                f"{self.schedule.rate(self.step - 1):.3g}; try a lower optim.lr, or schedule.warmup_steps"
-            )
-        return train
+    def take_measured(self) -> None:
+        """Fetches loss and errors of the steps since the last time, which waits for the device.
 
-    def evaluate(self, train: Evaluation) -> Evaluation:
-        """Counts the errors, writes down everything measured since the last evaluation, and begins anew."""
-        test = _evaluate(self.network, self.batches, self.engine, self.log, self.step)
-        speed = self.running.images / max(self.seconds - self.seconds_evaluated, 1e-9)
+        Raises:
+            FloatingPointError: a loss is not finite; the step is named.
+        """
+        if self.measured == self.step:
+            return
+        first = self.measured % len(self.batches)
+        found = self._step.measured(first, first + self.step - self.measured)
+        rates = [self.schedule.rate(step) for step in range(self.measured, self.step)]
+        for i, (loss, errors) in enumerate(found):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"{self.name}: the loss is {loss} at step {self.measured + i + 1:,}, learning rate {rates[i]:.3g}; "
+                    "try a lower optim.lr, or schedule.warmup_steps"
+                )
+            self.stretch.add(loss, errors, self.batches.batch_size)
+        if self.steps_log is not None:
+            self.steps_log.add(self.measured + 1, rates, found)
+        self.measured = self.step
+
+    def evaluate(self) -> Evaluation:
+        return _evaluate(self.network, self.batches, self.engine, self.ranks, self.step)
+
+    def write_down(self, found: Evaluation) -> None:
+        """Keeps everything measured since the last evaluation, and begins anew."""
+        train = self.last_train = self.stretch.evaluation()
+        speed = self.stretch.images / max(self.seconds - self.seconds_evaluated, 1e-9)
         measured = {
             "lr": self.schedule.rate(self.step - 1),
             "train_loss": train.loss,
             "train_error": train.error,
             "images_per_second": round(speed, 1),
         }
+        _log_evaluation(self.log, self.step, found)
         for metric, value in measured.items():
             self.log(self.step, metric, value)
         epoch = -(-self.step // len(self.batches))
-        self.history.append({"step": self.step, "epoch": epoch, **measured, "loss": test.loss, "errors": test.errors})
-        self.running, self.seconds_evaluated = Running(self.engine.device), self.seconds
-        return test
+        self.history.append({"step": self.step, "epoch": epoch, **measured, "loss": found.loss, "errors": found.errors})
+        self.stretch, self.seconds_evaluated = _Stretch(), self.seconds
 
-    def result(self, train: Evaluation, compiled: bool) -> PhaseResult:
+    def result(self, compiled: bool) -> PhaseResult:
         first, last = (
             Evaluation(entry["loss"], entry["errors"], len(self.batches.data.test))
             for entry in (self.history[0], self.history[-1])
@@ -257,7 +356,8 @@ class _Phase:
         return PhaseResult(
             start=first,
             final=last,
-            train=train,
+            train_loss=self.history[-1]["train_loss"],
+            train_error=self.history[-1]["train_error"],
             history=tuple(self.history),
             steps=self.step,
             lr=self.schedule.rate(self.step - 1),
@@ -271,14 +371,18 @@ class _Phase:
         return 0.0 if self._clock_started is None else time.perf_counter() - self._clock_started
 
 
-def _evaluate(network: nn.Module, batches: TrainBatches, engine: Engine, log: Log, step: int) -> Evaluation:
-    evaluator = Engine(engine.device, EVALUATION_PRECISION, engine.channels_last)
-    found = evaluate(network, evaluation_batches(batches.data), evaluator)
+def _evaluate(network: nn.Module, batches: TrainBatches, engine: Engine, ranks: Ranks, step: int) -> Evaluation:
+    ranks.spread_buffers(network)
+    part = evaluation_batches(batches.data, part=ranks.index, count=ranks.count)
+    found = evaluate(network, part, engine.evaluator(), ranks)
     if not math.isfinite(found.loss):
         raise FloatingPointError(
             f"the network computes {found.loss} on the {batches.data.evaluated_on} images after {step:,} steps; "
             "check the parent and data.normalize, or try a lower optim.lr"
         )
+    return found
+
+
+def _log_evaluation(log: Log, step: int, found: Evaluation) -> None:
     log(step, "loss", found.loss)
     log(step, "error", found.error)
-    return found

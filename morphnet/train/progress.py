@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -16,38 +15,38 @@ LINE_SECONDS, BAR_SECONDS = 30.0, 2.0
 
 
 class Progress:
-    """Loss, error, images/s and time left of one phase.
+    """Loss, error, images/s and time left of one phase; says nothing unless ``speaks``."""
 
-    Reading the loss waits for the device, so it is read at intervals of seconds only.
-    """
-
-    def __init__(self, name: str, steps: int, batch_size: int, done: int = 0) -> None:
+    def __init__(self, name: str, steps: int, batch_size: int, done: int = 0, speaks: bool = True) -> None:
         self.name, self.steps, self.batch_size = name, steps, batch_size
         self._started = self._read_at = time.perf_counter()
         self._first, self._evaluated = done, ""
         self._bar: Any = None
-        if sys.stderr.isatty():
+        self._speaks = speaks
+        if speaks and sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
 
-    def step(self, step: int, read: Callable[[], Evaluation]) -> None:
-        """Called after every step; ``read`` gives loss and error of the epoch so far."""
+    def step(self, step: int) -> bool:
+        """Called after every step; whether it is time to :meth:`show` how the epoch goes."""
         if self._bar is not None:
             self._bar.update(1)
-        now = time.perf_counter()
-        if now - self._read_at >= (LINE_SECONDS if self._bar is None else BAR_SECONDS):
-            self._show(step, read())
+        interval = LINE_SECONDS if self._bar is None else BAR_SECONDS
+        return self._speaks and time.perf_counter() - self._read_at >= interval
 
-    def evaluated(self, step: int, train: Evaluation, split: str, test: Evaluation) -> None:
+    def evaluated(self, step: int, split: str, test: Evaluation, train: Evaluation) -> None:
         """Called after an evaluation; the last one is always shown."""
         self._evaluated = f", {split} error {100 * test.error:.2f}%"
         if self._bar is not None or step == self.steps:
-            self._show(step, train)
+            self.show(step, train)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def _show(self, step: int, train: Evaluation) -> None:
+    def show(self, step: int, train: Evaluation) -> None:
+        """Says how it goes; ``train`` is what was measured since the last evaluation."""
+        if not self._speaks:
+            return
         self._read_at = now = time.perf_counter()
         figures = f"loss {train.loss:.3f}, error {100 * train.error:.2f}%{self._evaluated}"
         seconds = max(now - self._started, 1e-9) / max(step - self._first, 1)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from morphnet.train.phase import Log
+from typing import Any
 
 #: The tag of every metric: what it was measured on, then what it is.
 TAGS = {
@@ -19,21 +16,42 @@ TAGS = {
 }
 
 
-@contextmanager
-def phase_log(folder: Path, split: str, offset: int, resumed_at: int | None) -> Iterator[Log]:
-    """A :data:`~morphnet.train.phase.Log` that writes to ``folder``.
+class PhaseLog:
+    """A :data:`~morphnet.train.phase.Log` that writes the scalars of one phase to ``folder``.
+
+    If they cannot be written, one line says so and training goes on without them.
 
     Args:
         split: what errors are counted on, ``test`` or ``validation``.
         offset: iterations of the phases before this one.
-        resumed_at: the step of the checkpoint the phase goes on from; None where it begins.
     """
-    from torch.utils.tensorboard import SummaryWriter
 
-    # What an attempt that was killed wrote beyond its checkpoint is written again, so it is hidden.
-    purge = offset if resumed_at is None else offset + resumed_at + 1
-    writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=20)
-    try:
-        yield lambda step, metric, value: writer.add_scalar(TAGS[metric].format(split=split), value, offset + step)
-    finally:
-        writer.close()
+    def __init__(self, folder: Path, split: str, offset: int) -> None:
+        self.folder, self.split, self.offset = folder, split, offset
+        self._writer: Any = None
+        self._failed = False
+
+    def __call__(self, step: int, metric: str, value: float) -> None:
+        if self._failed:
+            return
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # What an attempt that was killed wrote from here on is written again, so it is hidden.
+                self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step, flush_secs=20)
+            self._writer.add_scalar(TAGS[metric].format(split=self.split), value, self.offset + step)
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._writer is not None and not self._failed:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed = True
+        print(f"{self.folder}: TensorBoard's log cannot be written ({error.strerror}); training goes on", flush=True)

@@ -48,9 +48,9 @@ def test_every_image_is_seen_at_most_once_in_an_epoch(digits):
 
 
 def _all(data):
-    from morphnet.data.images import normalise
+    from morphnet.data.images import Normaliser
 
-    yield normalise(data.train.images, data.mean, data.std).flatten(1)
+    yield Normaliser(data.mean, data.std, data.train.images.device)(data.train.images).flatten(1)
 
 
 def test_crops_are_windows_of_the_padded_image():

@@ -4,7 +4,7 @@ import torch
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import Engine, choose_engine, evaluate
-from morphnet.train.loop import make_optimizer, train_step
+from morphnet.train.step import make_optimizer, train_step
 
 CPU = Engine(torch.device("cpu"))
 

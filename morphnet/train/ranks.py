@@ -1,0 +1,153 @@
+"""The processes that train one network together: who this one is, and how they agree."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from morphnet.store import load_network, save_network
+
+T = TypeVar("T")
+
+#: How long a step may wait for the other processes, and how long all may wait for what the first one does alone.
+STEP_TIMEOUT, ALONE_TIMEOUT = datetime.timedelta(minutes=10), datetime.timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process (``index``, from 0) among the ``count`` that train together.
+
+    Attributes:
+        control: the group over which they agree, on the CPU; None where there is one process.
+    """
+
+    index: int = 0
+    count: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return self.index == 0
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns in the first process, in all of them; the others wait for it."""
+        if self.count == 1:
+            return make()
+        found = [make() if self.is_first else None]
+        dist.broadcast_object_list(found, 0, self.control)
+        return found[0]  # type: ignore[return-value]
+
+    def network_from_first(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """The network ``make`` returns in the first process, and one of the same numbers in the others.
+
+        It travels as :func:`~morphnet.store.save_network` writes it.
+        """
+        if self.count == 1:
+            return make()
+        network: list[nn.Module] = []
+
+        def saved() -> bytes:
+            network.append(make())
+            with tempfile.TemporaryDirectory() as folder:
+                save_network(network[0], Path(folder) / "network.safetensors")
+                return (Path(folder) / "network.safetensors").read_bytes()
+
+        content = self.from_first(saved)
+        if not self.is_first:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "network.safetensors"
+                path.write_bytes(content)
+                network.append(load_network(path))
+        return network[0]
+
+    def add_up(self, value: Tensor) -> Tensor:
+        """The sum of ``value`` over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def spread_buffers(self, network: nn.Module) -> None:
+        """Gives every process the buffers of the first one: the running statistics of batch normalisation."""
+        if self.count > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+
+    def parallel(self, network: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
+        """A model that trains ``network`` itself, gradients being averaged over the processes.
+
+        Batch normalisation uses the statistics of each process's own part of the batch, unless ``sync_bn``; the running
+        statistics that are saved are those of the first process.
+
+        Raises:
+            ValueError: ``sync_bn`` on a CPU, which PyTorch does not have.
+        """
+        if sync_bn and device.type == "cpu":
+            raise ValueError("trainer.sync_bn=true needs GPUs: PyTorch has no SyncBatchNorm for the CPU")
+        if self.count == 1:
+            return network
+        if sync_bn:
+            network = _with_synchronised_norms(network)
+        devices = None if device.type == "cpu" else [device]
+        return nn.parallel.DistributedDataParallel(
+            network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+
+#: One process by itself.
+ALONE = Ranks()
+
+
+def started_by_launcher() -> bool:
+    """Whether ``torchrun``, or ``devices=`` through it, started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def local_index() -> int:
+    """Which of the processes on this machine this one is; it takes the GPU of that number."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Joins the processes a launcher started, over NCCL on GPUs and gloo on CPUs; alone without a launcher."""
+    if not started_by_launcher():
+        yield ALONE
+        return
+    index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # A worker that torchrun started again must not read the addresses of the attempt that died.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    tcp = dist.TCPStore(address, port, count, index == 0 and not agents, timeout=STEP_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"morphnet_attempt_{attempt}", tcp),
+        rank=index,
+        world_size=count,
+        timeout=STEP_TIMEOUT,
+    )
+    control = dist.new_group(backend="gloo", timeout=ALONE_TIMEOUT)
+    assert isinstance(control, dist.ProcessGroup)  # this process is one of the group
+    yield Ranks(index, count, control)
+    dist.destroy_process_group()  # after an error it could wait for processes that are gone
+
+
+def _with_synchronised_norms(network: nn.Module) -> nn.Module:
+    """A copy of ``network`` over the same tensors whose batch normalisations measure the whole batch."""
+    import copy
+
+    shared = {id(t): t for t in [*network.parameters(), *network.buffers()]}
+    return nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network, shared))

@@ -1,0 +1,184 @@
+"""One step of training over tensors that stay in their place: run as it is, or captured once as a CUDA graph."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from morphnet.data import TrainBatches
+from morphnet.data.batches import generator_for
+from morphnet.train.engine import Engine
+from morphnet.train.ranks import ALONE, Ranks
+
+#: Steps run before a capture, so that every library has chosen its kernels and taken its memory.
+WARM_UP_STEPS = 3
+
+
+class TrainStep:
+    """Augmentation, forward, backward and optimizer of the steps of one epoch after the other.
+
+    :meth:`load` lays the plan of an epoch on the device; every :meth:`run` takes the next row of it. Nothing is read
+    back in between: losses and errors stay on the device until :meth:`measured` fetches them.
+
+    Args:
+        model: what is called on the images, such as a compiled network; its parameters are the optimizer's.
+        ranks: the processes that share every batch; each trains on its part of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: TrainBatches,
+        optimizer: torch.optim.SGD,
+        engine: Engine,
+        scaler: torch.amp.GradScaler | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        if batches.batch_size % ranks.count:
+            raise ValueError(
+                f"optim.batch_size={batches.batch_size} is the batch in total, and does not divide by {ranks.count} "
+                "processes; give a multiple of it"
+            )
+        self.model, self.batches, self.optimizer, self.engine = model, batches, optimizer, engine
+        self.scaler, self.ranks = scaler, ranks
+        device, rows, width = engine.device, len(batches), batches.batch_size // ranks.count
+        self.order = torch.zeros(rows, width, dtype=torch.int64, device=device)
+        self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
+        self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
+        self.row = torch.zeros(1, dtype=torch.int64, device=device)  # the next one to take
+        self.sums = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # loss and errors of each step
+        self._base = int(generator_for(*batches.key, "step").initial_seed())
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def load(self, epoch: int, row: int = 0) -> None:
+        """Lays out the plan of epoch ``epoch``, to be taken from ``row`` on."""
+        plan = self.batches.plan(epoch).part(self.ranks.index, self.ranks.count)
+        for here, there in zip((self.order, self.offsets, self.mirrored), plan.tensors(), strict=True):
+            here.copy_(there)
+        self.row.fill_(row)
+
+    def run(self, step: int, lr: float) -> None:
+        """Trains on the next row; ``step`` counts from the beginning of the phase."""
+        seed_step(self._base, step, self.ranks.index)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._take()
+
+    def measured(self, first: int, last: int) -> list[tuple[float, int]]:
+        """(mean loss, errors) of the whole batches of rows ``first`` to ``last - 1``; waits for the device."""
+        return [(loss / self.ranks.count, int(errors)) for loss, errors in self.sums[first:last].tolist()]
+
+    def capture(self) -> None:
+        """From now on :meth:`run` replays one CUDA graph; parameters, buffers and optimizer are left as they are."""
+        for group in self.optimizer.param_groups:  # a number would be baked into the graph
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.engine.device)
+        kept = [*self.model.parameters(), *self.model.buffers(), self.row, self.sums]
+        kept += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        before = [t.detach().clone() for t in kept]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                self.row.zero_()
+                self._take()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._take()
+        with torch.no_grad():
+            for tensor, value in zip(kept, before, strict=True):
+                tensor.copy_(value)
+        self._graph = graph
+
+    def _take(self) -> None:
+        # index_select and not [row]: the latter reads the index back from the device.
+        order, offsets, mirrored = (
+            t.index_select(0, self.row).squeeze(0) for t in (self.order, self.offsets, self.mirrored)
+        )
+        images, labels = self.batches.batch(order, offsets, mirrored)
+        loss, logits = train_step(self.model, images, labels, self.optimizer, self.engine, self.scaler)
+        errors = (logits.argmax(1) != labels).sum()
+        sums = torch.stack([loss.detach().double(), errors.double()]).unsqueeze(0)
+        self.sums.index_copy_(0, self.row, self.ranks.add_up(sums))
+        self.row += 1
+
+
+def train_step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    engine: Engine,
+    scaler: torch.amp.GradScaler | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimizer on one batch; returns the loss before it and the logits."""
+    optimizer.zero_grad(set_to_none=True)
+    with engine.autocast():
+        logits = model(engine.place_images(images))
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    loss = F.cross_entropy(logits, labels)
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return loss, logits
+
+
+def seed_step(base: int, step: int, rank: int = 0) -> None:
+    """Seeds every global generator for one step, so that what is random in it (dropout) is a function of these three.
+
+    A continued phase needs no generator's state for this reason, whatever the number of processes.
+    """
+    seed = (base + 0x9E3779B97F4A7C15 * (step + 1) + 0xBF58476D1CE4E5B9 * rank) % 2**63
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Gives the global generators, and that of ``device``, back as they were."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def make_optimizer(
+    network: nn.Module, lr: float, momentum: float, weight_decay: float, nesterov: bool
+) -> torch.optim.SGD:
+    """SGD over all parameters of ``network``, without weight decay on the slopes of Eq. (8).
+
+    A decay of ``a`` would pull new layers back from the identity (a = 1) to the plain activation (a = 0). The
+    momentum is there from the beginning, as zeros, so that every step is the same sequence of operations.
+    """
+    slopes = [p for name, p in network.named_parameters() if name.endswith(".a")]
+    chosen = {id(p) for p in slopes}
+    others = [p for p in network.parameters() if id(p) not in chosen]
+    groups: list[dict[str, object]] = [{"params": others, "weight_decay": weight_decay}]
+    if slopes:
+        groups.append({"params": slopes, "weight_decay": 0.0})
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    if momentum:
+        for group in optimizer.param_groups:
+            for parameter in filter(lambda p: p.requires_grad, group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
