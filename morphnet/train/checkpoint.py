@@ -53,7 +53,7 @@ class CheckpointError(Exception):
 class CheckpointFiles:
     """The checkpoints of one phase: the last one, and the one before it.
 
-    A file is one line of JSON with the SHA-256 of the rest, and what ``torch.save`` makes of plain values.
+    A file is the SHA-256 of all that follows it, a line of JSON, and what ``torch.save`` makes of plain values.
 
     Args:
         path: of the last one; the one before is ``<stem>.previous<suffix>``.
@@ -72,10 +72,10 @@ class CheckpointFiles:
         """
         buffer = io.BytesIO()
         torch.save(vars(checkpoint), buffer)
-        payload = buffer.getvalue()
-        head = {"format": 1, "sha256": hashlib.sha256(payload).hexdigest(), "identity": self.identity}
+        head = json.dumps({"format": 1, "identity": self.identity})
+        content = head.encode() + b"\n" + buffer.getvalue()
         fresh = self.path.with_name(f"{self.path.stem}.next{self.path.suffix}")
-        write_whole(fresh, _MAGIC + json.dumps(head).encode() + b"\n" + payload)
+        write_whole(fresh, _MAGIC + _digest(content) + b"\n" + content)
         if self.path.exists():
             os.replace(self.path, self.previous)
         os.replace(fresh, self.path)
@@ -116,20 +116,19 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _read(path: Path, identity: str) -> Checkpoint:
-    content = path.read_bytes()
-    line, _, payload = content.partition(b"\n")
+    line, _, content = path.read_bytes().partition(b"\n")
     if not line.startswith(_MAGIC):
         raise ValueError("no checkpoint of morphnet, or its beginning is damaged")
-    try:
-        head = json.loads(line[len(_MAGIC) :])
-        expected, owner = head["sha256"], head["identity"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError("its first line is damaged") from error
-    if hashlib.sha256(payload).hexdigest() != expected:
-        raise ValueError(f"damaged: the checksum of its {len(payload):,} bytes is not the one it was written with")
-    if owner != identity:
+    if line != _MAGIC + _digest(content):
+        raise ValueError(f"damaged: {len(content):,} bytes whose checksum is not the one they were written with")
+    head, _, payload = content.partition(b"\n")
+    if json.loads(head)["identity"] != identity:
         raise ValueError("it belongs to another run or phase")
     try:
         return Checkpoint(**torch.load(io.BytesIO(payload), "cpu", weights_only=True))
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"not readable by this version ({str(error).splitlines()[0]})") from error
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()

@@ -42,6 +42,8 @@ class Interruption:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
         self._before.clear()

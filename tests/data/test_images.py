@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from morphnet.data import load_arrays, load_cifar, load_digits, with_normalisation, with_validation
-from morphnet.data.images import normalise
+from morphnet.data.images import Normaliser
 
 
 def _arrays(**changes):
@@ -36,7 +36,7 @@ def test_digits_are_300_and_1497_real_images_always_the_same():
 
 def test_own_normalisation_gives_mean_0_and_deviation_1():
     data = with_normalisation(load_digits(), "own")
-    x = normalise(data.train.images, data.mean, data.std).double()
+    x = Normaliser(data.mean, data.std, torch.device("cpu"))(data.train.images).double()
     assert_close(x.mean(), torch.zeros(()).double(), atol=1e-5, rtol=0)
     assert_close(x.std(correction=0), torch.ones(()).double(), atol=1e-5, rtol=0)
 

@@ -58,7 +58,7 @@ def test_evaluation_counts_errors_and_keeps_the_mode():
     [
         ({"device": "gpu"}, "device='gpu'"),
         ({"device": "cuda:99"}, "try device=cpu"),
-        ({"precision": "float12"}, "precision='float12'; expected auto, float32 or bfloat16"),
+        ({"precision": "float12"}, "precision='float12'; expected auto, float32, bfloat16, float16, float64"),
         ({"compile": "maybe"}, "trainer.compile='maybe'"),
     ],
 )

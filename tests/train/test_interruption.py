@@ -1,0 +1,62 @@
+import os
+import signal
+import time
+
+import pytest
+
+from morphnet.train import interruption
+from morphnet.train.interruption import Interrupted, Interruption
+
+
+def _hear(signum, then, shielded):
+    """Sends ``signum`` to this process, and calls ``then``; within a shield or without."""
+    with Interruption() as stop:
+        if not shielded:
+            os.kill(os.getpid(), signum)
+            then()
+        with stop.shield():
+            os.kill(os.getpid(), signum)
+            then()
+
+
+def _wait():
+    time.sleep(5)
+    pytest.fail("the signal was not heard")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_end_of_a_shield(signum):
+    ended = []
+
+    def then():
+        os.kill(os.getpid(), signum)  # asked twice
+        ended.append(True)
+
+    with pytest.raises(Interrupted) as error:
+        _hear(signum, then, shielded=True)
+    assert ended
+    assert error.value.signum == signum
+
+
+def test_elsewhere_it_is_at_once():
+    with pytest.raises(Interrupted):
+        _hear(signal.SIGTERM, _wait, shielded=False)
+
+
+def test_a_step_that_never_ends_is_left(monkeypatch):
+    monkeypatch.setattr(interruption, "GRACE_SECONDS", 0.2)
+    with pytest.raises(Interrupted, match="did not end"):
+        _hear(signal.SIGTERM, _wait, shielded=True)
+
+
+def test_handlers_come_back():
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    with Interruption():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
+
+
+def test_what_goes_wrong_in_a_shield_is_what_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        _hear(signal.SIGTERM, lambda: 1 / 0, shielded=True)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
