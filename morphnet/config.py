@@ -39,7 +39,8 @@ class DataConfig:
 class OptimConfig:
     """SGD."""
 
-    batch_size: int = 128
+    batch_size: int = 128  # in total, over all processes
+    batch_size_per_process: int | None = None  # or this many in each of them
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -129,6 +130,8 @@ class TrainerConfig:
     cuda_graph: str = "auto"  # auto | true | false: a step on a GPU is captured once and replayed
     evaluate_every: int = 1  # epochs
     checkpoint_seconds: float = 30.0
+    sync_bn: bool = False  # batch normalisation over the whole batch of all processes; GPUs only
+    restarts: int = 3  # of all processes, when one of them was killed
     threads: int | None = None  # of the CPU; null: all cores
 
 
@@ -142,6 +145,7 @@ class TrainConfig:
     parent: str | None = None  # SOURCE of a trained parent, instead of training one
     weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
+    devices: int = 1  # processes on this machine that train together, one for each GPU; under torchrun its own number
     precision: str = "auto"  # of training: auto | float32 | bfloat16 | float16 | float64
     phases: list[PhaseConfig] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)  # relu, prelu: the parent trained on; net2net: identity inserts

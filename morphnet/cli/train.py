@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -15,7 +16,11 @@ from omegaconf import DictConfig
 
 from morphnet.cli.compose import digest, plain, read_yaml, run_job, to_dataclass, to_yaml
 from morphnet.cli.errors import SweepError, exit_code, explain
-from morphnet.config import TrainConfig
+from morphnet.config import OptimConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from morphnet.train import Engine
+    from morphnet.train.ranks import Ranks
 
 #: Keys that may differ between a run and its continuation: they change nothing in the result.
 FREE_KEYS = {"output", "trainer.checkpoint_seconds", "data.root", "data.download"}
@@ -55,27 +60,59 @@ def main() -> None:
 
 
 def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
-    """Runs what ``composed`` describes in ``run_dir``; returns the records of its phases."""
+    """Runs what ``composed`` describes in ``run_dir``, in as many processes as it says; returns its records."""
     config = to_dataclass(composed, TrainConfig)
-    _check_same_run(composed, run_dir)
+    recipe = HydraConfig.get().runtime.choices.get("recipe")
+    if config.devices < 1:
+        raise ValueError(f"devices={config.devices}: a number of processes from 1 is needed")
+    if config.trainer.restarts < 0:
+        raise ValueError(f"trainer.restarts={config.trainer.restarts}: a number from 0 is needed")
+
+    from morphnet.train.ranks import started_by_launcher
+
+    if config.devices == 1 or started_by_launcher():
+        return train_here(composed, run_dir, recipe)
+
+    from morphnet.cli.launch import launch
+    from morphnet.report.record import read_run
+    from morphnet.train.ranks import check_devices
+
+    check_devices(config.device, config.devices)
+    launch(composed, run_dir, recipe, config.devices, config.trainer.restarts)
+    return read_run(run_dir)
+
+
+def train_here(composed: DictConfig, run_dir: Path, recipe: str | None) -> list[dict[str, Any]]:
+    """The same in this process: alone, or as one of several that a launcher started."""
+    from morphnet.train import choose_engine, keep_freed_memory
+    from morphnet.train.ranks import joined, local_count, own_device
+
+    config = to_dataclass(composed, TrainConfig)
+    trainer = config.trainer
+    _set_threads(trainer.threads, local_count())
+    keep_freed_memory()
+    engine = choose_engine(own_device(config.device), config.precision, trainer.compile, trainer.cuda_graph)
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(joined(engine.device))
+        if not ranks.is_first:  # one of them speaks
+            silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        return _train(composed, config, run_dir, recipe, engine, ranks)
+
+
+def _train(
+    composed: DictConfig, config: TrainConfig, run_dir: Path, recipe: str | None, engine: Engine, ranks: Ranks
+) -> list[dict[str, Any]]:
+    ranks.from_first(lambda: _check_same_run(composed, run_dir))
 
     from morphnet.cli.inputs import architecture_of, load_data, load_parent, normalised
     from morphnet.cli.operations import layer_morphs
     from morphnet.data import Augmentation, TrainBatches
     from morphnet.nn.resnet import ResNet
     from morphnet.store import network_hash
-    from morphnet.train import (
-        Experiment,
-        Optimisation,
-        choose_engine,
-        keep_freed_memory,
-        plan_phases,
-        run_experiment,
-    )
+    from morphnet.store.lock import hold_or_refuse
+    from morphnet.train import Experiment, Optimisation, plan_phases, run_experiment
 
-    _set_threads(config.trainer.threads)
-    keep_freed_memory()
-    engine = choose_engine(config.device, config.precision, config.trainer.compile, config.trainer.cuda_graph)
     if config.parent is None and config.weights != "none":
         raise ValueError(f"weights={config.weights} goes with parent=torchvision:NAME; there is no parent")
     layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]
@@ -86,7 +123,8 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
         parent = load_parent(config.parent, config.network, data, config.weights, convert=convert).float()
     data = normalised(data, config.data, parent).to(engine.device)
     augmentation = Augmentation(config.data.pad, config.data.flip)
-    batches = TrainBatches(data, config.optim.batch_size, augmentation, ())
+    batch_size = total_batch(config.optim, ranks.count)
+    batches = TrainBatches(data, batch_size, augmentation, ())
     architecture = parent.architecture if isinstance(parent, ResNet) else None
     if parent is None:
         architecture = architecture_of(config.network, data.classes, data.input_size[0])
@@ -104,7 +142,6 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
         train_images=len(data.train),
         layers=layers,
     )
-    choices = HydraConfig.get().runtime.choices
     inputs = {"data": data.fingerprint(), "parent": None if parent is None else network_hash(parent)}
     experiment = Experiment(
         name=config.name,
@@ -112,23 +149,57 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
         run_dir=run_dir,
         data=data,
         augmentation=augmentation,
-        batch_size=config.optim.batch_size,
+        batch_size=batch_size,
         optimisation=Optimisation(config.optim.momentum, config.optim.weight_decay, config.optim.nesterov),
         morphing=config.morphing,
         engine=engine,
         evaluate_every=config.trainer.evaluate_every,
         checkpoint_seconds=config.trainer.checkpoint_seconds,
+        ranks=ranks,
+        sync_bn=config.trainer.sync_bn,
         settings={
-            "recipe": choices.get("recipe"),
+            "recipe": recipe,
             "scale": config.schedule.scale,
             "variant": _variant(composed, inputs),
             "inputs": inputs,
             "morphing": asdict(config.morphing),
         },
     )
-    _claim(run_dir, composed, inputs)
-    print(f"{_short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
-    return run_experiment(experiment, plans, architecture, parent)
+
+    def begin() -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        busy = f"another process is at work in {_short(run_dir)}; wait for it or stop it, or give another hydra.run.dir=..."
+        lock.enter_context(hold_or_refuse(run_dir / "run.lock", busy))
+        _claim(run_dir, composed, inputs)
+
+    with contextlib.ExitStack() as lock:
+        ranks.from_first(begin)
+        print(f"{_short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
+        if ranks.count > 1:
+            print(
+                f"{ranks.count} processes; a batch is {batch_size} images in total, {batch_size // ranks.count} in each",
+                flush=True,
+            )
+        return run_experiment(experiment, plans, architecture, parent)
+
+
+def total_batch(optim: OptimConfig, processes: int) -> int:
+    """Images in a batch over all ``processes``.
+
+    Raises:
+        ValueError: they cannot be divided equally.
+    """
+    each = optim.batch_size_per_process
+    if each is not None:
+        if each < 1:
+            raise ValueError(f"optim.batch_size_per_process={each}: a number from 1 is needed")
+        return each * processes
+    if optim.batch_size % processes:
+        raise ValueError(
+            f"optim.batch_size={optim.batch_size} is the batch over all processes, and does not divide by {processes}; "
+            "give a multiple, or optim.batch_size_per_process"
+        )
+    return optim.batch_size
 
 
 def _basic_launcher() -> bool:
@@ -136,14 +207,18 @@ def _basic_launcher() -> bool:
     return not any(argument.startswith("hydra/launcher=") for argument in sys.argv)
 
 
-def _set_threads(count: int | None) -> None:
-    """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone."""
+def _set_threads(count: int | None, processes: int = 1) -> None:
+    """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone.
+
+    Where none are asked for, ``processes`` on one machine share its cores.
+    """
     import torch
 
     if count is not None and not 1 <= count <= 1024:
         raise ValueError(f"trainer.threads={count}: a number from 1 to 1024 is needed, or null for all cores")
     _THREADS.setdefault("at start", torch.get_num_threads())
-    torch.set_num_threads(_THREADS["at start"] if count is None else count)
+    shared = max(1, len(os.sched_getaffinity(0)) // processes) if processes > 1 else _THREADS["at start"]
+    torch.set_num_threads(shared if count is None else count)
 
 
 def _check_same_run(composed: DictConfig, run_dir: Path) -> None:

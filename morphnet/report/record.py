@@ -65,6 +65,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_run(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of all finished phases of a run, in their order."""
+    found = [read_record(path) for path in run_dir.glob("phases/*/record.json")]
+    return sorted(found, key=lambda record: int(record["index"]))
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,14 +100,16 @@ class Ranks:
             return network
         if sync_bn:
             network = _with_synchronised_norms(network)
-        devices = None if device.type == "cpu" else [device]
-        return nn.parallel.DistributedDataParallel(
-            network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        ddp, devices = nn.parallel.DistributedDataParallel, None if device.type == "cpu" else [device]
+        # Newer versions of PyTorch have another name for it. Buffers are spread before every evaluation, not in every step.
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
+        return ddp(network, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})
 
 
 #: One process by itself.
 ALONE = Ranks()
+
+_MEETINGS = itertools.count()
 
 
 def started_by_launcher() -> bool:
@@ -118,6 +122,33 @@ def local_index() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_count() -> int:
+    """How many of them run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def own_device(device: str) -> str:
+    """What this process computes on where ``device`` is asked for: of several GPUs the one with its own number."""
+    wants_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return f"cuda:{local_index()}" if started_by_launcher() and wants_gpu else device
+
+
+def check_devices(device: str, count: int) -> None:
+    """Refuses more processes than there are GPUs, one for each.
+
+    Raises:
+        ValueError: with how many there are.
+    """
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if device.startswith("cuda:"):
+        raise ValueError(f"device={device} names one GPU, and devices={count} needs as many: give device=cuda")
+    if on_gpu and count > torch.cuda.device_count():
+        raise ValueError(
+            f"devices={count}: there are {torch.cuda.device_count()} GPUs here; give fewer, or device=cpu for processes "
+            "on the CPU"
+        )
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Joins the processes a launcher started, over NCCL on GPUs and gloo on CPUs; alone without a launcher."""
@@ -127,14 +158,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # A worker that torchrun started again must not read the addresses of the attempt that died.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # A worker that torchrun started again must not read the addresses of the attempt that died, nor the second job of
+    # a sweep those of the first.
+    attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}_{next(_MEETINGS)}"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     tcp = dist.TCPStore(address, port, count, index == 0 and not agents, timeout=STEP_TIMEOUT)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"morphnet_attempt_{attempt}", tcp),
+        store=dist.PrefixStore(f"morphnet_{attempt}", tcp),
         rank=index,
         world_size=count,
         timeout=STEP_TIMEOUT,

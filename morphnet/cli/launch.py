@@ -1,0 +1,135 @@
+"""``devices=2``: the workers of one run, started, watched and, if one is killed, started again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from morphnet.cli.compose import plain
+from morphnet.config import TrainConfig
+
+#: Seconds between two looks at the workers.
+WATCH_SECONDS = 0.2
+
+
+class WorkersError(Exception):
+    """Workers failed, and have said why; ``code`` is the exit code of the first that did."""
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def launch(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int) -> None:
+    """Runs what ``composed`` describes in ``devices`` processes on this machine.
+
+    If one of them is killed, all are started again and go on from the last checkpoint, ``restarts`` times at most. A
+    worker that fails with a message of its own is not: it would fail again.
+
+    Raises:
+        WorkersError: a worker failed.
+        KeyboardInterrupt: the run was asked to stop, and its workers have.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from morphnet.train.interruption import Interrupted
+
+    # What the agent would log, the messages here and those of the workers say already.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    job = {"config": plain(composed), "run_dir": str(run_dir), "recipe": recipe, "argv": sys.argv}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(json.dumps(job))
+        for attempt in range(restarts + 1):
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=devices,
+                run_id=uuid.uuid4().hex,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=0,  # a fresh meeting place for every attempt: see below
+                monitor_interval=WATCH_SECONDS,
+            )
+            try:
+                elastic_launch(config, sys.executable)("-m", "morphnet.cli.launch", str(path))
+                return
+            except SignalException as stop:
+                raise Interrupted(int(stop.sigval), "stopped") from None
+            except ChildFailedError as error:
+                codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            killed = {rank: -code for rank, code in codes.items() if code < 0}
+            if not killed:
+                code = codes.get(0, max(codes.values()))
+                if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+                    raise Interrupted(code - 128, "a worker was stopped")
+                raise WorkersError(f"{devices} processes: {_who(codes)} failed, see above", code)
+            what = ", ".join(f"rank {rank} was killed by {_signal_name(s)}" for rank, s in sorted(killed.items()))
+            if attempt == restarts:
+                raise WorkersError(f"{what}; trainer.restarts={restarts} are used up", 1)
+            print(f"{what}; all ranks start again ({attempt + 1} of at most {restarts})", file=sys.stderr, flush=True)
+
+
+def worker(path: str) -> int:
+    """One worker: does the job that :func:`launch` wrote to ``path``, and returns an exit code."""
+    from morphnet.cli.compose import register
+    from morphnet.cli.errors import exit_code, explain
+    from morphnet.cli.train import train_here
+
+    job: Mapping[str, Any] = json.loads(Path(path).read_text())
+    register()
+    sys.argv = list(job["argv"])
+    rank = int(os.environ["RANK"])
+    composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), job["config"])
+    assert isinstance(composed, DictConfig)
+    try:
+        train_here(composed, Path(job["run_dir"]), job["recipe"])
+    except KeyboardInterrupt as stop:
+        if rank == 0:
+            print(f"morphnet: {stop}", file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
+    except Exception as error:
+        if os.environ.get("MORPHNET_TRACEBACK") == "1":
+            raise
+        if rank == 0 or not _is_consequence(error):
+            print(f"morphnet: error: rank {rank}: {explain(error)}", file=sys.stderr)
+        return exit_code(error)
+    return 0
+
+
+def _is_consequence(error: Exception) -> bool:
+    """Whether ``error`` only says that another process is gone."""
+    from torch.distributed import DistError
+
+    words = ("connection", "gloo", "nccl", "broken pipe", "socket", "peer")
+    return isinstance(error, (RuntimeError, DistError)) and any(word in str(error).lower() for word in words)
+
+
+def _who(codes: Mapping[int, int]) -> str:
+    return ", ".join(f"rank {rank}" for rank in sorted(codes))
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+if __name__ == "__main__":
+    code = worker(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a process group whose peers are gone may never end
