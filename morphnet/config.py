@@ -143,6 +143,7 @@ class TrainConfig:
     output: str = "outputs"  # where run directories are made
     seed: int = 0
     parent: str | None = None  # SOURCE of a trained parent, instead of training one
+    share_parent: bool = True  # a parent trained here lies in output/parents, where other runs find it
     weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     devices: int = 1  # processes on this machine that train together, one for each GPU; under torchrun its own number

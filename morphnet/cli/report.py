@@ -31,8 +31,13 @@ def report(composed: DictConfig) -> None:
 
 
 def find_records(pattern: str) -> list[Path]:
-    """The records that ``pattern`` matches, or that lie in the folders it matches."""
+    """The records that ``pattern`` matches, or that lie in the folders it matches.
+
+    A parent that runs share is no run: its record stands in each of them.
+    """
+    from morphnet.report.record import PARENT_FILE
+
     found: set[Path] = set()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         found.update(match.glob("**/record.json") if match.is_dir() else [match] * (match.name == "record.json"))
-    return sorted(found)
+    return sorted(path for path in found if not path.with_name(PARENT_FILE).exists())

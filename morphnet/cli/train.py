@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from morphnet.train.ranks import Ranks
 
 #: Keys that may differ between a run and its continuation: they change nothing in the result.
-FREE_KEYS = {"output", "trainer.checkpoint_seconds", "data.root", "data.download"}
+FREE_KEYS = {"output", "share_parent", "trainer.checkpoint_seconds", "data.root", "data.download"}
 #: Where files lie; what is in them is compared by its hash.
 PATHS = {"data.path", "parent", "weights"}
 
@@ -164,11 +164,13 @@ def _train(
             "inputs": inputs,
             "morphing": asdict(config.morphing),
         },
+        threads=config.trainer.threads,
+        parents=Path(config.output) / "parents" if config.share_parent else None,
     )
 
     def begin() -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        busy = f"another process is at work in {_short(run_dir)}; wait for it or stop it, or give another hydra.run.dir=..."
+        busy = f"{_short(run_dir)}: another process is at work there; wait for it, or give another hydra.run.dir=..."
         lock.enter_context(hold_or_refuse(run_dir / "run.lock", busy))
         _claim(run_dir, composed, inputs)
 
@@ -176,10 +178,8 @@ def _train(
         ranks.from_first(begin)
         print(f"{_short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
         if ranks.count > 1:
-            print(
-                f"{ranks.count} processes; a batch is {batch_size} images in total, {batch_size // ranks.count} in each",
-                flush=True,
-            )
+            each = batch_size // ranks.count
+            print(f"{ranks.count} processes; a batch is {batch_size} images in total, {each} in each", flush=True)
         return run_experiment(experiment, plans, architecture, parent)
 
 

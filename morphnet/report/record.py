@@ -17,6 +17,9 @@ from morphnet.store.files import write_whole
 FORMAT = 1
 PACKAGES = ("morphnet", "torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "omegaconf", "safetensors")
 
+#: Beside the record of a parent that runs share: what it stands for. Such a folder is no run.
+PARENT_FILE = "parent.json"
+
 #: What tables need of a record, and of which kind it is.
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     "experiment": str,

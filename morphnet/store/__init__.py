@@ -6,12 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from morphnet.store.files import write_whole
+from morphnet.store.lock import is_held, one_at_a_time
 
 if TYPE_CHECKING:
     from morphnet.store.saved import describe_network, load_network, network_hash, save_network
     from morphnet.store.source import load_source
 
-__all__ = ["describe_network", "load_network", "load_source", "network_hash", "save_network", "write_whole"]
+__all__ = [
+    "describe_network",
+    "is_held",
+    "load_network",
+    "load_source",
+    "network_hash",
+    "one_at_a_time",
+    "save_network",
+    "write_whole",
+]
 
 # Loaded on first use: what only writes files must not wait for torch.
 _HOME = {

@@ -123,7 +123,7 @@ def _read(path: Path, identity: str) -> Checkpoint:
         raise ValueError(f"damaged: {len(content):,} bytes whose checksum is not the one they were written with")
     head, _, payload = content.partition(b"\n")
     if json.loads(head)["identity"] != identity:
-        raise ValueError("it belongs to another run or phase")
+        raise ValueError("it belongs to another run or phase, or was made by another number of processes")
     try:
         return Checkpoint(**torch.load(io.BytesIO(payload), "cpu", weights_only=True))
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError, KeyError) as error:

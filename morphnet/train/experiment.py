@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from morphnet.morph import InexactError, MorphError, morph_network, words
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.record import FORMAT, environment, read_record, write_record
-from morphnet.store import describe_network, load_network, network_hash, save_network
+from morphnet.store import describe_network, load_network, network_hash, save_network, write_whole
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.engine import Engine
 from morphnet.train.interruption import Interruption
+from morphnet.train.parents import describe_parent, shared_parent
 from morphnet.train.phase import Optimisation, PhaseResult, run_phase
 from morphnet.train.plan import PhasePlan
+from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.tensorboard import PhaseLog
 
 
@@ -38,6 +40,10 @@ class Experiment:
         name: of the experiment, as in the tables.
         seed: everything random is a function of it.
         settings: further plain values for the records, such as the composed choices.
+        threads: of the CPU, as they were asked for; None for all.
+        parents: where parents lie that runs share; None: this run trains its own.
+        ranks: the processes that train together; the first of them writes all files.
+        sync_bn: whether batch normalisation measures the batches of all of them.
     """
 
     name: str
@@ -52,6 +58,10 @@ class Experiment:
     evaluate_every: int
     checkpoint_seconds: float
     settings: Mapping[str, Any]
+    threads: int | None = None
+    parents: Path | None = None
+    ranks: Ranks = ALONE
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         if self.evaluate_every < 1:
@@ -65,7 +75,8 @@ def run_experiment(
 ) -> list[dict[str, Any]]:
     """Runs every phase that has no record yet, and returns the records of all.
 
-    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed.
+    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed. A parent that
+    is trained here is trained in ``experiment.parents``, where other runs find it.
 
     Args:
         architecture: of the parent, where it is trained here; else it may be None.
@@ -75,61 +86,186 @@ def run_experiment(
         MorphError: a child failed its proof; the report is in the folder of its phase.
         ValueError, FloatingPointError: see :func:`~morphnet.train.phase.run_phase`.
     """
-    experiment.run_dir.mkdir(parents=True, exist_ok=True)
     made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
-    records: list[dict[str, Any]] = []
     with Interruption() as interruption:
-        for plan in plans:
-            record_path = _folder(experiment, plan) / "record.json"
-            if record_path.is_file():
-                records.append(read_record(record_path))
-                continue
-            network = _start(experiment, plan, plans, architecture, parent)
-            records.append(_run(experiment, plan, plans, network, record_path, made_with, interruption))
-    return records
+        run = _Run(experiment, plans, architecture, parent, made_with, interruption)
+        return [run.record(plan) for plan in plans]
 
 
-def _folder(experiment: Experiment, plan: PhasePlan) -> Path:
-    return experiment.run_dir / "phases" / plan.folder
+@dataclass(frozen=True)
+class _Run:
+    """A run that is under way."""
 
+    experiment: Experiment
+    plans: Sequence[PhasePlan]
+    architecture: Architecture | None
+    parent: nn.Module | None
+    made_with: dict[str, Any]
+    interruption: Interruption
 
-def _start(
-    experiment: Experiment,
-    plan: PhasePlan,
-    plans: Sequence[PhasePlan],
-    architecture: Architecture | None,
-    parent: nn.Module | None,
-) -> nn.Module:
-    """The network a phase starts with: made once, then read from its file."""
-    folder = _folder(experiment, plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "start.safetensors"
-    if path.is_file():
-        return load_network(path)
-    if plan.source is None:
-        if parent is None:
-            assert architecture is not None
-            network: nn.Module = ResNet(architecture, generator_for(experiment.seed, "initial weights"))
-            metadata_of(network)["lineage"] = []
+    def folder(self, plan: PhasePlan) -> Path:
+        return self.experiment.run_dir / "phases" / plan.folder
+
+    def record(self, plan: PhasePlan) -> dict[str, Any]:
+        """The record of a phase, which all processes run if there is none."""
+        ranks = self.experiment.ranks
+        begun = False
+
+        def train(folder: Path, tensorboard: Path) -> dict[str, Any]:
+            nonlocal begun
+            begun = ranks.from_first(lambda: True)
+            return self.train(plan, folder, tensorboard)
+
+        if ranks.is_first:
+            record = self.find_or_train(plan, train)
+            if not begun:
+                ranks.from_first(lambda: False)
+            return ranks.from_first(lambda: record)
+        folder = self.folder(plan)
+        if ranks.from_first(lambda: False):
+            self.train(plan, folder, folder)
+        return ranks.from_first(dict)
+
+    def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], dict[str, Any]]) -> dict[str, Any]:
+        """The record that is there, of this run or of a parent it shares; else what ``train`` makes."""
+        experiment, folder = self.experiment, self.folder(plan)
+        tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
+        if (folder / "record.json").is_file():
+            return read_record(folder / "record.json")
+        begun = (folder / "checkpoint.pt").exists()  # while this run did not share its parent
+        if plan.source is None and self.parent is None and experiment.parents is not None and not begun:
+            assert self.architecture is not None
+            description, own = describe_parent(experiment, plan, self.architecture), _own(experiment, plan)
+            return shared_parent(experiment.parents, description, own, folder, tensorboard, train)
+        if tensorboard.is_symlink():  # while this run shared its parent
+            tensorboard.unlink()
+        return train(folder, tensorboard)
+
+    def start(self, plan: PhasePlan, folder: Path) -> nn.Module:
+        """The network a phase starts with: made once, then read from its file in ``folder``."""
+        experiment = self.experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "start.safetensors"
+        if path.is_file():
+            return load_network(path)
+        if plan.source is None:
+            if self.parent is None:
+                assert self.architecture is not None
+                network: nn.Module = ResNet(self.architecture, generator_for(experiment.seed, "initial weights"))
+                metadata_of(network)["lineage"] = []
+            else:
+                network = self.parent
+                metadata_of(network).setdefault("lineage", [])
+            metadata_of(network).update(_metadata(experiment.data))
         else:
-            network = parent
-            metadata_of(network).setdefault("lineage", [])
-        metadata_of(network).update(_metadata(experiment.data))
-    else:
-        source_plan = plans[plan.source]
-        source = load_network(_folder(experiment, source_plan) / "network.safetensors")
-        lineage = [
-            *metadata_of(source).get("lineage", []),
-            {"phase": source_plan.name, "network": network_hash(source)},
-        ]
-        experiment.engine.place(source)
-        if plan.grows:
-            network = _morph(experiment, plan, source, folder)
-        else:
-            network = _parametric(source) if plan.parametric else source
-        metadata_of(network)["lineage"] = lineage
-    save_network(network, path)
-    return network
+            source_plan = self.plans[plan.source]
+            source = load_network(self.folder(source_plan) / "network.safetensors")
+            lineage = [
+                *metadata_of(source).get("lineage", []),
+                {"phase": source_plan.name, "network": network_hash(source)},
+            ]
+            experiment.engine.place(source)
+            if plan.grows:
+                network = _morph(experiment, plan, source, folder)
+            else:
+                network = _parametric(source) if plan.parametric else source
+            metadata_of(network)["lineage"] = lineage
+        save_network(network, path)
+        return network
+
+    def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> dict[str, Any]:
+        """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""
+        experiment, ranks = self.experiment, self.experiment.ranks
+        network = ranks.network_from_first(lambda: self.start(plan, folder))
+        started = datetime.datetime.now(datetime.UTC)
+        start_hash = network_hash(network)
+        key = (experiment.seed, _shared_index(plan, self.plans))
+        batches = TrainBatches(experiment.data, experiment.batch_size, experiment.augmentation, key)
+        with contextlib.closing(
+            PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
+        ) as log:
+            result = run_phase(
+                network,
+                batches,
+                plan.schedule,
+                experiment.optimisation,
+                experiment.engine,
+                name=plan.name,
+                log=log,
+                folder=folder,
+                identity=_identity(experiment, plan, start_hash),
+                checkpoint_seconds=experiment.checkpoint_seconds,
+                evaluate_every=experiment.evaluate_every,
+                ranks=ranks,
+                sync_bn=experiment.sync_bn,
+                interruption=self.interruption,
+            )
+        if not ranks.is_first:
+            return {}
+        network.eval()
+        save_network(network, folder / "network.safetensors")
+        record = self.describe(plan, network, result, start_hash, started)
+        write_record(record, folder / "record.json")
+        remove_checkpoints(folder)
+        return record
+
+    def describe(
+        self,
+        plan: PhasePlan,
+        network: nn.Module,
+        result: PhaseResult,
+        start_hash: str,
+        started: datetime.datetime,
+    ) -> dict[str, Any]:
+        """The record of a phase that is done."""
+        experiment = self.experiment
+        return {
+            "format": FORMAT,
+            **_own(experiment, plan),
+            "seed": experiment.seed,
+            "index": plan.index,
+            "label": plan.label,
+            "role": plan.role,
+            "source": None if plan.source is None else self.plans[plan.source].folder,
+            "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
+            **_figures(result, experiment),
+            "macs": count_macs(network, (1, *experiment.data.input_size)),
+            "parameters": count_parameters(network),
+            "architecture": describe_network(network).get("architecture"),
+            "network": describe_network(network),
+            "data": {
+                "name": experiment.data.name,
+                "train_images": len(experiment.data.train),
+                "evaluated_on": experiment.data.evaluated_on,
+                "images": len(experiment.data.test),
+                "mean": list(experiment.data.mean),
+                "std": list(experiment.data.std),
+            },
+            "optimisation": {**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
+            "schedule": None if plan.schedule is None else asdict(plan.schedule),
+            "augmentation": asdict(experiment.augmentation),
+            "processes": experiment.ranks.count,
+            "lineage": {
+                "origin": metadata_of(network).get("origin"),
+                "ancestors": metadata_of(network).get("lineage", []),
+                "start": start_hash,
+                "network": network_hash(network),
+            },
+            "morph_report": "morph_report.json" if plan.grows else None,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **self.made_with,
+        }
+
+
+def _own(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    """What a record says of the run, and not of what was trained."""
+    return {
+        "experiment": experiment.name,
+        "phase": plan.name,
+        "settings": dict(experiment.settings),
+        "command": [*sys.argv[0].split(), *sys.argv[1:]],
+    }
 
 
 def _parametric(network: nn.Module) -> ResNet:
@@ -152,103 +288,28 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
         settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
     else:
         settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding}
+    found: dict[str, Any] = {}
     try:
         child, report = morph_network(source, plan.layers or plan.morph or "", **settings)
+        found = report.to_dict()
     except MorphError as error:
-        report = error.report
-        (folder / "morph_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+        found = error.report.to_dict()
         raise
     except InexactError as error:
-        failed = {"passed": False, "failures": [str(error)]}
-        (folder / "morph_report.json").write_text(json.dumps(failed, indent=1) + "\n")
+        found = {"passed": False, "failures": [str(error)]}
         raise
-    (folder / "morph_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    finally:
+        if found:
+            write_whole(folder / "morph_report.json", (json.dumps(found, indent=1) + "\n").encode())
     print(report, flush=True)
     return child
-
-
-def _run(
-    experiment: Experiment,
-    plan: PhasePlan,
-    plans: Sequence[PhasePlan],
-    network: nn.Module,
-    record_path: Path,
-    made_with: dict[str, Any],
-    interruption: Interruption,
-) -> dict[str, Any]:
-    folder = record_path.parent
-    started = datetime.datetime.now(datetime.UTC)
-    start_hash = network_hash(network)
-    batches = TrainBatches(
-        experiment.data, experiment.batch_size, experiment.augmentation, (experiment.seed, _shared_index(plan, plans))
-    )
-    tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
-    with contextlib.closing(PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset)) as log:
-        result = run_phase(
-            network,
-            batches,
-            plan.schedule,
-            experiment.optimisation,
-            experiment.engine,
-            name=plan.name,
-            log=log,
-            folder=folder,
-            identity=_identity(experiment, plan, start_hash),
-            checkpoint_seconds=experiment.checkpoint_seconds,
-            evaluate_every=experiment.evaluate_every,
-            interruption=interruption,
-        )
-    network.eval()
-    save_network(network, folder / "network.safetensors")
-    source = None if plan.source is None else _folder(experiment, plans[plan.source]).name
-    record = {
-        "format": FORMAT,
-        "experiment": experiment.name,
-        "seed": experiment.seed,
-        "index": plan.index,
-        "phase": plan.name,
-        "label": plan.label,
-        "role": plan.role,
-        "source": source,
-        "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
-        **_figures(result, experiment),
-        "macs": count_macs(network, (1, *experiment.data.input_size)),
-        "parameters": count_parameters(network),
-        "architecture": describe_network(network).get("architecture"),
-        "network": describe_network(network),
-        "data": {
-            "name": experiment.data.name,
-            "train_images": len(experiment.data.train),
-            "evaluated_on": experiment.data.evaluated_on,
-            "images": len(experiment.data.test),
-            "mean": list(experiment.data.mean),
-            "std": list(experiment.data.std),
-        },
-        "optimisation": {**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
-        "schedule": None if plan.schedule is None else asdict(plan.schedule),
-        "augmentation": asdict(experiment.augmentation),
-        "lineage": {
-            "origin": metadata_of(network).get("origin"),
-            "ancestors": metadata_of(network).get("lineage", []),
-            "start": start_hash,
-            "network": network_hash(network),
-        },
-        "morph_report": "morph_report.json" if plan.grows else None,
-        "settings": dict(experiment.settings),
-        "command": [*sys.argv[0].split(), *sys.argv[1:]],
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **made_with,
-    }
-    write_record(record, record_path)
-    remove_checkpoints(folder)
-    return record
 
 
 def _identity(experiment: Experiment, plan: PhasePlan, start_hash: str) -> str:
     """What a checkpoint of the phase belongs to."""
     schedule = None if plan.schedule is None else asdict(plan.schedule)
-    facts = [experiment.seed, plan.folder, start_hash, schedule, asdict(experiment.optimisation), experiment.batch_size]
+    optimisation = {**asdict(experiment.optimisation), "batch_size": experiment.batch_size}
+    facts = [experiment.seed, plan.index, start_hash, schedule, optimisation, experiment.ranks.count]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

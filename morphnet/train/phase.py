@@ -118,7 +118,8 @@ def run_phase(
         _log_evaluation(log, 0, start)
         return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0)
     interruption = interruption or Interruption()
-    folder.mkdir(parents=True, exist_ok=True)
+    if ranks.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
     with kept_random_state(engine.device):
         phase = _Phase(name, network, batches, schedule, optimisation, engine, log, ranks)
         files = CheckpointFiles(folder / "checkpoint.pt", identity)

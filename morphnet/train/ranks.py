@@ -101,7 +101,7 @@ class Ranks:
         if sync_bn:
             network = _with_synchronised_norms(network)
         ddp, devices = nn.parallel.DistributedDataParallel, None if device.type == "cpu" else [device]
-        # Newer versions of PyTorch have another name for it. Buffers are spread before every evaluation, not in every step.
+        # Buffers are spread before every evaluation, not in every step; newer versions have another name for that.
         sync = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
         return ddp(network, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})
 
@@ -144,8 +144,8 @@ def check_devices(device: str, count: int) -> None:
         raise ValueError(f"device={device} names one GPU, and devices={count} needs as many: give device=cuda")
     if on_gpu and count > torch.cuda.device_count():
         raise ValueError(
-            f"devices={count}: there are {torch.cuda.device_count()} GPUs here; give fewer, or device=cpu for processes "
-            "on the CPU"
+            f"devices={count}: there are {torch.cuda.device_count()} GPUs here; give fewer, or device=cpu to train on "
+            "the CPU"
         )
 
 

@@ -24,15 +24,16 @@ class PhaseLog:
     Args:
         split: what errors are counted on, ``test`` or ``validation``.
         offset: iterations of the phases before this one.
+        writes: False in every process but the first.
     """
 
-    def __init__(self, folder: Path, split: str, offset: int) -> None:
+    def __init__(self, folder: Path, split: str, offset: int, writes: bool = True) -> None:
         self.folder, self.split, self.offset = folder, split, offset
         self._writer: Any = None
-        self._failed = False
+        self._silent = not writes
 
     def __call__(self, step: int, metric: str, value: float) -> None:
-        if self._failed:
+        if self._silent:
             return
         try:
             if self._writer is None:
@@ -46,12 +47,12 @@ class PhaseLog:
 
     def close(self) -> None:
         """Writes what is left."""
-        if self._writer is not None and not self._failed:
+        if self._writer is not None and not self._silent:
             try:
                 self._writer.close()
             except OSError as error:
                 self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self._failed = True
+        self._silent = True
         print(f"{self.folder}: TensorBoard's log cannot be written ({error.strerror}); training goes on", flush=True)

@@ -178,7 +178,7 @@ def test_a_run_killed_in_the_middle_of_a_phase_goes_on_to_the_same_network(tmp_p
     assert not (killed / "phases" / "1_1c1" / "record.json").exists()
     done = _morphnet(*command, f"hydra.run.dir={killed}", cwd=tmp_path)
     assert "goes on at step" in done.stdout
-    _morphnet(*command, f"hydra.run.dir={whole}", cwd=tmp_path)
+    _morphnet(*command, f"hydra.run.dir={whole}", "output=elsewhere", cwd=tmp_path)
     for phase in ("0_parent", "1_1c1", "2_prelu_trained_on"):
         first, second = (load_network(run / "phases" / phase / "network.safetensors") for run in (whole, killed))
         for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):

@@ -1,0 +1,298 @@
+"""Parents that runs share: which runs do, who trains them, and that the numbers are those of a run by itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import morphnet.train.experiment as experiment_module
+from morphnet.cli import main
+from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.data import Augmentation
+from morphnet.data.images import ImageData, Split
+from morphnet.nn.resnet import cifar_architecture
+from morphnet.store import load_network
+from morphnet.train import Engine, Experiment, Optimisation, plan_phases, run_experiment
+from morphnet.train.parents import describe_parent, parent_hash
+
+PARENT = ({"morph": None},)
+ARCHITECTURE = cifar_architecture(14, 3, widths=(4, 4, 4))
+PHASES = ["phases=[{morph:null}]", "controls=[]", "network.depth=8", "network.widths=[4,4,4]"]
+
+
+def _split(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.randint(3, (count,), generator=generator))
+
+
+DATA = ImageData("noise", _split(60, 0), _split(30, 1), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+
+
+def _experiment(folder, name="first", parents=None, **changes):
+    settings = {
+        "name": name,
+        "seed": 0,
+        "run_dir": folder / name,
+        "data": DATA,
+        "augmentation": Augmentation(1, True),
+        "batch_size": 20,
+        "optimisation": Optimisation(),
+        "morphing": MorphConfig(),
+        "engine": Engine(torch.device("cpu"), channels_last=True, compile="false"),
+        "evaluate_every": 1,
+        "checkpoint_seconds": 0.0,
+        "settings": {"variant": name},
+        "threads": 1,
+        "parents": parents,
+    }
+    return Experiment(**{**settings, **changes})
+
+
+def _plans(phases=({"morph": None}, {"morph": "1c1"}), lr=0.1, **schedule):
+    given = [PhaseConfig(**phase) for phase in phases]
+    length = ScheduleConfig(**{"steps": 6, **schedule})
+    return plan_phases(given, [], length, lr, 3, ARCHITECTURE, MorphConfig(), False, len(DATA.train))
+
+
+def _weights(path):
+    return load_network(path).state_dict()
+
+
+def _same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(_weights(first).values(), _weights(second).values(), strict=True))
+
+
+def _figures(value):
+    """The records without what is of the run or of its clock; tuples are lists, as in JSON."""
+    clock = {"started", "finished", "seconds", "images_per_second"}
+    own = {"experiment", "settings", "shared_parent"}
+    if isinstance(value, dict):
+        return {key: _figures(part) for key, part in value.items() if key not in clock | own}
+    return [_figures(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def test_two_runs_train_their_parent_once_and_their_numbers_are_those_of_runs_by_themselves(tmp_path, capsys):
+    parents = tmp_path / "parents"
+    alone = run_experiment(_experiment(tmp_path, "alone"), _plans(), ARCHITECTURE, None)
+    first = run_experiment(_experiment(tmp_path, "first", parents), _plans(), ARCHITECTURE, None)
+    (shared,) = parents.iterdir()
+    trained = (shared / "record.json").stat().st_mtime_ns
+    assert "trained already" not in capsys.readouterr().out
+    second = run_experiment(_experiment(tmp_path, "second", parents), _plans(), ARCHITECTURE, None)
+    assert "parent: trained already" in capsys.readouterr().out
+    assert [path.name for path in parents.iterdir()] == [shared.name]
+    assert (shared / "record.json").stat().st_mtime_ns == trained
+    phases = ("0_parent", "1_1c1")
+    for name in ("first", "second"):
+        for phase in phases:
+            made = tmp_path / name / "phases" / phase / "network.safetensors"
+            own = tmp_path / "alone" / "phases" / phase / "network.safetensors"
+            assert made.read_bytes() == own.read_bytes()
+    for records in (first, second):
+        assert records[0]["shared_parent"]["hash"] == shared.name
+        assert "shared_parent" not in records[1]
+    alone, first, second = (_figures(records) for records in (alone, first, second))
+    assert alone == first == second
+
+
+def test_the_record_of_the_parent_is_the_runs_own_and_says_who_trained_it(tmp_path):
+    parents = tmp_path / "parents"
+    run_experiment(_experiment(tmp_path, "first", parents), _plans(PARENT), ARCHITECTURE, None)
+    plans = _plans([{"morph": None, "name": "base"}])
+    run_experiment(_experiment(tmp_path, "second", parents), plans, ARCHITECTURE, None)
+    (shared,) = parents.iterdir()
+    record = json.loads((tmp_path / "second" / "phases" / "0_base" / "record.json").read_text())
+    assert (record["experiment"], record["phase"]) == ("second", "base")
+    assert record["settings"] == {"variant": "second"}
+    assert record["shared_parent"]["hash"] == shared.name
+    assert record["shared_parent"]["trained_by"]["experiment"] == "first"
+    values = json.loads((shared / "parent.json").read_text())
+    assert parent_hash(values) == shared.name
+    assert values["network"]["widths"] == [4, 4, 4]
+
+
+def test_the_curve_of_the_parent_is_in_every_run(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in ("first", "second"):
+        run_experiment(_experiment(tmp_path, name, tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
+        events = EventAccumulator(str(tmp_path / name / "tensorboard" / "phase0_parent")).Reload()
+        assert [event.step for event in events.Scalars("test/error")] == [0, 3, 6]
+
+
+def test_a_run_is_whole_without_the_folder_of_parents(tmp_path):
+    import shutil
+
+    run_experiment(_experiment(tmp_path, "first", tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
+    shutil.rmtree(tmp_path / "parents")
+    phase = tmp_path / "first" / "phases" / "0_parent"
+    assert {path.name for path in phase.iterdir()} == {"start.safetensors", "network.safetensors", "record.json"}
+    load_network(phase / "network.safetensors")
+
+
+def test_where_nothing_can_be_linked_files_are_copied(tmp_path, monkeypatch):
+    def refuse(*arguments, **named):
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("os.symlink", refuse)
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    for name in ("first", "second"):
+        run_experiment(_experiment(tmp_path, name, tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
+    (shared,) = (tmp_path / "parents").iterdir()
+    for name in ("first", "second"):
+        copy = tmp_path / name / "phases" / "0_parent" / "network.safetensors"
+        assert copy.stat().st_nlink == 1
+        assert copy.read_bytes() == (shared / "network.safetensors").read_bytes()
+        assert not (tmp_path / name / "tensorboard" / "phase0_parent").is_symlink()
+        assert list((tmp_path / name / "tensorboard" / "phase0_parent").iterdir())
+
+
+BFLOAT16 = Engine(torch.device("cpu"), torch.bfloat16, channels_last=True, compile="false")
+COMPILED = Engine(torch.device("cpu"), channels_last=True, compile="true")
+OTHER = {
+    "seed": ({"seed": 1}, {}),
+    "images": ({"data": replace(DATA, train=_split(60, 2))}, {}),
+    "normalisation": ({"data": replace(DATA, mean=(0.4,) * 3)}, {}),
+    "split": ({"data": replace(DATA, evaluated_on="validation")}, {}),
+    "augmentation": ({"augmentation": Augmentation(1, False)}, {}),
+    "batch size": ({"batch_size": 10}, {}),
+    "optimizer": ({"optimisation": Optimisation(weight_decay=0.0)}, {}),
+    "precision": ({"engine": BFLOAT16}, {}),
+    "compilation": ({"engine": COMPILED}, {}),
+    "threads": ({"threads": 2}, {}),
+    "evaluation": ({"evaluate_every": 2}, {}),
+    "learning rate": ({}, {"lr": 0.2}),
+    "length": ({}, {"steps": 7}),
+    "milestones": ({}, {"milestones": [0.5]}),
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_what_influences_a_parent_makes_another_one(tmp_path, what):
+    changes, schedule = OTHER[what]
+    usual = describe_parent(_experiment(tmp_path), _plans()[0], ARCHITECTURE)
+    other = describe_parent(_experiment(tmp_path, **changes), _plans(**schedule)[0], ARCHITECTURE)
+    assert parent_hash(usual) != parent_hash(other)
+    assert parent_hash(usual) == parent_hash(json.loads(json.dumps(usual)))
+
+
+def test_another_network_is_another_parent(tmp_path):
+    wide = cifar_architecture(14, 3, widths=(4, 4, 8))
+    hashes = {parent_hash(describe_parent(_experiment(tmp_path), _plans()[0], a)) for a in (ARCHITECTURE, wide)}
+    assert len(hashes) == 2
+
+
+def test_what_comes_after_the_parent_does_not_matter(tmp_path):
+    usual = describe_parent(_experiment(tmp_path), _plans()[0], ARCHITECTURE)
+    morphing = MorphConfig(bn="folded")
+    other = _experiment(tmp_path / "elsewhere", "other", morphing=morphing, checkpoint_seconds=9.0)
+    plans = _plans(({"morph": None, "name": "base"}, {"morph": "3c1", "steps": 9}))
+    assert parent_hash(describe_parent(other, plans[0], ARCHITECTURE)) == parent_hash(usual)
+
+
+@pytest.fixture
+def train(capsys, monkeypatch, tmp_path):
+    """Runs ``morphnet train`` in an empty folder; gives its standard output."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides):
+        monkeypatch.setattr("sys.argv", ["morphnet"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        assert main(["train", *PHASES, *overrides]) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+def _start_process(folder, *overrides):
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "morphnet", "train", *PHASES, *overrides],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_of_two_processes_one_trains_the_parent_and_the_other_waits(train, tmp_path, monkeypatch):
+    run_phase = experiment_module.run_phase
+    waiting = []
+
+    def run_phase_once_another_waits(*arguments, **named):
+        process = _start_process(tmp_path, "schedule.epochs=2", "name=second")
+        waiting.append(process)
+        lines = []
+        while not lines or "this one waits" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        assert process.poll() is None
+        return run_phase(*arguments, **named)
+
+    monkeypatch.setattr(experiment_module, "run_phase", run_phase_once_another_waits)
+    output = train("schedule.epochs=2", "name=first")
+    assert "parent: step 6 of 6" in output
+    (process,) = waiting
+    rest = process.communicate()[0]
+    assert process.returncode == 0
+    assert "parent: trained already" in rest
+    assert "parent: step" not in rest
+    (shared,) = (tmp_path / "outputs" / "parents").iterdir()
+    networks = list((tmp_path / "outputs").glob("*/seed0*/phases/0_parent/network.safetensors"))
+    assert len(networks) == 2
+    assert {path.read_bytes() for path in networks} == {(shared / "network.safetensors").read_bytes()}
+
+
+def test_a_parent_whose_run_was_killed_is_trained_on_by_the_next(train, tmp_path):
+    length = ["schedule.epochs=20", "trainer.checkpoint_seconds=0"]
+    process = _start_process(tmp_path, *length, "name=first")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/parents/*/checkpoint.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (shared,) = (tmp_path / "outputs" / "parents").iterdir()
+    assert (shared / "checkpoint.pt").exists()
+    assert not (shared / "record.json").exists()
+    output = train(*length, "name=second")
+    assert "parent: goes on at step" in output
+    assert json.loads((shared / "record.json").read_text())["resumed"] == 1
+    assert not (shared / "checkpoint.pt").exists()
+    train(*length, "name=first", "share_parent=false", "output=alone")
+    assert not (tmp_path / "alone" / "parents").exists()
+    (whole,) = tmp_path.glob("alone/first/*/phases/0_parent/network.safetensors")
+    assert whole.read_bytes() == (shared / "network.safetensors").read_bytes()
+
+
+def test_the_report_counts_a_shared_parent_once_in_each_run(train, tmp_path):
+    from morphnet.cli.report import find_records
+
+    for name in ("first", "parents"):  # an experiment may be called like the folder
+        train("schedule.epochs=1", f"name={name}")
+    found = find_records(str(tmp_path / "outputs" / "**"))
+    assert {path.parents[3].name for path in found} == {"first", "parents"}
+    assert len(found) == 2
+
+
+def test_a_preset_with_a_morph_finds_the_parent_of_the_preset_without_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    arrays = {"images": generator.integers(256, size=(40, 32, 32, 3), dtype=np.uint8), "labels": np.arange(40) % 10}
+    np.savez("cifar.npz", **{f"{split}_{key}": value for split in ("train", "test") for key, value in arrays.items()})
+    short = ["data.path=cifar.npz", "schedule.steps=2", "optim.batch_size=20", "precision=float32"]
+    for experiment in ("cifar10_resnet20", "cifar10_morph20_1c1"):
+        monkeypatch.setattr("sys.argv", ["morphnet"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        assert main(["train", f"experiment={experiment}", *short, "controls=[]"]) == 0
+    assert "parent: trained already" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("outputs/parents/*"))) == 1
+    (record,) = tmp_path.glob("outputs/cifar10_morph20_1c1/*/phases/0_parent/record.json")
+    assert json.loads(record.read_text())["shared_parent"]["trained_by"]["experiment"] == "cifar10_resnet20"
