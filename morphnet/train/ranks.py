@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -102,8 +102,9 @@ class Ranks:
             network = _with_synchronised_norms(network)
         ddp, devices = nn.parallel.DistributedDataParallel, None if device.type == "cpu" else [device]
         # Buffers are spread before every evaluation, not in every step; newer versions have another name for that.
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
-        return ddp(network, device_ids=devices, gradient_as_bucket_view=True, **{sync: False})
+        name = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
+        options: dict[str, Any] = {name: False}
+        return ddp(network, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 #: One process by itself.
