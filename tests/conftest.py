@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,20 +23,25 @@ def make_network() -> Callable[..., ResNet]:
     def make(depth: int = 14, seed: int = 0, **settings: object) -> ResNet:
         """A narrow CIFAR ResNet whose running statistics and slopes are those of no fresh network."""
         settings.setdefault("widths", (4, 8, 16))
-        generator = torch.Generator().manual_seed(seed)
-        network = ResNet(cifar_architecture(depth, 10, **settings), generator)
-        with torch.no_grad():
-            for name, value in network.named_parameters():
-                if value.dim() == 1:
-                    value.add_(0.2 * torch.randn(value.shape, generator=generator))
-                    if name.endswith(".a"):
-                        value.abs_()
-            network.train()
-            for _ in range(20):
-                network(torch.randn(32, network.architecture.in_channels, 16, 16, generator=generator))
-        return network.eval()
+        return copy.deepcopy(_network(depth, seed, **settings))
 
     return make
+
+
+@cache
+def _network(depth: int, seed: int, **settings: object) -> ResNet:
+    generator = torch.Generator().manual_seed(seed)
+    network = ResNet(cifar_architecture(depth, 10, **settings), generator)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if value.dim() == 1:
+                value.add_(0.2 * torch.randn(value.shape, generator=generator))
+                if name.endswith(".a"):
+                    value.abs_()
+        network.train()
+        for _ in range(20):
+            network(torch.randn(32, network.architecture.in_channels, 16, 16, generator=generator))
+    return network.eval()
 
 
 @pytest.fixture
