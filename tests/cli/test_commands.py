@@ -11,28 +11,56 @@ import pytest
 import torch
 
 from morphnet import load_network
+from morphnet.cli import main
 
 SHORT = ["schedule.epochs=2", "trainer.evaluate_every=1"]
 
 
-def _morphnet(*arguments, cwd, check=True):
+def _morphnet(*arguments, cwd):
+    """A command in a process of its own, as a user starts it, which takes seconds; gives standard output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "morphnet", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
     )
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Runs a command in this process, in the folder ``cwd``; gives exit code, standard output and standard error."""
+    monkeypatch.setattr("sys.argv", ["morphnet"])
+
+    def call(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        capfd.readouterr()
+        code = main(list(arguments))
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def output_of(run):
+    """Runs a command that succeeds, in this process; gives standard output."""
+
+    def call(*arguments, cwd):
+        code, output, errors = run(*arguments, cwd=cwd)
+        assert code == 0, output + errors
+        return output
+
+    return call
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Two seeds of the main job, shortened, in one sweep."""
     folder = tmp_path_factory.mktemp("run")
-    done = _morphnet("train", "-m", "seed=0,1", *SHORT, cwd=folder)
+    output = _morphnet("train", "-m", "seed=0,1", *SHORT, cwd=folder)
     runs = sorted((folder / "outputs" / "digits").iterdir())
     assert len(runs) == 2
-    return folder, runs, done.stdout
+    return folder, runs, output
 
 
 def test_a_sweep_prints_one_table_over_its_seeds(finished):
@@ -86,70 +114,61 @@ def test_tensorboard_gets_every_phase_on_one_step_axis(finished):
     }
 
 
-def test_the_same_command_again_changes_nothing(finished):
+def test_the_same_command_again_changes_nothing(finished, output_of):
     folder, runs, _ = finished
     files = {path: path.stat().st_mtime_ns for path in runs[0].glob("phases/**/*") if path.is_file()}
-    again = _morphnet("train", "seed=0", *SHORT, cwd=folder)
-    assert "PReLU parent trained on" in again.stdout
+    assert "PReLU parent trained on" in output_of("train", "seed=0", *SHORT, cwd=folder)
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_other_settings_in_the_same_directory_are_refused(finished):
+def test_other_settings_in_the_same_directory_are_refused(finished, run):
     folder, runs, _ = finished
-    done = _morphnet("train", "seed=0", "optim.lr=0.3", *SHORT, f"hydra.run.dir={runs[0]}", cwd=folder, check=False)
-    assert done.returncode == 2
-    assert "optim.lr: 0.1 there, 0.3 now" in done.stderr
+    code, _, errors = run("train", "seed=0", "optim.lr=0.3", *SHORT, f"hydra.run.dir={runs[0]}", cwd=folder)
+    assert code == 2
+    assert "optim.lr: 0.1 there, 0.3 now" in errors
 
 
-def test_a_finished_run_is_a_source_for_morph_and_eval(finished):
+def test_a_finished_run_is_a_source_for_morph_and_eval(finished, output_of):
     folder, runs, _ = finished
     made = _morphnet("morph", f"parent={runs[0]}", "morph=1c1_2branch", "output=grown", cwd=folder)
-    assert "3 shortcuts morphed" in made.stdout
+    assert "3 shortcuts morphed" in made
     record = json.loads((runs[0] / "phases" / "1_1c1" / "record.json").read_text())
-    found = json.loads(_morphnet("eval", "parent=grown", "data=digits", "format=json", cwd=folder).stdout)
+    found = json.loads(output_of("eval", "parent=grown", "data=digits", "format=json", cwd=folder))
     assert found["errors"] == record["errors"]
     grown = load_network(folder / "grown" / "network.safetensors")
     assert grown.metadata["morphs"] == ["1c1", "1c1_2branch"]
     assert len(grown.metadata["lineage"]) == 2
-    text = _morphnet("eval", f"parent={runs[0]}", cwd=folder).stdout
+    text = output_of("eval", f"parent={runs[0]}", cwd=folder)
     assert f"{record['errors']:,} errors of 1,497" in text
 
 
-def test_a_finished_run_is_a_parent_for_train(finished):
+def test_a_finished_run_is_a_parent_for_train(finished, output_of):
     folder, runs, _ = finished
     phases = "phases=[{morph:null},{morph:3c1}]"
-    done = _morphnet("train", f"parent={runs[0]}", phases, *SHORT, cwd=folder)
-    assert "given" in done.stdout
-    assert "3c1" in done.stdout
+    output = output_of("train", f"parent={runs[0]}", phases, *SHORT, cwd=folder)
+    assert "given" in output
+    assert "3c1" in output
 
 
-def test_report_reads_the_records(finished):
+def test_report_reads_the_records(finished, output_of):
     folder, _, _ = finished
-    rows = json.loads(_morphnet("report", "records=outputs/digits/seed?-*", "format=json", cwd=folder).stdout)
+    rows = json.loads(output_of("report", "records=outputs/digits/seed?-*", "format=json", cwd=folder))
     assert {row["network"] for row in rows} >= {"parent", "1c1", "PReLU parent trained on"}
 
 
-def test_flops_with_json_prints_nothing_but_json(tmp_path):
-    rows = json.loads(_morphnet("flops", "format=json", cwd=tmp_path).stdout)
+def test_flops_with_json_prints_nothing_but_json(output_of, tmp_path):
+    rows = json.loads(output_of("flops", "format=json", cwd=tmp_path))
     assert len(rows) == 24
     assert all(row["agrees"] for row in rows)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_job_of_a_sweep_is_named_and_the_others_run(tmp_path):
-    done = _morphnet(
-        "train",
-        "-m",
-        "optim.batch_size=50,0",
-        "phases=[{morph:null}]",
-        "controls=[]",
-        *SHORT,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "1 of 2 jobs failed" in done.stderr
-    assert "optim.batch_size=0" in done.stderr
+def test_a_failed_job_of_a_sweep_is_named_and_the_others_run(run, tmp_path):
+    sweep = ["train", "-m", "optim.batch_size=50,0", "phases=[{morph:null}]", "controls=[]", *SHORT]
+    code, _, errors = run(*sweep, cwd=tmp_path)
+    assert code == 2
+    assert "1 of 2 jobs failed" in errors
+    assert "optim.batch_size=0" in errors
     assert len(list(tmp_path.glob("outputs/digits/*/phases/0_parent/record.json"))) == 1
 
 
@@ -160,28 +179,63 @@ def test_help_is_there_before_torch(tmp_path):
     assert "morphnet train" in done.stdout
 
 
-def test_a_run_killed_in_the_middle_of_a_phase_goes_on_to_the_same_network(tmp_path):
-    command = ["train", "schedule.epochs=40", "trainer.evaluate_every=1", "trainer.checkpoint_seconds=0"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+#: Runs ``morphnet`` and dies while it puts its seventh checkpoint of the child in place.
+DIES = """
+import os, signal, sys
+
+checkpoints = 0
+
+def die(event, arguments):
+    global checkpoints
+    if event == "os.rename" and str(arguments[1]).endswith("/phases/1_1c1/checkpoint.pt"):
+        checkpoints += 1
+        if checkpoints == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+from morphnet.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+EVERY_STEP = ["trainer.evaluate_every=1", "trainer.checkpoint_seconds=0"]
+
+
+def test_a_run_killed_in_the_middle_of_a_phase_goes_on_to_the_same_network(output_of, tmp_path):
+    command = ["train", "schedule.epochs=4", *EVERY_STEP]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    died = subprocess.run([sys.executable, "-c", DIES, *command, "hydra.run.dir=killed"], env=environment, cwd=tmp_path)
+    assert died.returncode == -signal.SIGKILL
+    assert "goes on at step 6" in _check_goes_on(command, output_of, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_long_run_killed_at_some_moment_goes_on_to_the_same_network(output_of, tmp_path):
+    command = ["train", "schedule.epochs=40", *EVERY_STEP]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "morphnet", *command, f"hydra.run.dir={killed}"], env=environment, cwd=tmp_path
+        [sys.executable, "-m", "morphnet", *command, "hydra.run.dir=killed"], env=environment, cwd=tmp_path
     )
-    checkpoint = killed / "phases" / "1_1c1" / "checkpoint.pt"
+    checkpoint = tmp_path / "killed" / "phases" / "1_1c1" / "checkpoint.pt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert checkpoint.exists()
+    _check_goes_on(command, output_of, tmp_path)
+
+
+def _check_goes_on(command, output_of, folder):
+    """The run in ``killed`` goes on with ``command`` and ends where a whole one does; gives what it prints."""
+    whole, killed = folder / "whole", folder / "killed"
+    assert list((killed / "phases" / "1_1c1").glob("checkpoint*"))
     assert not (killed / "phases" / "1_1c1" / "record.json").exists()
-    done = _morphnet(*command, f"hydra.run.dir={killed}", cwd=tmp_path)
-    assert "goes on at step" in done.stdout
-    _morphnet(*command, f"hydra.run.dir={whole}", "output=elsewhere", cwd=tmp_path)
+    output = output_of(*command, "hydra.run.dir=killed", cwd=folder)
+    assert "goes on at step" in output
+    output_of(*command, "hydra.run.dir=whole", "output=elsewhere", cwd=folder)
     for phase in ("0_parent", "1_1c1", "2_prelu_trained_on"):
         first, second = (load_network(run / "phases" / phase / "network.safetensors") for run in (whole, killed))
         for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
             assert torch.equal(a, b), f"{phase}: {name}"
     record = json.loads((killed / "phases" / "1_1c1" / "record.json").read_text())
     assert record["resumed"] == 1
+    return output
