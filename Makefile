@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/morphnet train -m seed=0,1,2
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

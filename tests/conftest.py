@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from morphnet.nn.resnet import ResNet, cifar_architecture
 
 torch.set_num_threads(1)  # the tests run in two processes
+gc.set_threshold(10_000, 20, 20)  # copies of networks and configurations are made and dropped by the thousand
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
