@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,8 +53,9 @@ def configs_dir() -> str:
     raise FileNotFoundError(f"no configs beside {package}; install morphnet again")
 
 
+@cache
 def register() -> None:
-    """Puts the schemas into Hydra's store and the name of a run into OmegaConf's resolvers."""
+    """Puts, once in a process, the schemas into Hydra's store and the name of a run into OmegaConf's resolvers."""
     store = ConfigStore.instance()
     for name, schema in (
         ("train_schema", TrainConfig),
