@@ -55,7 +55,7 @@ def configs_dir() -> str:
 
 @cache
 def register() -> None:
-    """Puts, once in a process, the schemas into Hydra's store and the name of a run into OmegaConf's resolvers."""
+    """Tells Hydra, once in a process, of the schemas and the call before a sweep, OmegaConf of the names of runs."""
     store = ConfigStore.instance()
     for name, schema in (
         ("train_schema", TrainConfig),
@@ -66,6 +66,7 @@ def register() -> None:
         ("report_schema", ReportConfig),
     ):
         store.store(name=name, node=schema)
+    store.store(group="hydra/callbacks", name="sweep", node={"jobs": {"_target_": "morphnet.cli.sweep.Jobs"}})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import digest, plain, read_yaml, run_job, to_dataclass, to_yaml
-from morphnet.cli.errors import SweepError, exit_code, explain
+from morphnet.cli.compose import digest, plain, read_yaml, to_dataclass, to_yaml
+from morphnet.cli.status import RunStatus, finished_records
+from morphnet.cli.sweep import device_of_this_job, launch, short
 from morphnet.config import OptimConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -32,35 +32,14 @@ _THREADS: dict[str, int] = {}
 
 def main() -> None:
     """Runs one experiment, or with ``-m`` one for each combination of overrides."""
-    jobs: list[tuple[str, list[dict[str, Any]], Exception | None]] = []
-
-    def job(config: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        run_dir = Path(hydra_config.runtime.output_dir)
-        try:
-            jobs.append((str(run_dir), train(config, run_dir), None))
-        except Exception as error:
-            if not any(override.startswith("hydra.") for override in hydra_config.overrides.hydra):
-                _remove_empty(run_dir)
-            if hydra_config.mode != RunMode.MULTIRUN:
-                raise
-            if not _basic_launcher():
-                raise RuntimeError(f"{_short(run_dir)} failed: {explain(error)}") from None
-            print(f"{_short(run_dir)} failed: {explain(error)}", flush=True)
-            jobs.append((str(run_dir), [], error))
-
-    run_job("train", job)
-    if not jobs and _basic_launcher() and {"-m", "--multirun"} & set(sys.argv):
-        raise ValueError("the sweep has no job: a glob or a range matched nothing")
-    _print_table(jobs)
-    failed = [(folder, error) for folder, _, error in jobs if error is not None]
-    if failed:
-        listed = "".join(f"\n  {_short(Path(folder))}: {explain(error)}" for folder, error in failed)
-        raise SweepError(f"{len(failed)} of {len(jobs)} jobs failed:{listed}", max(exit_code(e) for _, e in failed))
+    launch(train)
 
 
-def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
-    """Runs what ``composed`` describes in ``run_dir``, in as many processes as it says; returns its records."""
+def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[dict[str, Any]]:
+    """Runs what ``composed`` describes in ``run_dir``, in as many processes as it says; returns its records.
+
+    Where that is done already, as its files say, neither data nor networks are loaded.
+    """
     config = to_dataclass(composed, TrainConfig)
     recipe = HydraConfig.get().runtime.choices.get("recipe")
     if config.devices < 1:
@@ -68,22 +47,30 @@ def train(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]]:
     if config.trainer.restarts < 0:
         raise ValueError(f"trainer.restarts={config.trainer.restarts}: a number from 0 is needed")
 
-    from morphnet.train.ranks import started_by_launcher
+    from morphnet.train.ranks import check_devices, started_by_launcher
 
     if config.devices == 1 or started_by_launcher():
-        return train_here(composed, run_dir, recipe)
+        return train_here(composed, run_dir, recipe, device_of_this_job(config.device), status.begin)
 
-    from morphnet.cli.launch import launch
+    from morphnet.cli.workers import run_workers
     from morphnet.report.record import read_run
-    from morphnet.train.ranks import check_devices
 
-    check_devices(config.device, config.devices)
-    launch(composed, run_dir, recipe, config.devices, config.trainer.restarts)
-    return read_run(run_dir)
+    done = _done(composed, run_dir)
+    if done is None:
+        check_devices(config.device, config.devices)
+        status.begin()
+        run_workers(composed, run_dir, recipe, config.devices, config.trainer.restarts)
+    return done or read_run(run_dir)
 
 
-def train_here(composed: DictConfig, run_dir: Path, recipe: str | None) -> list[dict[str, Any]]:
-    """The same in this process: alone, or as one of several that a launcher started."""
+def train_here(
+    composed: DictConfig, run_dir: Path, recipe: str | None, device: str, begin: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """The same in this process: alone, or as one of several that a launcher started.
+
+    Args:
+        begin: called when the directory is this run's.
+    """
     from morphnet.train import choose_engine, keep_freed_memory
     from morphnet.train.ranks import joined, local_count, own_device
 
@@ -91,26 +78,39 @@ def train_here(composed: DictConfig, run_dir: Path, recipe: str | None) -> list[
     trainer = config.trainer
     _set_threads(trainer.threads, local_count())
     keep_freed_memory()
-    engine = choose_engine(own_device(config.device), config.precision, trainer.compile, trainer.cuda_graph)
+    engine = choose_engine(own_device(device), config.precision, trainer.compile, trainer.cuda_graph)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(joined(engine.device))
         if not ranks.is_first:  # one of them speaks
             silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(silence))
-        return _train(composed, config, run_dir, recipe, engine, ranks)
+        done = ranks.from_first(lambda: _done(composed, run_dir))
+        return _train(composed, config, run_dir, recipe, engine, ranks, begin) if done is None else done
+
+
+def _done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+    """The records of a run that is done; refuses a directory of another one."""
+    _check_same_run(composed, run_dir)
+    done = finished_records(run_dir)
+    if done is not None:
+        print(f"{short(run_dir)}: done already", flush=True)
+    return done
 
 
 def _train(
-    composed: DictConfig, config: TrainConfig, run_dir: Path, recipe: str | None, engine: Engine, ranks: Ranks
+    composed: DictConfig,
+    config: TrainConfig,
+    run_dir: Path,
+    recipe: str | None,
+    engine: Engine,
+    ranks: Ranks,
+    begin: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    ranks.from_first(lambda: _check_same_run(composed, run_dir))
-
     from morphnet.cli.inputs import architecture_of, load_data, load_parent, normalised
     from morphnet.cli.operations import layer_morphs
     from morphnet.data import Augmentation, TrainBatches
     from morphnet.nn.resnet import ResNet
     from morphnet.store import network_hash
-    from morphnet.store.lock import hold_or_refuse
     from morphnet.train import Experiment, Optimisation, plan_phases, run_experiment
 
     if config.parent is None and config.weights != "none":
@@ -168,19 +168,16 @@ def _train(
         parents=Path(config.output) / "parents" if config.share_parent else None,
     )
 
-    def begin() -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        busy = f"{_short(run_dir)}: another process is at work there; wait for it, or give another hydra.run.dir=..."
-        lock.enter_context(hold_or_refuse(run_dir / "run.lock", busy))
+    def claim() -> None:
         _claim(run_dir, composed, inputs)
+        begin()
 
-    with contextlib.ExitStack() as lock:
-        ranks.from_first(begin)
-        print(f"{_short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
-        if ranks.count > 1:
-            each = batch_size // ranks.count
-            print(f"{ranks.count} processes; a batch is {batch_size} images in total, {each} in each", flush=True)
-        return run_experiment(experiment, plans, architecture, parent)
+    ranks.from_first(claim)
+    print(f"{short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
+    if ranks.count > 1:
+        each = batch_size // ranks.count
+        print(f"{ranks.count} processes; a batch is {batch_size} images in total, {each} in each", flush=True)
+    return run_experiment(experiment, plans, architecture, parent)
 
 
 def total_batch(optim: OptimConfig, processes: int) -> int:
@@ -202,11 +199,6 @@ def total_batch(optim: OptimConfig, processes: int) -> int:
     return optim.batch_size
 
 
-def _basic_launcher() -> bool:
-    """Whether the jobs of a sweep run in this process; a worker's lists are lost with it."""
-    return not any(argument.startswith("hydra/launcher=") for argument in sys.argv)
-
-
 def _set_threads(count: int | None, processes: int = 1) -> None:
     """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone.
 
@@ -226,7 +218,7 @@ def _check_same_run(composed: DictConfig, run_dir: Path) -> None:
     path = run_dir / "config.yaml"
     if not path.is_file():
         if (run_dir / "phases").exists():
-            raise FileExistsError(f"{_short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
+            raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
         return
     before, now = _flat(read_yaml(path)), _flat(plain(composed))
     changed = [
@@ -236,7 +228,7 @@ def _check_same_run(composed: DictConfig, run_dir: Path) -> None:
     ]
     if changed:
         raise FileExistsError(
-            f"{_short(run_dir)} holds a run with other settings:\n  "
+            f"{short(run_dir)} holds a run with other settings:\n  "
             + "\n  ".join(changed)
             + "\nkeep it and give another hydra.run.dir=..., or delete it"
         )
@@ -252,11 +244,11 @@ def _claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -
         try:
             before = json.loads(path.read_text())
         except ValueError as error:
-            raise ValueError(f"{_short(path)} is damaged ({error}); delete the run, or put the file back") from error
+            raise ValueError(f"{short(path)} is damaged ({error}); delete the run, or put the file back") from error
         for what, value in inputs.items():
             if before.get(what) != value:
                 raise FileExistsError(
-                    f"{_short(run_dir)} was begun with other content of the {what}; put that back, or give another "
+                    f"{short(run_dir)} was begun with other content of the {what}; put that back, or give another "
                     "hydra.run.dir=..."
                 )
     else:
@@ -271,14 +263,6 @@ def _variant(composed: DictConfig, inputs: dict[str, str | None]) -> str:
     return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
 
 
-def _remove_empty(folder: Path) -> None:
-    """Takes away the folders that Hydra made for a run that made nothing."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
-        folder.parent.parent.rmdir()
-
-
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(values, dict):
         items = [(str(key), value) for key, value in values.items()]
@@ -287,30 +271,3 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: values}
     return {k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _print_table(jobs: list[tuple[str, list[dict[str, Any]], Exception | None]]) -> None:
-    runs = {folder: found for folder, found, _ in jobs if found}  # a run that was asked for twice is one
-    records = [record for found in runs.values() for record in found]
-    if not records:
-        return
-    from morphnet.report.table import format_rows, tabulate
-
-    try:
-        text = format_rows(tabulate(records))
-    except ValueError:  # one seed in several output folders: a table for each
-        text = "\n\n".join(f"{_short(Path(folder))}\n{format_rows(tabulate(found))}" for folder, found in runs.items())
-    evaluated = sorted(
-        {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
-    )
-    print(
-        f"\n{text}\n\nError at the end of training, on {'; '.join(evaluated)}; mean ± deviation over seeds.", flush=True
-    )
-    for folder, found in runs.items():
-        (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")
-
-
-def _short(path: Path) -> str:
-    with contextlib.suppress(ValueError):
-        return str(path.resolve().relative_to(Path.cwd()))
-    return str(path)

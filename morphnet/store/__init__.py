@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from morphnet.store.files import write_whole
-from morphnet.store.lock import is_held, one_at_a_time
+from morphnet.store.lock import hold_or_refuse, is_held, one_at_a_time
 
 if TYPE_CHECKING:
     from morphnet.store.saved import describe_network, load_network, network_hash, save_network
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "describe_network",
+    "hold_or_refuse",
     "is_held",
     "load_network",
     "load_source",

@@ -40,6 +40,7 @@ def hold_or_refuse(path: Path, busy: str) -> Iterator[None]:
     Raises:
         FileExistsError: another process holds it; ``busy`` is the message.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

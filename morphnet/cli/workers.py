@@ -31,7 +31,7 @@ class WorkersError(Exception):
         super().__init__(message)
 
 
-def launch(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int) -> None:
+def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int) -> None:
     """Runs what ``composed`` describes in ``devices`` processes on this machine.
 
     If one of them is killed, all are started again and go on from the last checkpoint, ``restarts`` times at most. A
@@ -65,7 +65,7 @@ def launch(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int
                 monitor_interval=WATCH_SECONDS,
             )
             try:
-                elastic_launch(config, sys.executable)("-m", "morphnet.cli.launch", str(path))
+                elastic_launch(config, sys.executable)("-m", "morphnet.cli.workers", str(path))
                 return
             except SignalException as stop:
                 raise Interrupted(int(stop.sigval), "stopped") from None
@@ -84,7 +84,7 @@ def launch(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int
 
 
 def worker(path: str) -> int:
-    """One worker: does the job that :func:`launch` wrote to ``path``, and returns an exit code."""
+    """One worker: does the job that :func:`run_workers` wrote to ``path``, and returns an exit code."""
     from morphnet.cli.compose import register
     from morphnet.cli.errors import exit_code, explain
     from morphnet.cli.train import train_here
@@ -96,7 +96,7 @@ def worker(path: str) -> int:
     composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), job["config"])
     assert isinstance(composed, DictConfig)
     try:
-        train_here(composed, Path(job["run_dir"]), job["recipe"])
+        train_here(composed, Path(job["run_dir"]), job["recipe"], str(composed.device), lambda: None)
     except KeyboardInterrupt as stop:
         if rank == 0:
             print(f"morphnet: {stop}", file=sys.stderr)
@@ -104,8 +104,10 @@ def worker(path: str) -> int:
     except Exception as error:
         if os.environ.get("MORPHNET_TRACEBACK") == "1":
             raise
-        if rank == 0 or not _is_consequence(error):
+        if not _is_consequence(error):
             print(f"morphnet: error: rank {rank}: {explain(error)}", file=sys.stderr)
+        elif rank == 0:
+            print("morphnet: rank 0 has lost the other processes", file=sys.stderr)
         return exit_code(error)
     return 0
 

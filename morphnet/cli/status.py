@@ -1,0 +1,108 @@
+"""How far a run is, as a small file in its directory that a person and a sweep can read."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+
+from morphnet.cli.errors import exit_code, explain
+from morphnet.store import write_whole
+
+#: In a run directory: what came of the run, and the lock of the process that is at work on it.
+STATUS, LOCK = "status.json", ".lock"
+
+
+class RunStatus:
+    """What one process writes about the run it is at.
+
+    A directory that may belong to another run is left alone: nothing is written before :meth:`begin`, except that a job
+    of a sweep which fails before leaves its message in a directory that no run has taken.
+
+    Args:
+        run_dir: of the run.
+        entry: of a job of a sweep: a second file with the same content, for the process that launched it.
+    """
+
+    def __init__(self, run_dir: Path, entry: Path | None = None) -> None:
+        self.run_dir, self.entry = run_dir, entry
+        self.begun = self.ended = False
+        self._values: dict[str, Any] = {
+            "state": "running",
+            "message": None,
+            "exit_code": None,
+            "started": _now(),
+            "finished": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self._write()
+
+    def begin(self) -> None:
+        """The directory is this run's from now on."""
+        self.begun = True
+        self._write()
+
+    def done(self, phases: list[str]) -> None:
+        """Every phase has its record; ``phases`` are their folders."""
+        self._end("done", None, 0, phases=phases)
+
+    def failed(self, error: BaseException) -> None:
+        """The run ended by ``error``."""
+        if isinstance(error, Exception):
+            message, code = explain(error), exit_code(error)
+        else:
+            message, code = "interrupted; the same command goes on from the last checkpoint", 130
+        unexpected = {"traceback": traceback.format_exception(error)} if code == 1 else {}
+        taken = (self.run_dir / "config.yaml").exists()
+        self.begun = self.begun or (self.entry is not None and not taken)
+        with contextlib.suppress(OSError):  # the disk may be what has failed
+            self._end("failed", message, code, **unexpected)
+
+    def _end(self, state: str, message: str | None, code: int, **further: Any) -> None:
+        self._values |= {"state": state, "message": message, "exit_code": code, "finished": _now(), **further}
+        self._write()
+        self.ended = True
+
+    def _write(self) -> None:
+        if self.entry is not None:
+            with contextlib.suppress(OSError):  # the process that launched this one is gone
+                write_status(self.entry, {"run_dir": str(self.run_dir), **self._values})
+        if self.begun:
+            write_status(self.run_dir / STATUS, self._values)
+
+
+def write_status(path: Path, values: dict[str, Any]) -> None:
+    """Writes ``values`` as JSON, whole or not at all."""
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """What :func:`write_status` wrote; None if it is not there or no longer readable."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and "state" in values else None
+
+
+def finished_records(run_dir: Path) -> list[dict[str, Any]] | None:
+    """The records of a run that is done, in the order of its phases; None if anything is missing."""
+    status = read_status(run_dir / STATUS)
+    if status is None or status["state"] != "done":
+        return None
+    from morphnet.report.record import read_record
+
+    try:
+        return [read_record(run_dir / "phases" / phase / "record.json") for phase in status["phases"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

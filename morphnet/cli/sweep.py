@@ -1,0 +1,283 @@
+"""The jobs of one command, by whatever launcher: what came of each, one table of all, and every failure.
+
+Jobs run in this process, in other processes, or on other machines. Each writes its outcome to its run directory and to
+a folder of the sweep, where the process that launched them reads it; nothing comes back by way of the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from morphnet.cli.compose import run_job
+from morphnet.cli.errors import SweepError, explain
+from morphnet.cli.status import LOCK, STATUS, RunStatus, finished_records, read_status, write_status
+from morphnet.store import hold_or_refuse, is_held
+
+#: Launchers whose jobs share the GPUs of one machine.
+ONE_MACHINE = ("joblib", "submitit_local")
+#: How long jobs that the launcher has given to another process may take to begin, once the launcher has failed.
+GRACE_SECONDS = {"basic": 0.0, "joblib": 0.0}
+OTHER_GRACE_SECONDS = 30.0
+LOOK_SECONDS = 1.0
+BUSY = "another process is at work there; wait for it or stop it, or give another hydra.run.dir=..."
+KILLED = "ended without a word (killed, out of memory or out of time); the same command goes on from its checkpoint"
+
+Records = list[dict[str, Any]]
+#: Runs a composed configuration in a directory; tells the status when the directory is its own.
+Train = Callable[[DictConfig, Path, RunStatus], Records]
+
+
+def launch(train: Train) -> None:
+    """Composes the jobs of the command line, runs them, prints one table, and raises what went wrong.
+
+    Raises:
+        SweepError: jobs of a sweep failed, or did not end; all of them are named.
+    """
+    sweep = _Sweep(train, list(sys.argv))
+    Jobs.current = sweep
+    try:
+        try:
+            run_job("train", sweep.job)
+        except Exception as error:
+            if sweep.folder is None or not sweep.asked_for_more(error):
+                raise
+            sweep.settle()
+            sweep.report(error)
+        else:
+            sweep.report(None)
+    finally:
+        Jobs.current = None
+        if sweep.folder is not None:
+            shutil.rmtree(sweep.folder, ignore_errors=True)
+
+
+class Jobs(Callback):
+    """Hydra's call before a sweep: notes which jobs were asked for."""
+
+    current: _Sweep | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.current is not None:
+            self.current.begin(config)
+
+
+class _Sweep:
+    """The jobs of one command; the job function carries it to wherever a job runs.
+
+    Attributes:
+        arguments: the command line; a worker has another one.
+        folder: of the outcomes, one file for each job; None for a single run.
+        asked: the overrides of every job, in order; None where the sweeper chooses them as it goes.
+    """
+
+    def __init__(self, train: Train, arguments: list[str]) -> None:
+        self.train, self.arguments = train, arguments
+        self.folder: Path | None = None
+        self.asked: list[str] | None = None
+        self.launcher = "basic"
+        self.records: Records = []  # of a single run
+        self.run_dir: Path | None = None
+
+    def begin(self, config: DictConfig) -> None:
+        """Before the first job of a sweep, in the process that launches them."""
+        self.launcher = str(config.hydra.runtime.choices.get("hydra/launcher", "basic"))
+        folder = Path(str(config.hydra.sweep.dir)).resolve() / f".sweep-{uuid.uuid4().hex[:8]}"
+        folder.mkdir(parents=True)
+        self.folder = folder
+        with contextlib.suppress(HydraException):  # which the sweeper will raise in a moment
+            self.asked = asked_jobs(config)
+
+    def job(self, composed: DictConfig) -> None:
+        """One job, in any process. In a sweep a failure is written down and not raised: the other jobs go on."""
+        hydra_config = HydraConfig.get()
+        run_dir = Path(hydra_config.runtime.output_dir)
+        entry = None if self.folder is None else self.folder / f"{hydra_config.job.num}.json"
+        sys.argv = list(self.arguments)
+        if int(os.environ.get("RANK", "0")):  # torchrun started several processes, and the first one keeps the books
+            self.train(composed, run_dir, RunStatus(run_dir, None))
+            return
+        status = RunStatus(run_dir, entry)
+        try:
+            with hold_or_refuse(run_dir / LOCK, f"{short(run_dir)}: {BUSY}"):
+                try:
+                    records = self.train(composed, run_dir, status)
+                    status.done([f"{record['index']}_{record['phase']}" for record in records])
+                except BaseException as error:
+                    status.failed(error)
+                    keep = any(override.startswith("hydra.run.") for override in hydra_config.overrides.hydra)
+                    _remove_empty(run_dir, keep)
+                    raise
+        except Exception as error:
+            if not status.ended:  # not even the lock could be had
+                status.failed(error)
+            if hydra_config.mode != RunMode.MULTIRUN:
+                raise
+            print(f"{short(run_dir)} failed: {explain(error)}", flush=True)
+        else:
+            if hydra_config.mode != RunMode.MULTIRUN:
+                self.records, self.run_dir = records, run_dir
+
+    def asked_for_more(self, error: Exception) -> bool:
+        """Whether jobs were under way, or about to be, when the launcher raised ``error``."""
+        return bool(self._entries()) or not isinstance(error, (HydraException, OmegaConfBaseException))
+
+    def settle(self) -> None:
+        """Waits for jobs that go on although the launcher has failed."""
+        until = time.monotonic() + GRACE_SECONDS.get(self.launcher, OTHER_GRACE_SECONDS)
+        told, quiet = False, 0
+        while quiet < 2:  # a job has its entry a moment before its lock
+            entries = self._entries()
+            alive = sum(e["state"] == "running" and is_held(Path(e["run_dir"]) / LOCK) for e in entries.values())
+            coming = len(self.asked or []) > len(entries) and time.monotonic() < until
+            quiet = 0 if alive or coming else quiet + 1
+            if alive and not told:
+                print(f"the launcher has failed; waiting for {alive} jobs that go on", flush=True)
+                told = True
+            time.sleep(LOOK_SECONDS)
+
+    def report(self, error: Exception | None) -> None:
+        """Prints the table of all runs that are done, and raises the list of the others."""
+        if self.folder is None:
+            _print_table({} if self.run_dir is None else {str(self.run_dir): self.records})
+            return
+        entries = self._entries()
+        if self.asked == [] or (self.asked is None and not entries and error is None):
+            raise ValueError("the sweep has no job: a glob or a range matched nothing")
+        runs: dict[str, Records] = {}
+        failed: list[tuple[str, str, int]] = []
+        for number in range(len(self.asked)) if self.asked is not None else sorted(entries):
+            entry = entries.get(number)
+            if entry is None:
+                overrides = self.asked[number] if self.asked is not None else ""
+                queued = "" if self.launcher in GRACE_SECONDS else ", or has not yet: it may still be queued"
+                failed.append((f"job {number} ({overrides})", f"never began{queued}", 1))
+                continue
+            run_dir = Path(entry["run_dir"])
+            found = finished_records(run_dir) if entry["state"] == "done" else None
+            if found is not None:
+                runs[entry["run_dir"]] = found
+            elif entry["state"] == "done":
+                failed.append((short(run_dir), "its records are gone", 1))
+            elif entry["state"] == "failed":
+                failed.append((short(run_dir), str(entry["message"]), int(entry["exit_code"])))
+            else:
+                failed.append((short(run_dir), KILLED, 1))
+                _mark_killed(run_dir, entry)
+        _print_table(runs)
+        if failed:
+            total = len(entries) if self.asked is None else len(self.asked)
+            listed = "".join(f"\n  {name}: {message}" for name, message, _ in failed)
+            said = f"\nthe launcher said: {str(error).strip().splitlines()[0][:500]}" if error and str(error) else ""
+            raise SweepError(f"{len(failed)} of {total} jobs failed:{listed}{said}", max(code for *_, code in failed))
+        if error is not None:
+            raise error
+
+    def _entries(self) -> dict[int, dict[str, Any]]:
+        """What jobs have written, by their number."""
+        assert self.folder is not None
+        found = {int(path.stem): read_status(path) for path in self.folder.glob("[0-9]*.json")}
+        return {number: entry for number, entry in found.items() if entry is not None}
+
+
+def asked_jobs(config: DictConfig) -> list[str] | None:
+    """The overrides of every job of a sweep, in their order; None for a sweeper that chooses them as it goes."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    sweeper = config.hydra.sweeper
+    if str(sweeper._target_).rsplit(".", 1)[-1] != "BasicSweeper":
+        return None
+    hydra = GlobalHydra.instance()
+    overrides = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    overrides += [str(override) for override in OmegaConf.to_container(config.hydra.overrides.task) or []]
+    parsed = OverridesParser.create(config_loader=hydra.config_loader()).parse_overrides(overrides)
+    return [" ".join(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def device_of_job(device: str, launcher: str, job: int | None, gpus: int) -> str:
+    """The device of job number ``job``: jobs that share the GPUs of one machine take them in turn.
+
+    Args:
+        device: as asked for; one that names its GPU, or the CPU, stays as it is.
+        launcher: Hydra's name of it.
+        job: None for a single run.
+    """
+    if job is None or gpus < 2 or launcher not in ONE_MACHINE or device not in ("auto", "cuda"):
+        return device
+    return f"cuda:{job % gpus}"
+
+
+def device_of_this_job(device: str) -> str:
+    """:func:`device_of_job` for the job that Hydra runs now; its GPU becomes the current one."""
+    import torch
+
+    config = HydraConfig.get()
+    job = None if OmegaConf.is_missing(config.job, "num") else int(config.job.num)
+    launcher = str(config.runtime.choices.get("hydra/launcher", "basic"))
+    found = device_of_job(device, launcher, job, torch.cuda.device_count())
+    if found != device:
+        torch.cuda.set_device(found)
+    return found
+
+
+def short(path: Path) -> str:
+    """``path`` as a person here would write it."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+def _mark_killed(run_dir: Path, entry: dict[str, Any]) -> None:
+    """Says in the run directory as well that the process is gone."""
+    found = read_status(run_dir / STATUS)
+    if found is not None and found["state"] == "running" and found.get("pid") == entry.get("pid"):
+        write_status(run_dir / STATUS, {**found, "state": "failed", "message": KILLED, "exit_code": 1})
+
+
+def _remove_empty(folder: Path, keep: bool) -> None:
+    """Takes away what a run that made nothing has left; the folder itself too, unless the user has named it."""
+    if (folder / "config.yaml").exists():
+        return
+    with contextlib.suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+        for empty in () if keep else (folder, folder.parent, folder.parent.parent):
+            if empty.resolve() == Path.cwd():
+                break
+            empty.rmdir()
+
+
+def _print_table(runs: dict[str, Records]) -> None:
+    runs = {folder: found for folder, found in runs.items() if found}
+    records = [record for found in runs.values() for record in found]
+    if not records:
+        return
+    from morphnet.report.table import format_rows, tabulate
+
+    try:
+        text = format_rows(tabulate(records))
+    except ValueError:  # one seed in several output folders: a table for each
+        text = "\n\n".join(f"{short(Path(folder))}\n{format_rows(tabulate(found))}" for folder, found in runs.items())
+    evaluated = sorted(
+        {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
+    )
+    print(
+        f"\n{text}\n\nError at the end of training, on {'; '.join(evaluated)}; mean ± deviation over seeds.", flush=True
+    )
+    for folder, found in runs.items():
+        (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")
