@@ -232,7 +232,8 @@ class ResNet(nn.Module):
             raise ValueError(f"no block is called {', '.join(sorted(unknown))}")
         self.classifier_name = "fc" if imagenet else "linear"
         self.add_module(self.classifier_name, nn.Linear(channels, arch.classes))
-        self._initialise(generator)
+        if not self.conv1.weight.is_meta:  # there is nothing to initialise; to find that out takes PyTorch seconds
+            self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator | None) -> None:
         for module in self.modules():
