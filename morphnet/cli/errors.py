@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -37,7 +38,7 @@ WRONG_INPUT = (
 
 
 class SweepError(Exception):
-    """Some jobs of a sweep failed; ``code`` is the highest of their exit codes."""
+    """Some jobs of a sweep, or processes of a run, failed; ``code`` is the highest of their exit codes."""
 
     def __init__(self, message: str, code: int) -> None:
         self.code = code
@@ -55,7 +56,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, YAMLError):
         return f"a configuration is no YAML: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return message + ("; make room, and the same command goes on from the last checkpoint" if full else "")
     if isinstance(error, (*EXPECTED, MorphError, SweepError)):
         return str(error)
     return f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where it comes from)"

@@ -16,19 +16,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from morphnet.cli.compose import plain
+from morphnet.cli.compose import plain, register
+from morphnet.cli.errors import SweepError, exit_code, explain
 from morphnet.config import TrainConfig
 
+#: Exit code of a worker that only lost the others: EX_TEMPFAIL.
+LOST = 75
 #: Seconds between two looks at the workers.
 WATCH_SECONDS = 0.2
-
-
-class WorkersError(Exception):
-    """Workers failed, and have said why; ``code`` is the exit code of the first that did."""
-
-    def __init__(self, message: str, code: int) -> None:
-        self.code = code
-        super().__init__(message)
 
 
 def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int) -> None:
@@ -38,7 +33,7 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
     worker that fails with a message of its own is not: it would fail again.
 
     Raises:
-        WorkersError: a worker failed.
+        SweepError: a worker failed.
         KeyboardInterrupt: the run was asked to stop, and its workers have.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -71,22 +66,20 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
                 raise Interrupted(int(stop.sigval), "stopped") from None
             except ChildFailedError as error:
                 codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            killed = {rank: -code for rank, code in codes.items() if code < 0}
-            if not killed:
-                code = codes.get(0, max(codes.values()))
+            said = {rank: code for rank, code in codes.items() if code > 0 and code != LOST}
+            if said:
+                code = said[min(said)]
                 if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
                     raise Interrupted(code - 128, "a worker was stopped")
-                raise WorkersError(f"{devices} processes: {_who(codes)} failed, see above", code)
-            what = ", ".join(f"rank {rank} was killed by {_signal_name(s)}" for rank, s in sorted(killed.items()))
+                raise SweepError(f"{devices} processes: {_who(said)} failed, see above", code)
+            what = _what_happened(codes)
             if attempt == restarts:
-                raise WorkersError(f"{what}; trainer.restarts={restarts} are used up", 1)
+                raise SweepError(f"{what}; trainer.restarts={restarts} are used up", 1)
             print(f"{what}; all ranks start again ({attempt + 1} of at most {restarts})", file=sys.stderr, flush=True)
 
 
 def worker(path: str) -> int:
     """One worker: does the job that :func:`run_workers` wrote to ``path``, and returns an exit code."""
-    from morphnet.cli.compose import register
-    from morphnet.cli.errors import exit_code, explain
     from morphnet.cli.train import train_here
 
     job: Mapping[str, Any] = json.loads(Path(path).read_text())
@@ -108,7 +101,7 @@ def worker(path: str) -> int:
             print(f"morphnet: error: rank {rank}: {explain(error)}", file=sys.stderr)
         elif rank == 0:
             print("morphnet: rank 0 has lost the other processes", file=sys.stderr)
-        return exit_code(error)
+        return LOST if _is_consequence(error) else exit_code(error)
     return 0
 
 
@@ -118,6 +111,15 @@ def _is_consequence(error: Exception) -> bool:
 
     words = ("connection", "gloo", "nccl", "broken pipe", "socket", "peer")
     return isinstance(error, (RuntimeError, DistError)) and any(word in str(error).lower() for word in words)
+
+
+def _what_happened(codes: Mapping[int, int]) -> str:
+    """Who was killed; the signal of the agent, by which it ends the others, is not worth a word."""
+    killed = {rank: -code for rank, code in codes.items() if code < 0}
+    first = {rank: number for rank, number in killed.items() if number != signal.SIGTERM} or killed
+    if not first:
+        return "the processes have lost each other"
+    return ", ".join(f"rank {rank} was killed by {_signal_name(number)}" for rank, number in sorted(first.items()))
 
 
 def _who(codes: Mapping[int, int]) -> str:

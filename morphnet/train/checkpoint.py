@@ -46,7 +46,7 @@ class Checkpoint:
     resumed: int = 0
 
 
-class CheckpointError(Exception):
+class CheckpointError(ValueError):
     """No checkpoint of a phase can be used."""
 
 
