@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from morphnet.config import TrainConfig
 
 #: Exit code of a worker that only lost the others: EX_TEMPFAIL.
 LOST = 75
+#: What is wrong with the input, every process finds out; the first one may say it before the others do.
+SECONDS_FOR_THE_FIRST = 3.0
 #: Seconds between two looks at the workers.
 WATCH_SECONDS = 0.2
 
@@ -71,7 +74,7 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
                 code = said[min(said)]
                 if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
                     raise Interrupted(code - 128, "a worker was stopped")
-                raise SweepError(f"{devices} processes: {_who(said)} failed, see above", code)
+                raise SweepError(f"{_who(said)} of {devices} failed, see above", code)
             what = _what_happened(codes)
             if attempt == restarts:
                 raise SweepError(f"{what}; trainer.restarts={restarts} are used up", 1)
@@ -98,7 +101,9 @@ def worker(path: str) -> int:
         if os.environ.get("MORPHNET_TRACEBACK") == "1":
             raise
         if not _is_consequence(error):
-            print(f"morphnet: error: rank {rank}: {explain(error)}", file=sys.stderr)
+            if rank:
+                time.sleep(SECONDS_FOR_THE_FIRST)
+            print(f"morphnet: error: {f'rank {rank}: ' if rank else ''}{explain(error)}", file=sys.stderr)
         elif rank == 0:
             print("morphnet: rank 0 has lost the other processes", file=sys.stderr)
         return LOST if _is_consequence(error) else exit_code(error)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 #: Three phases of a small network on digits, short enough to be run twenty times.
 RUN = [
-    "network.depth=8",
+    "network.depth=14",
     "network.widths=[4,4,8]",
     "optim.batch_size=50",
     "schedule.epochs=null",
