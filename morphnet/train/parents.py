@@ -96,7 +96,7 @@ def shared_parent(
         print(f"{own['phase']}: trained already, in {parents / name}", flush=True)
     if not linked:
         shutil.copytree(folder / "tensorboard", tensorboard, dirs_exist_ok=True)
-    for file in ("start.safetensors", "network.safetensors"):
+    for file in ("start.safetensors", "network.safetensors", "steps.csv"):
         _link_file(folder / file, phase / file)
     trained_by = {key: found.get(key) for key in ("experiment", "command")}
     record = {**found, **own, "shared_parent": {"hash": name, "trained_by": trained_by}}
