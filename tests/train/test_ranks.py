@@ -1,5 +1,6 @@
 import csv
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -15,22 +16,28 @@ JOB = Path(__file__).with_name("phase_job.py")
 
 
 def _run(folder, norm, ranks):
+    if ranks == 1:
+        runpy.run_path(str(JOB))["main"](folder, norm)
+    else:
+        _run_together(folder, norm, ranks)
+    with open(folder / f"{ranks}_ranks" / "steps.csv") as file:
+        steps = [(float(row["loss"]), int(row["errors"])) for row in csv.DictReader(file)]
+    return steps, [torch.load(folder / f"{ranks}_{k}.pt") for k in range(ranks)]
+
+
+def _run_together(folder, norm, ranks):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {**os.environ, "OMP_NUM_THREADS": "1"}
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
             [sys.executable, str(JOB), str(folder), norm],
-            env=common | (where | {"RANK": str(k), "LOCAL_RANK": str(k)} if ranks > 1 else {}),
+            env=os.environ | where | {"RANK": str(k), "LOCAL_RANK": str(k)},
         )
         for k in range(ranks)
     ]
     assert [process.wait(timeout=300) for process in started] == [0] * ranks
-    with open(folder / f"{ranks}_ranks" / "steps.csv") as file:
-        steps = [(float(row["loss"]), int(row["errors"])) for row in csv.DictReader(file)]
-    return steps, [torch.load(folder / f"{ranks}_{k}.pt") for k in range(ranks)]
 
 
 @pytest.mark.parametrize("norm", ["frozen", pytest.param("group", marks=pytest.mark.slow)])
