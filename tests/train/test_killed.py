@@ -72,33 +72,40 @@ def _assert_same(one, two):
             assert all(torch.equal(mine[name], other[name]) for name in mine), phase
 
 
-def _wait_for(path, process, seconds=120):
+#: Of a parent that is under way, in the folder a run was started in.
+CHECKPOINT = "outputs/parents/*/checkpoint.pt"
+
+
+def _wait_for(folder, pattern, process, seconds=120):
     until = time.monotonic() + seconds
-    while not any(path.parent.glob(path.name)):
+    while not any(folder.glob(pattern)):
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until, f"no {path} within {seconds} s"
+        assert time.monotonic() < until, f"no {pattern} within {seconds} s"
         time.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(tmp_path):
+    long = "schedule.steps=300"
     started = time.monotonic()
-    assert _finish(tmp_path / "whole")[0] == 0
-    length = time.monotonic() - started
+    process = _start(tmp_path / "whole", long)
+    _wait_for(tmp_path / "whole", CHECKPOINT, process)
+    beginning = time.monotonic() - started  # imports, data, the first steps
+    process.communicate(timeout=560)
+    assert process.returncode == 0
     whole = _result(tmp_path / "whole")
-    moments, killed = random.Random(0), 0
-    while killed < 20:
-        process = _start(tmp_path / "killed")
-        try:  # the beginning of a run is imports: moments lie anywhere from there on
-            process.communicate(timeout=moments.uniform(0.3, 1.0) * length)
-            break
+    moments, killed, left = random.Random(0), 0, 1
+    while killed < 20 and left:
+        process = _start(tmp_path / "killed", long)
+        try:
+            left = process.communicate(timeout=beginning * moments.uniform(0.6, 1.7))[0] is None
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             killed += 1
-    code, output, error = _finish(tmp_path / "killed")
+    code, output, error = _finish(tmp_path / "killed", long)
     assert code == 0, output + error
-    assert killed >= 3
+    assert killed >= 10  # a machine that is fast at the wrong moment is done before the twentieth
     _assert_same(whole, _result(tmp_path / "killed"))
 
 
@@ -106,7 +113,7 @@ def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits(tmp_path)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_within_seconds_and_nothing_is_lost(tmp_path, signum):
     process = _start(tmp_path / "stopped", "schedule.steps=900")
-    _wait_for(tmp_path / "stopped/run/phases/0_parent/checkpoint.pt", process)
+    _wait_for(tmp_path / "stopped", CHECKPOINT, process)
     asked = time.monotonic()
     process.send_signal(signum)
     _, error = process.communicate(timeout=60)
@@ -163,7 +170,7 @@ def test_a_directory_that_cannot_be_written_is_one_message(tmp_path):
 def test_two_processes_of_which_one_is_killed_go_on(tmp_path):
     two = ["devices=2", "schedule.steps=400", "phases=[{morph: null},{morph: 1c1}]"]
     process = _start(tmp_path / "killed", *two)
-    _wait_for(tmp_path / "killed/run/phases/0_parent/checkpoint.pt", process)
+    _wait_for(tmp_path / "killed", CHECKPOINT, process)
     os.kill(_worker(process.pid, 1), signal.SIGKILL)
     killed = time.monotonic()
     said = []
