@@ -327,6 +327,7 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "images_per_second": result.images_per_second and round(result.images_per_second, 1),
         "resumed": result.resumed,
+        "gpu_memory_bytes": result.gpu_memory,
         "training_precision": str(experiment.engine.precision).removeprefix("torch."),
         "evaluation_precision": "float32",
         "compiled": result.compiled,

@@ -54,6 +54,7 @@ class PhaseResult:
         seconds: spent in training steps, evaluation left out.
         compiled: whether the steps went through ``torch.compile``.
         resumed: how often the phase was continued after an interruption.
+        gpu_memory: the most that tensors held on this process's GPU, in bytes; None on a CPU.
     """
 
     start: Evaluation
@@ -67,7 +68,11 @@ class PhaseResult:
     images_per_second: float | None
     compiled: bool
     resumed: int
+    gpu_memory: int | None = None
 
+
+#: So many times ``checkpoint_seconds`` a checkpoint on a GPU may wait for the end of the epoch.
+MID_EPOCH_PATIENCE = 10
 
 #: Receives (step in the phase, metric, value).
 Log = Callable[[int, str, float], None]
@@ -120,6 +125,9 @@ def run_phase(
     interruption = interruption or Interruption()
     if ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
+    if engine.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape
+        torch.cuda.reset_peak_memory_stats(engine.device)
     with kept_random_state(engine.device):
         phase = _Phase(name, network, batches, schedule, optimisation, engine, log, ranks)
         files = CheckpointFiles(folder / "checkpoint.pt", identity)
@@ -171,7 +179,10 @@ def _train(
                 if progress.step(phase.step) and phase.reads_at_will:
                     phase.take_measured()
                     progress.show(phase.step, phase.stretch.evaluation())
-                if time.perf_counter() - saved_at >= checkpoint_seconds and phase.step < phase.schedule.steps:
+                # Writing one waits for the device: on a GPU, where an epoch may be short, rather at the end of it.
+                patience = 1 if phase.reads_at_will or not phase.in_epoch else MID_EPOCH_PATIENCE
+                waited = time.perf_counter() - saved_at
+                if waited >= patience * checkpoint_seconds and phase.step < phase.schedule.steps:
                     phase.save(files)
                     saved_at = time.perf_counter()
             phase.take_measured()
@@ -225,6 +236,11 @@ class _Phase:
     def reads_at_will(self) -> bool:
         """Whether losses can be read within an epoch without making a device wait."""
         return self.engine.device.type == "cpu"
+
+    @property
+    def in_epoch(self) -> bool:
+        """Whether the step lies inside an epoch, and not at its end."""
+        return self.step % len(self.batches) > 0
 
     def evaluation_is_due(self, every: int) -> bool:
         epochs, rest = divmod(self.step, len(self.batches))
@@ -367,6 +383,7 @@ class _Phase:
             images_per_second=self.step * self.batches.batch_size / max(self.seconds, 1e-9),
             compiled=compiled,
             resumed=self.resumed,
+            gpu_memory=torch.cuda.max_memory_allocated(self.engine.device) if not self.reads_at_will else None,
         )
 
     def _on_clock(self) -> float:

@@ -3,6 +3,8 @@ import errno
 import os
 import random
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,3 +290,42 @@ def test_momentum_that_is_there_from_the_beginning_changes_nothing(data):
             network(images).square().sum().backward()
             optimizer.step()
     _assert_same(one, two)
+
+
+def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data, monkeypatch):
+    """Without a GPU: everything around the capture, with a graph that is the step itself."""
+
+    class Graph:
+        def replay(self):
+            self.step._take()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda one: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
+    engine = choose_engine("cpu", "float32", "false")
+    found = []
+    for captured in (False, True):
+        network = _network()
+        optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
+        step = TrainStep(network.train(), batches, optimizer, engine)
+        step.load(0, row=1)
+        if captured:
+            before = {name: value.clone() for name, value in network.state_dict().items()}
+            step.capture()
+            step._graph.step = step
+            _assert_same(network, SimpleNamespace(state_dict=lambda before=before: before))
+            assert all(not s["momentum_buffer"].any() for s in optimizer.state.values())
+            assert step.row.item() == 1
+        for k, lr in enumerate((0.1, 0.1, 0.01)):
+            step.run(k, lr)
+        found.append((network.state_dict(), step.measured(1, 4)))
+    (one, first), (two, second) = found
+    for (loss, errors), (other, more) in zip(first, second, strict=True):
+        assert loss == pytest.approx(other, rel=1e-5)
+        assert errors == more
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
