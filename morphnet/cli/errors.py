@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Iterable
 
@@ -61,7 +62,17 @@ def explain(error: BaseException) -> str:
         return message + ("; make room, and the same command goes on from the last checkpoint" if full else "")
     if isinstance(error, (*EXPECTED, MorphError, SweepError)):
         return str(error)
+    if is_lost_connection(error):
+        return "the other processes of this run are gone; started again, it goes on from the last checkpoint"
     return f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where it comes from)"
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether ``error`` only says that another process of the same run is gone."""
+    if "RANK" not in os.environ or not isinstance(error, RuntimeError):  # torch's own errors of this kind are such
+        return False
+    words = ("connection", "gloo", "nccl", "broken pipe", "socket", "peer")
+    return any(word in str(error).lower() for word in words)
 
 
 def exit_code(error: BaseException) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from morphnet.cli.compose import plain, register
-from morphnet.cli.errors import SweepError, exit_code, explain
+from morphnet.cli.errors import SweepError, exit_code, explain, is_lost_connection
 from morphnet.config import TrainConfig
 
 #: Exit code of a worker that only lost the others: EX_TEMPFAIL.
@@ -100,22 +100,13 @@ def worker(path: str) -> int:
     except Exception as error:
         if os.environ.get("MORPHNET_TRACEBACK") == "1":
             raise
-        if not _is_consequence(error):
-            if rank:
-                time.sleep(SECONDS_FOR_THE_FIRST)
-            print(f"morphnet: error: {f'rank {rank}: ' if rank else ''}{explain(error)}", file=sys.stderr)
-        elif rank == 0:
-            print("morphnet: rank 0 has lost the other processes", file=sys.stderr)
-        return LOST if _is_consequence(error) else exit_code(error)
+        if is_lost_connection(error):
+            return LOST
+        if rank:
+            time.sleep(SECONDS_FOR_THE_FIRST)
+        print(f"morphnet: error: {f'rank {rank}: ' if rank else ''}{explain(error)}", file=sys.stderr)
+        return exit_code(error)
     return 0
-
-
-def _is_consequence(error: Exception) -> bool:
-    """Whether ``error`` only says that another process is gone."""
-    from torch.distributed import DistError
-
-    words = ("connection", "gloo", "nccl", "broken pipe", "socket", "peer")
-    return isinstance(error, (RuntimeError, DistError)) and any(word in str(error).lower() for word in words)
 
 
 def _what_happened(codes: Mapping[int, int]) -> str:
