@@ -5,6 +5,7 @@ import pytest
 
 from morphnet import save_network
 from morphnet.cli import main
+from morphnet.nn.resnet import ResNet, cifar_architecture
 
 
 @pytest.fixture
@@ -57,6 +58,14 @@ TRAIN = [
     (["data.pad=-1"], "data.pad=-1"),
     (["seed"], "Error parsing override 'seed'"),
     (["+epochs=3"], "unknown key epochs"),
+    (["+network._target_=os.system"], "unknown key network._target_"),
+    (["devices=0"], "devices=0: a number of processes from 1"),
+    (["devices=2", "device=cuda:0"], "devices=2 needs as many"),
+    (["trainer.restarts=-1"], "trainer.restarts=-1"),
+    (["trainer.cuda_graph=maybe"], "trainer.cuda_graph='maybe'"),
+    (["trainer.cuda_graph=true", "device=cpu"], "needs one process on one GPU"),
+    (["trainer.sync_bn=true", "device=cpu"], "sync_bn=true needs GPUs"),
+    (["optim.batch_size_per_process=0"], "batch_size_per_process=0"),
     (["schedule.warmup_steps=-1"], "schedule.warmup_steps=-1"),
     (["phases.1.name=../x"], "it names a folder"),
     (["phases=[{morph:null}]"], "there is no phase after the parent"),
@@ -198,3 +207,22 @@ def test_an_unknown_command_suggests_the_nearest(run):
     assert run()[0] == 2
     assert run("--help")[0] == 0
     assert run("--version")[1].startswith("morphnet ")
+
+
+def test_a_config_that_names_code_is_refused_and_nothing_runs(run, tmp_path):
+    target = tmp_path / "ran"
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    evil = f'{{_target_: os.system, command: "touch {target}"}}'
+    (tmp_path / "mine" / "experiment" / "evil.yaml").write_text(f"# @package _global_\nnetwork: {evil}\n")
+    code, _, error = run("train", "--config-dir", "mine", "experiment=evil")
+    assert code == 2
+    assert "Key '_target_' not in 'NetworkConfig'" in error
+
+    phase = tmp_path / "run" / "phases" / "0_parent"
+    phase.mkdir(parents=True)
+    save_network(ResNet(cifar_architecture(8, 10, widths=(4, 4, 4), in_channels=1)), phase / "network.safetensors")
+    (tmp_path / "run" / "config.yaml").write_text(f"data: {evil}\n")
+    code, _, error = run("eval", "parent=run")
+    assert code == 2
+    assert "config.yaml is damaged: its data is no data set" in error
+    assert not target.exists()
