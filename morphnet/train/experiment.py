@@ -64,6 +64,9 @@ class Experiment:
     sync_bn: bool = False
 
     def __post_init__(self) -> None:
+        self.engine.captures(self.ranks.count)  # refuses what cannot be
+        if self.sync_bn and self.engine.device.type == "cpu":
+            raise ValueError("trainer.sync_bn=true needs GPUs: PyTorch has no SyncBatchNorm for the CPU")
         if self.evaluate_every < 1:
             raise ValueError(f"trainer.evaluate_every={self.evaluate_every}: a number of epochs from 1 is needed")
         if not self.checkpoint_seconds >= 0:

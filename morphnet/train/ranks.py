@@ -90,12 +90,7 @@ class Ranks:
 
         Batch normalisation uses the statistics of each process's own part of the batch, unless ``sync_bn``; the running
         statistics that are saved are those of the first process.
-
-        Raises:
-            ValueError: ``sync_bn`` on a CPU, which PyTorch does not have.
         """
-        if sync_bn and device.type == "cpu":
-            raise ValueError("trainer.sync_bn=true needs GPUs: PyTorch has no SyncBatchNorm for the CPU")
         if self.count == 1:
             return network
         if sync_bn:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
-from morphnet.train.ranks import ALONE, check_devices, own_device
+from morphnet.train.ranks import check_devices, own_device
 
 JOB = Path(__file__).with_name("phase_job.py")
 
@@ -98,11 +98,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         check_devices("cuda", 3)
     with pytest.raises(ValueError, match="names one GPU"):
         check_devices("cuda:0", 2)
-
-
-def test_synchronised_batch_normalisation_needs_gpus():
-    with pytest.raises(ValueError, match="sync_bn=true needs GPUs"):
-        ALONE.parallel(torch.nn.Linear(1, 1), torch.device("cpu"), sync_bn=True)
 
 
 def test_synchronised_norms_share_every_tensor():
