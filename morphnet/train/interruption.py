@@ -10,6 +10,8 @@ from types import FrameType
 
 #: Seconds a step may take to its end after a signal; then the run leaves with the checkpoint it has.
 GRACE_SECONDS = 10.0
+#: Signals that may come while a run is leaving; one more, and it leaves at once.
+PATIENCE = 5
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,7 +30,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._shields = 0
+        self._shields = self._asked_for = 0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interruption:
@@ -54,14 +56,23 @@ class Interruption:
         self._shields += 1
         try:
             yield
+        except Exception as error:
+            # Ctrl-C reaches a compiler at work and the processes of the same run too: what then fails is no error.
+            if self.signum is not None:
+                raise Interrupted(self.signum, f"stopped in the middle of a step ({error})") from error
+            raise
         finally:
             self._shields -= 1
+            if self.signum is not None and not self._shields:
+                signal.setitimer(signal.ITIMER_REAL, 0)
         if self.signum is not None and not self._shields:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             raise Interrupted(self.signum)
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
+        self._asked_for += 1
         if self.signum is not None:
+            if self._asked_for > PATIENCE:
+                raise Interrupted(signum, "stopped at once")
             return  # asked again while it is leaving
         self.signum = signum
         if not self._shields:

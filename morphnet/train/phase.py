@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,7 +146,7 @@ def run_phase(
         try:
             _train(phase, files, checkpoint_seconds, evaluate_every, interruption)
         except Interrupted as stop:
-            if phase.step and not stop.args[0]:
+            if phase.step and not stop.args[0]:  # else a step is half done
                 phase.save(files)
             kept = "a checkpoint is written" if phase.step else "nothing is lost"
             message = f"{name}: stopped at step {phase.step:,} of {schedule.steps:,}; {kept}"
@@ -159,10 +159,9 @@ def _train(
 ) -> None:
     saved_at = time.perf_counter()
     progress = Progress(phase.name, phase.schedule.steps, phase.batches.batch_size, phase.step, phase.ranks.is_first)
-    phase.network.train()
+    phase.begin_training()
     while True:
         if phase.evaluation_is_due(evaluate_every):
-            phase.take_measured()
             found = phase.evaluate()
             with interruption.shield():
                 phase.write_down(found)
@@ -177,15 +176,18 @@ def _train(
                 if not goes_on:
                     break
                 if progress.step(phase.step) and phase.reads_at_will:
-                    phase.take_measured()
+                    with interruption.shield():
+                        phase.take_measured()
                     progress.show(phase.step, phase.stretch.evaluation())
                 # Writing one waits for the device: on a GPU, where an epoch may be short, rather at the end of it.
                 patience = 1 if phase.reads_at_will or not phase.in_epoch else MID_EPOCH_PATIENCE
                 waited = time.perf_counter() - saved_at
                 if waited >= patience * checkpoint_seconds and phase.step < phase.schedule.steps:
-                    phase.save(files)
+                    with interruption.shield():
+                        phase.save(files)
                     saved_at = time.perf_counter()
-            phase.take_measured()
+            with interruption.shield():
+                phase.take_measured()
     if phase.steps_log is not None:
         phase.steps_log.flush()
     progress.close()
@@ -275,15 +277,27 @@ class _Phase:
         self.steps_log = steps_log
         self._step = TrainStep(model, self.batches, self.optimizer, self.engine, self.scaler, self.ranks)
         if self.engine.captures(self.ranks.count):
-            self.network.train()
+            self.begin_training()
             self._step.load(0)
-            self._step.capture()
+            try:
+                self._step.capture()
+            except RuntimeError as error:
+                if self.engine.cuda_graph == "true":
+                    raise
+                print(f"{self.name}: no CUDA graph ({str(error).splitlines()[0]}); steps run one by one", flush=True)
+
+    def begin_training(self) -> None:
+        """Puts network and model into training mode: with synchronised norms the model is a copy over its tensors."""
+        self.network.train()
+        self._step.model.train()
 
     def save(self, files: CheckpointFiles) -> None:
         """Writes a checkpoint, in the first process."""
         self.take_measured()
         if not self.ranks.is_first:
             return
+        if not nn.utils.get_total_norm(list(self.network.parameters())).isfinite():  # the next loss would say so
+            raise self._not_finite("weights are no longer finite", self.step)
         assert self.steps_log is not None
         self.steps_log.flush()
         optimizer = self.optimizer.state_dict()
@@ -335,16 +349,19 @@ class _Phase:
         first = self.measured % len(self.batches)
         found = self._step.measured(first, first + self.step - self.measured)
         rates = [self.schedule.rate(step) for step in range(self.measured, self.step)]
+        stretch = replace(self.stretch)
         for i, (loss, errors) in enumerate(found):
             if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"{self.name}: the loss is {loss} at step {self.measured + i + 1:,}, learning rate {rates[i]:.3g}; "
-                    "try a lower optim.lr, or schedule.warmup_steps"
-                )
-            self.stretch.add(loss, errors, self.batches.batch_size)
+                raise self._not_finite(f"the loss is {loss}", self.measured + i + 1)
+            stretch.add(loss, errors, self.batches.batch_size)
         if self.steps_log is not None:
             self.steps_log.add(self.measured + 1, rates, found)
-        self.measured = self.step
+        self.stretch, self.measured = stretch, self.step
+
+    def _not_finite(self, what: str, step: int) -> FloatingPointError:
+        rate = self.schedule.rate(step - 1)
+        advice = "try a lower optim.lr, or schedule.warmup_steps"
+        return FloatingPointError(f"{self.name}: {what} at step {step:,}, learning rate {rate:.3g}; {advice}")
 
     def evaluate(self) -> Evaluation:
         return _evaluate(self.network, self.batches, self.engine, self.ranks, self.step)

@@ -74,35 +74,51 @@ class TrainStep:
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._take()
+            self._step_once()
 
     def measured(self, first: int, last: int) -> list[tuple[float, int]]:
         """(mean loss, errors) of the whole batches of rows ``first`` to ``last - 1``; waits for the device."""
         return [(loss / self.ranks.count, int(errors)) for loss, errors in self.sums[first:last].tolist()]
 
     def capture(self) -> None:
-        """From now on :meth:`run` replays one CUDA graph; parameters, buffers and optimizer are left as they are."""
+        """From now on :meth:`run` replays one CUDA graph; parameters, buffers and optimizer are left as they are.
+
+        Raises:
+            RuntimeError: the step cannot be captured, since something in it waits for the device; nothing is changed.
+        """
         for group in self.optimizer.param_groups:  # a number would be baked into the graph
             group["lr"] = torch.tensor(float(group["lr"]), device=self.engine.device)
         kept = [*self.model.parameters(), *self.model.buffers(), self.row, self.sums]
         kept += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
         before = [t.detach().clone() for t in kept]
-        stream = torch.cuda.Stream()
+        try:
+            with torch.cuda.device(self.engine.device):
+                graph = self._captured()
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(kept, before, strict=True):
+                    tensor.copy_(value)
+        self._graph = graph
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream(self.engine.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
                 self.row.zero_()
-                self._take()
+                self._step_once()
         torch.cuda.current_stream().wait_stream(stream)
+        self.row.zero_()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._take()
-        with torch.no_grad():
-            for tensor, value in zip(kept, before, strict=True):
-                tensor.copy_(value)
-        self._graph = graph
+        with torch.cuda.graph(graph, stream=stream):
+            self._step_once()
+        self.row.zero_()
+        graph.replay()
+        if int(self.row) != 1:
+            raise RuntimeError("the graph is empty: the step ran on another stream")
+        return graph
 
-    def _take(self) -> None:
+    def _step_once(self) -> None:
         # index_select and not [row]: the latter reads the index back from the device.
         order, offsets, mirrored = (
             t.index_select(0, self.row).squeeze(0) for t in (self.order, self.offsets, self.mirrored)

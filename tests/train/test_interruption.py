@@ -56,7 +56,22 @@ def test_handlers_come_back():
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
 
 
-def test_what_goes_wrong_in_a_shield_is_what_is_raised():
-    with pytest.raises(ZeroDivisionError):
+def test_what_fails_because_all_were_asked_to_stop_is_no_error():
+    with pytest.raises(Interrupted, match="division by zero"):
         _hear(signal.SIGTERM, lambda: 1 / 0, shielded=True)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_what_goes_wrong_in_a_shield_is_what_is_raised():
+    with Interruption() as stop, pytest.raises(ZeroDivisionError), stop.shield():
+        _ = 1 / 0
+
+
+def test_who_asks_again_and_again_is_heard_at_once():
+    def insist():
+        for _ in range(interruption.PATIENCE):
+            os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("nobody listened")
+
+    with pytest.raises(Interrupted, match="at once"):
+        _hear(signal.SIGINT, insist, shielded=True)

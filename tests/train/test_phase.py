@@ -297,26 +297,27 @@ def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data,
 
     class Graph:
         def replay(self):
-            self.step._take()
+            steps[0]._step_once()
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda one: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
     engine = choose_engine("cpu", "float32", "false")
-    found = []
+    found, steps = [], []
     for captured in (False, True):
         network = _network()
         optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
         step = TrainStep(network.train(), batches, optimizer, engine)
         step.load(0, row=1)
+        steps[:] = [step]
         if captured:
             before = {name: value.clone() for name, value in network.state_dict().items()}
             step.capture()
-            step._graph.step = step
             _assert_same(network, SimpleNamespace(state_dict=lambda before=before: before))
             assert all(not s["momentum_buffer"].any() for s in optimizer.state.values())
             assert step.row.item() == 1
@@ -329,3 +330,20 @@ def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data,
         assert errors == more
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_never_become_a_checkpoint(data, tmp_path):
+    network = _network()
+    calls = [0]
+
+    def hook(gradient):
+        calls[0] += 1
+        return gradient * float("inf") if calls[0] == 4 else gradient
+
+    next(network.parameters()).register_hook(hook)
+    with pytest.raises(FloatingPointError, match=r"weights are no longer finite at step 4, learning rate 0\.05"):
+        _train(data, tmp_path, network=network)
+    with open(tmp_path / "checkpoint.pt", "rb") as file:
+        file.readline()
+        file.readline()
+        assert torch.load(file, weights_only=True)["step"] == 3
