@@ -68,6 +68,7 @@ def register() -> None:
         store.store(name=name, node=schema)
     store.store(group="hydra/callbacks", name="sweep", node={"jobs": {"_target_": "morphnet.cli.sweep.Jobs"}})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("folder", folder, replace=True)
 
 
 def run_name(name: str, seed: int, overrides: str) -> str:
@@ -76,6 +77,13 @@ def run_name(name: str, seed: int, overrides: str) -> str:
     From what was asked for and nothing else, so that the same command finds the same directory.
     """
     return f"{name}/seed{seed}" + (f"-{digest(overrides)}" if overrides else "")
+
+
+def folder(output: str) -> str:
+    """``output``, which must not be empty: a run would lie in the root of the file system."""
+    if not output:
+        raise ValueError("output= is empty; give a folder, such as output=outputs")
+    return output
 
 
 def digest(text: str) -> str:
@@ -122,7 +130,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # of OmegaConf, of the YAML reader, or of the file
         raise ValueError(f"{path} is damaged ({error}); delete the run, or put the file back") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} is damaged: it is no configuration; delete the run, or put the file back")
     return {str(key): value for key, value in content.items()}
 

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import signal
 import socket
 import traceback
 from pathlib import Path
@@ -52,15 +53,16 @@ class RunStatus:
         """Every phase has its record; ``phases`` are their folders."""
         self._end("done", None, 0, phases=phases)
 
-    def failed(self, error: BaseException) -> None:
-        """The run ended by ``error``."""
+    def failed(self, error: BaseException, ours: bool = True) -> None:
+        """The run ended by ``error``; ``ours`` is False if another process holds its directory."""
         if isinstance(error, Exception):
             message, code = explain(error), exit_code(error)
         else:
-            message, code = "interrupted; the same command goes on from the last checkpoint", 130
+            what, code = str(error) or "interrupted", 128 + getattr(error, "signum", signal.SIGINT)
+            message = f"{what}; the same command goes on from the last checkpoint"
         unexpected = {"traceback": traceback.format_exception(error)} if code == 1 else {}
         taken = (self.run_dir / "config.yaml").exists()
-        self.begun = self.begun or (self.entry is not None and not taken)
+        self.begun = self.begun or (ours and self.entry is not None and not taken)
         with contextlib.suppress(OSError):  # the disk may be what has failed
             self._end("failed", message, code, **unexpected)
 
@@ -91,10 +93,16 @@ def read_status(path: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and "state" in values else None
 
 
-def finished_records(run_dir: Path) -> list[dict[str, Any]] | None:
-    """The records of a run that is done, in the order of its phases; None if anything is missing."""
+def finished_records(run_dir: Path, phases: int | None = None) -> list[dict[str, Any]] | None:
+    """The records of a run that is done, in the order of its phases; None if anything is missing.
+
+    Args:
+        phases: how many there have to be, controls included, where that is known.
+    """
     status = read_status(run_dir / STATUS)
     if status is None or status["state"] != "done":
+        return None
+    if phases is not None and len(status.get("phases") or ()) != phases:
         return None
     from morphnet.report.record import read_record
 

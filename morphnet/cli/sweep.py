@@ -50,6 +50,8 @@ def launch(train: Train) -> None:
     Raises:
         SweepError: jobs of a sweep failed, or did not end; all of them are named.
     """
+    if "RANK" in os.environ and {"-m", "--multirun"} & set(sys.argv):
+        raise ValueError("a sweep (-m) under torchrun: give devices=N instead, and every job starts its own processes")
     sweep = _Sweep(train, list(sys.argv))
     Jobs.current = sweep
     try:
@@ -126,7 +128,7 @@ class _Sweep:
                     raise
         except Exception as error:
             if not status.ended:  # not even the lock could be had
-                status.failed(error)
+                status.failed(error, ours=False)
             if hydra_config.mode != RunMode.MULTIRUN:
                 raise
             print(f"{short(run_dir)} failed: {explain(error)}", flush=True)

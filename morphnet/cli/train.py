@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from morphnet.train.ranks import Ranks
 
 #: Keys that may differ between a run and its continuation: they change nothing in the result.
-FREE_KEYS = {"output", "share_parent", "trainer.checkpoint_seconds", "data.root", "data.download"}
+FREE_KEYS = {"output", "share_parent", "trainer.checkpoint_seconds", "trainer.restarts", "data.root", "data.download"}
 #: Where files lie; what is in them is compared by its hash.
 PATHS = {"data.path", "parent", "weights"}
 
@@ -91,7 +91,8 @@ def train_here(
 def _done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
     """The records of a run that is done; refuses a directory of another one."""
     _check_same_run(composed, run_dir)
-    done = finished_records(run_dir)
+    phases = len(composed.phases)
+    done = finished_records(run_dir, phases + len(composed.controls) * (phases - 1))
     if done is not None:
         print(f"{short(run_dir)}: done already", flush=True)
     return done
@@ -116,7 +117,7 @@ def _train(
     if config.parent is None and config.weights != "none":
         raise ValueError(f"weights={config.weights} goes with parent=torchvision:NAME; there is no parent")
     layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]
-    data = load_data(config.data)
+    data = ranks.one_first_on_each_machine(lambda: load_data(config.data))
     parent = None
     if config.parent is not None:
         convert = not any(layers)
@@ -245,6 +246,8 @@ def _claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -
             before = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{short(path)} is damaged ({error}); delete the run, or put the file back") from error
+        if not isinstance(before, dict):
+            raise ValueError(f"{short(path)} is damaged (it holds no names); delete the run, or put the file back")
         for what, value in inputs.items():
             if before.get(what) != value:
                 raise FileExistsError(

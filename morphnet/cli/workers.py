@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -25,6 +27,8 @@ from morphnet.config import TrainConfig
 LOST = 75
 #: What is wrong with the input, every process finds out; the first one may say it before the others do.
 SECONDS_FOR_THE_FIRST = 3.0
+#: By which a run is asked to stop.
+STOPS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between two looks at the workers.
 WATCH_SECONDS = 0.2
 
@@ -40,67 +44,110 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
         KeyboardInterrupt: the run was asked to stop, and its workers have.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from morphnet.train.interruption import Interrupted
 
     # What the agent would log, the messages here and those of the workers say already.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    job = {"config": plain(composed), "run_dir": str(run_dir), "recipe": recipe, "argv": sys.argv}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.json"
-        path.write_text(json.dumps(job))
-        for attempt in range(restarts + 1):
-            config = LaunchConfig(
-                min_nodes=1,
-                max_nodes=1,
-                nproc_per_node=devices,
-                run_id=uuid.uuid4().hex,
-                rdzv_backend="c10d",
-                rdzv_endpoint="localhost:0",
-                max_restarts=0,  # a fresh meeting place for every attempt: see below
-                monitor_interval=WATCH_SECONDS,
-            )
-            try:
-                elastic_launch(config, sys.executable)("-m", "morphnet.cli.workers", str(path))
-                return
-            except SignalException as stop:
-                raise Interrupted(int(stop.sigval), "stopped") from None
-            except ChildFailedError as error:
-                codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            said = {rank: code for rank, code in codes.items() if code > 0 and code != LOST}
-            if said:
-                code = said[min(said)]
-                if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
-                    raise Interrupted(code - 128, "a worker was stopped")
-                raise SweepError(f"{_who(said)} of {devices} failed, see above", code)
-            what = _what_happened(codes)
-            if attempt == restarts:
-                raise SweepError(f"{what}; trainer.restarts={restarts} are used up", 1)
-            print(f"{what}; all ranks start again ({attempt + 1} of at most {restarts})", file=sys.stderr, flush=True)
+    for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    job = {
+        "config": plain(composed),
+        "run_dir": str(run_dir),
+        "recipe": recipe,
+        "argv": sys.argv,
+        "launcher": os.getpid(),
+    }
+    handlers = {signum: signal.getsignal(signum) for signum in STOPS} if _in_main_thread() else {}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "job.json"
+            path.write_text(json.dumps(job))
+            for attempt in range(restarts + 1):
+                codes = _attempt(path, devices)
+                what, code = judge(codes)
+                if code is None:
+                    return
+                if code != LOST:
+                    if code - 128 in STOPS:
+                        raise Interrupted(code - 128, what)
+                    raise SweepError(f"{what} of {devices} failed, see above", code)
+                if attempt < restarts:
+                    again = f"all ranks start again ({attempt + 1} of at most {restarts})"
+                    print(f"{what}; {again}", file=sys.stderr, flush=True)
+            raise SweepError(f"{what}; trainer.restarts={restarts} are used up", 1)
+    except SignalException as stop:
+        raise Interrupted(int(stop.sigval), "stopped") from None
+    finally:
+        for signum, handler in handlers.items():  # the agent leaves its own
+            signal.signal(signum, handler)
+
+
+def _attempt(path: Path, devices: int) -> dict[int, int]:
+    """Starts the workers and waits for them; the exit codes of those that failed, a signal's number negative."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,  # a fresh meeting place for every attempt
+        monitor_interval=WATCH_SECONDS,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "morphnet.cli.workers", str(path))
+    except ChildFailedError as error:
+        return {rank: failure.exitcode for rank, failure in error.failures.items()}
+    return {}
+
+
+def judge(codes: Mapping[int, int]) -> tuple[str, int | None]:
+    """What exit codes of workers come to, and the exit code of the run.
+
+    When one worker ends, the agent ends the others by SIGTERM: 143 of a worker that heard it, -15 of one that did not.
+    The code is None if all is well, and :data:`LOST` if they may be started again.
+    """
+    said = {r: c for r, c in codes.items() if c > 0 and c != LOST and c - 128 not in STOPS}
+    if said:
+        return ", ".join(f"rank {rank}" for rank in sorted(said)), said[min(said)]
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
+    if killed:
+        return ", ".join(f"rank {rank} was killed by {_signal_name(s)}" for rank, s in sorted(killed.items())), LOST
+    stopped = [code for code in codes.values() if code - 128 in STOPS]
+    if stopped:
+        return "a worker was stopped", stopped[0]
+    if -signal.SIGTERM in codes.values():
+        return "a worker was stopped", 128 + signal.SIGTERM
+    return ("the processes have lost each other", LOST) if codes else ("", None)
 
 
 def worker(path: str) -> int:
     """One worker: does the job that :func:`run_workers` wrote to ``path``, and returns an exit code."""
-    from morphnet.cli.train import train_here
-
     job: Mapping[str, Any] = json.loads(Path(path).read_text())
+    _end_with(job["launcher"])
     register()
     sys.argv = list(job["argv"])
     rank = int(os.environ["RANK"])
     composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), job["config"])
     assert isinstance(composed, DictConfig)
     try:
+        from morphnet.cli.train import train_here
+
         train_here(composed, Path(job["run_dir"]), job["recipe"], str(composed.device), lambda: None)
     except KeyboardInterrupt as stop:
         if rank == 0:
-            print(f"morphnet: {stop}", file=sys.stderr)
+            print(f"morphnet: {str(stop) or 'stopped'}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except Exception as error:
         if os.environ.get("MORPHNET_TRACEBACK") == "1":
             raise
         if is_lost_connection(error):
+            if rank == 0:
+                print(f"morphnet: rank 0 lost the others: {str(error).splitlines()[0][:300]}", file=sys.stderr)
             return LOST
         if rank:
             time.sleep(SECONDS_FOR_THE_FIRST)
@@ -109,17 +156,16 @@ def worker(path: str) -> int:
     return 0
 
 
-def _what_happened(codes: Mapping[int, int]) -> str:
-    """Who was killed; the signal of the agent, by which it ends the others, is not worth a word."""
-    killed = {rank: -code for rank, code in codes.items() if code < 0}
-    first = {rank: number for rank, number in killed.items() if number != signal.SIGTERM} or killed
-    if not first:
-        return "the processes have lost each other"
-    return ", ".join(f"rank {rank} was killed by {_signal_name(number)}" for rank, number in sorted(first.items()))
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
-def _who(codes: Mapping[int, int]) -> str:
-    return ", ".join(f"rank {rank}" for rank in sorted(codes))
+def _end_with(launcher: int) -> None:
+    """Has the system end this process when its launcher is gone, whatever ended that; on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != launcher:
+        os._exit(LOST)
 
 
 def _signal_name(number: int) -> str:

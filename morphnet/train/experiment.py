@@ -162,7 +162,7 @@ class _Run:
             metadata_of(network).update(_metadata(experiment.data))
         else:
             source_plan = self.plans[plan.source]
-            source = load_network(self.folder(source_plan) / "network.safetensors")
+            source = self.finished(source_plan)
             lineage = [
                 *metadata_of(source).get("lineage", []),
                 {"phase": source_plan.name, "network": network_hash(source)},
@@ -174,6 +174,21 @@ class _Run:
                 network = _parametric(source) if plan.parametric else source
             metadata_of(network)["lineage"] = lineage
         save_network(network, path)
+        return load_network(path)  # as a continued run reads it
+
+    def finished(self, plan: PhasePlan) -> nn.Module:
+        """The network a finished phase left.
+
+        Raises:
+            ValueError: it is not the one of its record.
+        """
+        folder = self.folder(plan)
+        network = load_network(folder / "network.safetensors")
+        if network_hash(network) != read_record(folder / "record.json")["lineage"]["network"]:
+            raise ValueError(
+                f"{folder / 'network.safetensors'} is not the network that its record.json describes; delete the "
+                f"folder {folder}, and the same command trains it again"
+            )
         return network
 
     def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def describe_parent(experiment: Experiment, plan: PhasePlan, architecture: Archi
         "device": engine.device.type,
         "precision": str(engine.precision).removeprefix("torch."),
         "channels_last": engine.channels_last,
+        "cuda_graph": engine.captures(experiment.ranks.count),
         "compiled": engine.compiles(schedule.steps * experiment.batch_size),
         "threads": experiment.threads if engine.device.type == "cpu" else None,  # they order the sums
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import os
 import tempfile
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,13 @@ class Ranks:
         found = [make() if self.is_first else None]
         dist.broadcast_object_list(found, 0, self.control)
         return found[0]  # type: ignore[return-value]
+
+    def one_first_on_each_machine(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns, which one process of every machine calls before the others: it may download."""
+        found = [make()] if local_index() == 0 else []
+        if self.count > 1:
+            dist.barrier(self.control)
+        return found[0] if found else make()
 
     def network_from_first(self, make: Callable[[], nn.Module]) -> nn.Module:
         """The network ``make`` returns in the first process, and one of the same numbers in the others.
@@ -98,14 +106,13 @@ class Ranks:
         ddp, devices = nn.parallel.DistributedDataParallel, None if device.type == "cpu" else [device]
         # Buffers are spread before every evaluation, not in every step; newer versions have another name for that.
         name = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
-        options: dict[str, Any] = {name: False}
+        # Without the second, DDP orders its sums anew after one step, and a continued run differs in the last bits.
+        options: dict[str, Any] = {name: False, "find_unused_parameters": device.type == "cpu"}
         return ddp(network, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 #: One process by itself.
 ALONE = Ranks()
-
-_MEETINGS = itertools.count()
 
 
 def started_by_launcher() -> bool:
@@ -154,15 +161,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # A worker that torchrun started again must not read the addresses of the attempt that died, nor the second job of
-    # a sweep those of the first.
-    attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}_{next(_MEETINGS)}"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     tcp = dist.TCPStore(address, port, count, index == 0 and not agents, timeout=STEP_TIMEOUT)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"morphnet_{attempt}", tcp),
+        store=dist.PrefixStore(_meeting(tcp, index, count), tcp),
         rank=index,
         world_size=count,
         timeout=STEP_TIMEOUT,
@@ -171,6 +175,33 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     assert isinstance(control, dist.ProcessGroup)  # this process is one of the group
     yield Ranks(index, count, control)
     dist.destroy_process_group()  # after an error it could wait for processes that are gone
+
+
+def _meeting(store: dist.Store, index: int, count: int) -> str:
+    """A name for this attempt that all its processes agree on, and none of an attempt that died.
+
+    The agents of ``torchrun`` keep their store when they start processes again, with the addresses of the dead in it,
+    and count their restarts each for itself. So every process asks under a name of its own, and the first one answers
+    until all have joined.
+    """
+    if index == 0:
+        token, missing = uuid.uuid4().hex, set(range(1, count))
+        until = time.monotonic() + STEP_TIMEOUT.total_seconds()
+        while missing:
+            for k in list(missing):
+                if store.check([f"morphnet/hello/{k}"]):
+                    store.set(f"morphnet/welcome/{store.get(f'morphnet/hello/{k}').decode()}", token)
+                if store.check([f"morphnet/joined/{token}/{k}"]):
+                    missing.discard(k)
+            if time.monotonic() > until:
+                raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not come within {STEP_TIMEOUT}")
+            time.sleep(0.05)
+        return token
+    asks = uuid.uuid4().hex
+    store.set(f"morphnet/hello/{index}", asks)
+    token = store.get(f"morphnet/welcome/{asks}").decode()  # waits for it
+    store.set(f"morphnet/joined/{token}/{index}", "")
+    return token
 
 
 def _with_synchronised_norms(network: nn.Module) -> nn.Module:

@@ -23,6 +23,8 @@ class StepLog:
     def __init__(self, path: Path, done: int = 0) -> None:
         self.path = path
         lines = path.read_bytes().splitlines(keepends=True)[: done + 1] if done and path.exists() else [HEADER.encode()]
+        if len(lines) <= done:
+            print(f"{path}: rows of steps before {done:,} are gone; the others follow", flush=True)
         write_whole(path, b"".join(lines))
         self._rows: list[str] = []
 

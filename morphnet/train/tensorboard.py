@@ -40,8 +40,9 @@ class PhaseLog:
                 from torch.utils.tensorboard import SummaryWriter
 
                 # What an attempt that was killed wrote from here on is written again, so it is hidden.
-                self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step, flush_secs=20)
+                self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step)
             self._writer.add_scalar(TAGS[metric].format(split=self.split), value, self.offset + step)
+            self._writer.flush()  # what is on no disk when the process is killed is not logged again
         except OSError as error:
             self._give_up(error)
 
