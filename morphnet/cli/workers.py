@@ -50,6 +50,7 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
     # What the agent would log, the messages here and those of the workers say already.
     for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the workers: DDP warns of what is meant to be
     job = {
         "config": plain(composed),
         "run_dir": str(run_dir),

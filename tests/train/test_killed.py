@@ -167,27 +167,44 @@ def test_a_directory_that_cannot_be_written_is_one_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_is_killed_go_on(tmp_path):
-    two = ["devices=2", "schedule.steps=400", "phases=[{morph: null},{morph: 1c1}]"]
-    process = _start(tmp_path / "killed", *two)
+def test_three_processes_of_which_one_is_killed_go_on_to_the_same_bits(tmp_path):
+    three = ["devices=3", "optim.batch_size=60", "schedule.steps=400", "phases=[{morph: null},{morph: 1c1}]"]
+    process = _start(tmp_path / "killed", *three)
     _wait_for(tmp_path / "killed", CHECKPOINT, process)
-    os.kill(_worker(process.pid, 1), signal.SIGKILL)
+    os.kill(_workers(process.pid)[1], signal.SIGKILL)
     killed = time.monotonic()
-    said = []
     for line in process.stdout:
-        said.append(line)
         if "goes on at step" in line:
             break
     back = time.monotonic() - killed
     output, error = process.communicate(timeout=500)
     assert process.returncode == 0, output + error
     assert "rank 1 was killed by SIGKILL; all ranks start again (1 of at most 3)" in error
-    assert back < 60  # DESIGN asks for 15 s on a machine that is free
+    assert back < 60  # two processes on two free cores: see docs/training.md
     print(f"back in training after {back:.1f} s")
-    assert _finish(tmp_path / "whole", *two)[0] == 0
+    assert _finish(tmp_path / "whole", *three)[0] == 0
     _assert_same(_result(tmp_path / "whole"), _result(tmp_path / "killed"))
     record = json.loads((tmp_path / "killed/run/phases/0_parent/record.json").read_text())
-    assert (record["processes"], record["resumed"]) == (2, 1)
+    assert (record["processes"], record["resumed"]) == (3, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_launcher(tmp_path, signum):
+    two = ["devices=2", "schedule.steps=2000", "phases=[{morph: null}]"]
+    process = _start(tmp_path, *two)
+    _wait_for(tmp_path, CHECKPOINT, process)
+    workers = _workers(process.pid).values()
+    asked = time.monotonic()
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 20
+    assert process.returncode == (143 if signum == signal.SIGTERM else -9)
+    assert ("a checkpoint is written" in error) == (signum == signal.SIGTERM)
+    until = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(b"morphnet" in _command(worker) for worker in workers)
 
 
 @pytest.mark.slow
@@ -199,12 +216,19 @@ def test_what_is_wrong_with_the_input_is_said_once_by_two_processes(tmp_path):
     assert "Traceback" not in error
 
 
-def _worker(parent, rank):
-    """The process id of worker ``rank`` that ``parent`` started."""
+def _workers(parent):
+    """The process ids of the workers that ``parent`` started, by their rank."""
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True)
-    children = listed.stdout.split()
-    for child in children:
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in environment and f"LOCAL_RANK={rank}".encode() in environment:
-            return int(child)
-    raise AssertionError(f"no worker of rank {rank} among {children}")
+    found = {}
+    for child in listed.stdout.split():
+        values = dict(v.split(b"=", 1) for v in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if b"=" in v)
+        if b"LOCAL_RANK" in values:
+            found[int(values[b"RANK"])] = int(child)
+    return found
+
+
+def _command(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
