@@ -47,9 +47,7 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
 
     from morphnet.train.interruption import Interrupted
 
-    # What the agent would log, the messages here and those of the workers say already.
-    for name in [n for n in logging.root.manager.loggerDict if n.startswith("torch.distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # what the agent would log, the messages here and of the workers say already
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the workers: DDP warns of what is meant to be
     job = {
         "config": plain(composed),
@@ -79,6 +77,7 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
     except SignalException as stop:
         raise Interrupted(int(stop.sigval), "stopped") from None
     finally:
+        logging.disable(logging.NOTSET)
         for signum, handler in handlers.items():  # the agent leaves its own
             signal.signal(signum, handler)
 
