@@ -143,7 +143,11 @@ def _train(
         train_images=len(data.train),
         layers=layers,
     )
-    inputs = {"data": data.fingerprint(), "parent": None if parent is None else network_hash(parent)}
+    inputs = {
+        "data": data.fingerprint(),
+        "parent": None if parent is None else network_hash(parent),
+        "processes": str(ranks.count),
+    }
     experiment = Experiment(
         name=config.name,
         seed=config.seed,
@@ -174,7 +178,9 @@ def _train(
         begin()
 
     ranks.from_first(claim)
-    print(f"{short(run_dir)}: {' -> '.join(plan.name for plan in plans if plan.role != 'control')}", flush=True)
+    chain = " -> ".join(plan.name for plan in plans if plan.role != "control")
+    precision = str(engine.precision).removeprefix("torch.")
+    print(f"{short(run_dir)}: {chain}; {precision} on {engine.device}", flush=True)
     if ranks.count > 1:
         each = batch_size // ranks.count
         print(f"{ranks.count} processes; a batch is {batch_size} images in total, {each} in each", flush=True)
@@ -249,7 +255,10 @@ def _claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -
         if not isinstance(before, dict):
             raise ValueError(f"{short(path)} is damaged (it holds no names); delete the run, or put the file back")
         for what, value in inputs.items():
-            if before.get(what) != value:
+            if what == "processes" and before.get(what, "1") != value:
+                begun = f"{short(run_dir)} was begun by {before.get(what, '1')} processes, and there are {value} now"
+                raise FileExistsError(f"{begun}; give as many, or another hydra.run.dir=...")
+            if what != "processes" and before.get(what) != value:
                 raise FileExistsError(
                     f"{short(run_dir)} was begun with other content of the {what}; put that back, or give another "
                     "hydra.run.dir=..."

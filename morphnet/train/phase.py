@@ -143,9 +143,11 @@ def run_phase(
         phase.prepare(model, StepLog(folder / "steps.csv", phase.step) if ranks.is_first else None)
         if not resumed:
             phase.begin()
+        progress = Progress(name, schedule.steps, batches.batch_size, phase.step, ranks.is_first)
         try:
-            _train(phase, files, checkpoint_seconds, evaluate_every, interruption)
+            _train(phase, files, checkpoint_seconds, evaluate_every, interruption, progress)
         except Interrupted as stop:
+            progress.close()
             if phase.step and not stop.args[0]:  # else a step is half done
                 phase.save(files)
             kept = "a checkpoint is written" if phase.step else "nothing is lost"
@@ -155,10 +157,14 @@ def run_phase(
 
 
 def _train(
-    phase: _Phase, files: CheckpointFiles, checkpoint_seconds: float, evaluate_every: int, interruption: Interruption
+    phase: _Phase,
+    files: CheckpointFiles,
+    checkpoint_seconds: float,
+    evaluate_every: int,
+    interruption: Interruption,
+    progress: Progress,
 ) -> None:
     saved_at = time.perf_counter()
-    progress = Progress(phase.name, phase.schedule.steps, phase.batches.batch_size, phase.step, phase.ranks.is_first)
     phase.begin_training()
     while True:
         if phase.evaluation_is_due(evaluate_every):

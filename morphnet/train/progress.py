@@ -24,14 +24,16 @@ class Progress:
         self._bar: Any = None
         self._speaks = speaks
         if speaks and sys.stderr.isatty():
-            self._bar = tqdm(total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5)
+            self._bar = tqdm(
+                total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5, leave=False
+            )
 
     def step(self, step: int) -> bool:
         """Called after every step; whether it is time to :meth:`show` how the epoch goes."""
         if self._bar is not None:
             self._bar.update(1)
         interval = LINE_SECONDS if self._bar is None else BAR_SECONDS
-        return self._speaks and time.perf_counter() - self._read_at >= interval
+        return self._speaks and step < self.steps and time.perf_counter() - self._read_at >= interval
 
     def evaluated(self, step: int, split: str, test: Evaluation, train: Evaluation) -> None:
         """Called after an evaluation; the last one is always shown."""
@@ -40,20 +42,23 @@ class Progress:
             self.show(step, train)
 
     def close(self) -> None:
+        """Takes the bar away."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def show(self, step: int, train: Evaluation) -> None:
         """Says how it goes; ``train`` is what was measured since the last evaluation."""
         if not self._speaks:
             return
         self._read_at = now = time.perf_counter()
-        figures = f"loss {train.loss:.3f}, error {100 * train.error:.2f}%{self._evaluated}"
+        figures = f"train loss {train.loss:.3f}, train error {100 * train.error:.2f}%{self._evaluated}"
         seconds = max(now - self._started, 1e-9) / max(step - self._first, 1)
         speed = f"{self.batch_size / seconds:,.0f} images/s"
-        if self._bar is not None:
+        if self._bar is not None and step < self.steps:
             self._bar.set_postfix_str(f"{figures}, {speed}")
             return
+        self.close()
         left = f"{duration(seconds * (self.steps - step))} left" if step < self.steps else "done"
         print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {speed}, {left}", flush=True)
 
