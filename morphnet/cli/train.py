@@ -124,7 +124,8 @@ def _train(
         parent = load_parent(config.parent, config.network, data, config.weights, convert=convert).float()
     data = normalised(data, config.data, parent).to(engine.device)
     augmentation = Augmentation(config.data.pad, config.data.flip)
-    batch_size = total_batch(config.optim, ranks.count)
+    batch_size = _total_batch(config.optim, ranks.count)
+    share = ranks.share(batch_size)
     batches = TrainBatches(data, batch_size, augmentation, ())
     architecture = parent.architecture if isinstance(parent, ResNet) else None
     if parent is None:
@@ -182,28 +183,18 @@ def _train(
     precision = str(engine.precision).removeprefix("torch.")
     print(f"{short(run_dir)}: {chain}; {precision} on {engine.device}", flush=True)
     if ranks.count > 1:
-        each = batch_size // ranks.count
-        print(f"{ranks.count} processes; a batch is {batch_size} images in total, {each} in each", flush=True)
+        print(f"{ranks.count} processes; a batch is {batch_size} images in total, {share} in each", flush=True)
     return run_experiment(experiment, plans, architecture, parent)
 
 
-def total_batch(optim: OptimConfig, processes: int) -> int:
-    """Images in a batch over all ``processes``.
-
-    Raises:
-        ValueError: they cannot be divided equally.
-    """
+def _total_batch(optim: OptimConfig, processes: int) -> int:
+    """Images in a batch over all ``processes``."""
     each = optim.batch_size_per_process
-    if each is not None:
-        if each < 1:
-            raise ValueError(f"optim.batch_size_per_process={each}: a number from 1 is needed")
-        return each * processes
-    if optim.batch_size % processes:
-        raise ValueError(
-            f"optim.batch_size={optim.batch_size} is the batch over all processes, and does not divide by {processes}; "
-            "give a multiple, or optim.batch_size_per_process"
-        )
-    return optim.batch_size
+    if each is None:
+        return optim.batch_size
+    if each < 1:
+        raise ValueError(f"optim.batch_size_per_process={each}: a number from 1 is needed")
+    return each * processes
 
 
 def _set_threads(count: int | None, processes: int = 1) -> None:

@@ -43,6 +43,19 @@ class Ranks:
         """Whether this process is the one that writes files and prints."""
         return self.index == 0
 
+    def share(self, batch_size: int) -> int:
+        """Images of a batch of ``batch_size`` that each process takes.
+
+        Raises:
+            ValueError: they cannot be divided equally.
+        """
+        if batch_size % self.count:
+            raise ValueError(
+                f"optim.batch_size={batch_size} is the batch over all processes, and does not divide by {self.count}; "
+                "give a multiple, or optim.batch_size_per_process"
+            )
+        return batch_size // self.count
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What ``make`` returns in the first process, in all of them; the others wait for it."""
         if self.count == 1:

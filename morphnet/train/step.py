@@ -40,14 +40,9 @@ class TrainStep:
         scaler: torch.amp.GradScaler | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        if batches.batch_size % ranks.count:
-            raise ValueError(
-                f"optim.batch_size={batches.batch_size} is the batch in total, and does not divide by {ranks.count} "
-                "processes; give a multiple of it"
-            )
         self.model, self.batches, self.optimizer, self.engine = model, batches, optimizer, engine
         self.scaler, self.ranks = scaler, ranks
-        device, rows, width = engine.device, len(batches), batches.batch_size // ranks.count
+        device, rows, width = engine.device, len(batches), ranks.share(batches.batch_size)
         self.order = torch.zeros(rows, width, dtype=torch.int64, device=device)
         self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
         self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
-from morphnet.train.ranks import check_devices, own_device
+from morphnet.train.ranks import Ranks, check_devices, own_device
 
 JOB = Path(__file__).with_name("phase_job.py")
 
@@ -80,6 +80,12 @@ def test_every_test_image_is_evaluated_by_one_process(count):
     sizes = [sum(len(y) for _, y in evaluation_batches(data, 100, part, count)) for part in range(count)]
     assert sum(sizes) == 1497
     assert max(sizes) - min(sizes) <= 100
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    assert Ranks(1, 3).share(60) == 20
+    with pytest.raises(ValueError, match=r"optim\.batch_size=61 is the batch over all processes"):
+        Ranks(1, 3).share(61)
 
 
 def test_a_process_takes_the_gpu_of_its_number(monkeypatch):
