@@ -24,8 +24,8 @@ class NetworkConfig:
 class DataConfig:
     """A data set and how it is augmented."""
 
-    name: str = "???"  # digits | cifar10 | cifar100 | any name for an .npz
-    path: str | None = None  # an .npz of train_images, train_labels, test_images, test_labels
+    name: str = "???"  # digits | cifar10 | cifar100 | any name for an .npz or a folder
+    path: str | None = None  # an .npz of train_images, ..., or with crop a folder of train/<class>/ and val/<class>/
     root: str = "data"  # where torchvision keeps its downloads
     download: bool = False
     normalize: Any = None  # own | imagenet | [[means],[stds]]; null: the parent's if its file says, else own
@@ -33,6 +33,14 @@ class DataConfig:
     validation_seed: int = 0
     pad: int = 0  # zeros on each side before the random crop
     flip: bool = False  # mirror at random
+    # Of images in files:
+    crop: int | None = None  # side of the square that a network sees; 224
+    shorter_side: list[int] | None = None  # range of the random length of an image's shorter side; [256, 480]
+    eval_shorter_side: int = 256  # its length for evaluation
+    views: int = 1  # 10: errors over ten views as well, where a phase ends
+    labels: str | None = None  # ground truth of a flat val/; null: looked for in path
+    exif: bool = False  # turn images as their EXIF orientation says
+    workers: int | None = None  # processes that decode, for each process that trains; null: one for each core, up to 16
 
 
 @dataclass
@@ -196,7 +204,7 @@ class EvalConfig:
     precision: str = "float32"
     format: str = "text"  # text | json
     network: NetworkConfig | None = None
-    data: DataConfig | None = None
+    data: DataConfig | None = None  # data.views=10 counts over ten views as well
 
 
 @dataclass

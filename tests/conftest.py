@@ -58,3 +58,11 @@ def trained_parent() -> Path:
     if not path.is_file():
         pytest.skip("the trained parent of shared/data is not here")
     return path
+
+
+@pytest.fixture
+def imagenet_sample() -> Path:
+    path = SHARED / "data" / "imagenet-sample"
+    if not path.is_dir():
+        pytest.skip("the ImageNet sample of shared/data is not here")
+    return path

@@ -34,6 +34,7 @@ def evaluate_source(composed: DictConfig) -> None:
     data = normalised(data, data_config, network).to(engine.device)
     engine.place(network.float())
     found = evaluate(network, evaluation_batches(data), engine)
+    views = evaluate(network, evaluation_batches(data, views=data.views), engine) if data.views > 1 else None
     if not math.isfinite(found.loss):
         raise FloatingPointError(f"parent={config.parent} computes {found.loss}: check its weights and data.normalize")
     precision = str(engine.precision).removeprefix("torch.")
@@ -43,6 +44,8 @@ def evaluate_source(composed: DictConfig) -> None:
             "images": found.images,
             "error": found.error,
             "loss": found.loss,
+            "views": views and {"count": data.views, "error": views.error, "errors": views.errors, "loss": views.loss},
+            "unreadable": data.unreadable.count() if data.unreadable else 0,
             "data": data.name,
             "evaluated_on": data.evaluated_on,
             "precision": precision,
@@ -53,7 +56,12 @@ def evaluate_source(composed: DictConfig) -> None:
         }
         print(json.dumps(figures, indent=1))
         return
-    print(
-        f"{found.errors:,} errors of {found.images:,} ({100 * found.error:.2f} %), loss {found.loss:.4f}: "
-        f"{data.name}, {data.evaluated_on} images, {precision} on {engine.device.type}"
-    )
+    where = f"{data.name}, {data.evaluated_on} images, {precision} on {engine.device.type}"
+    for result, how in ((found, ""), (views, f", {data.views} views of each")):
+        if result is not None:
+            print(
+                f"{result.errors:,} errors of {result.images:,} ({100 * result.error:.2f} %), "
+                f"loss {result.loss:.4f}: {where}{how}"
+            )
+    if data.unreadable is not None and data.unreadable.count():
+        print(f"{data.unreadable.count()} images could not be read and are left out")

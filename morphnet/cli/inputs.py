@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ from torch import nn
 
 from morphnet.cli.compose import read_yaml, to_dataclass
 from morphnet.config import DataConfig, NetworkConfig
-from morphnet.data import ImageData, load_arrays, load_cifar, load_digits, with_normalisation, with_validation
+from morphnet.data import (
+    Augmentation,
+    ImageData,
+    load_arrays,
+    load_cifar,
+    load_digits,
+    with_normalisation,
+    with_validation,
+)
+from morphnet.data.files import Viewing, load_folder
+from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
 from morphnet.nn.zoo import classes_of
@@ -38,7 +49,10 @@ def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> A
 
 def load_data(config: DataConfig) -> ImageData:
     """The images, not yet normalised; a validation split is cut off here."""
-    if config.path is not None:
+    _check_of_files(config)
+    if config.crop is not None:
+        data = _load_folder(config, config.crop)
+    elif config.path is not None:
         if not config.path:
             raise ValueError("data.path is empty: give an .npz, or null")
         data = load_arrays(config.name, Path(config.path))
@@ -49,6 +63,50 @@ def load_data(config: DataConfig) -> ImageData:
     else:
         raise ValueError(f"data.name={config.name!r} needs data.path, an .npz; built in are digits, {', '.join(CIFAR)}")
     return with_validation(data, config.validation, config.validation_seed) if config.validation else data
+
+
+def _load_folder(config: DataConfig, crop: int) -> ImageData:
+    if not config.path:
+        raise ValueError(
+            f"data={config.name} needs data.path: a folder with train/<class>/ and val/ (or the environment's "
+            "MORPHNET_IMAGENET for ImageNet)"
+        )
+    viewing = Viewing(crop, config.eval_shorter_side, config.views, config.exif)
+    labels = None if config.labels is None else Path(config.labels)
+    return load_folder(config.name, Path(config.path), viewing, labels, _workers(config.workers))
+
+
+def _check_of_files(config: DataConfig) -> None:
+    """Refuses settings that go with the other kind of images."""
+    in_files = {"shorter_side": config.shorter_side, "labels": config.labels, "workers": config.workers}
+    if config.crop is None:
+        given = [f"data.{key}={value}" for key, value in in_files.items() if value is not None]
+        given += [f"data.views={config.views}"] if config.views != 1 else []
+        if given:
+            raise ValueError(f"{given[0]} goes with images in files (data=imagenet, data=folder), which have data.crop")
+    elif config.pad:
+        raise ValueError(f"data.pad={config.pad} goes with images in memory; of files give data.shorter_side")
+
+
+def _workers(count: int | None) -> int:
+    """Processes that decode: so many, or one for each core of this process's share, at most 16."""
+    from morphnet.train.ranks import local_count
+
+    if count is None:
+        return max(1, min(16, len(os.sched_getaffinity(0)) // local_count()))
+    if not 0 <= count <= 256:
+        raise ValueError(f"data.workers={count}: a number of processes from 0 to 256 is needed")
+    return count
+
+
+def augmentation_of(config: DataConfig) -> Augmentation | ScaleAugmentation:
+    """How training images are varied."""
+    if config.crop is None:
+        return Augmentation(config.pad, config.flip)
+    side = config.shorter_side or [config.eval_shorter_side] * 2
+    if len(side) != 2:
+        raise ValueError(f"data.shorter_side={list(side)}: [shortest, longest] in pixels is needed, as [256,480]")
+    return ScaleAugmentation((side[0], side[1]), config.flip)
 
 
 def normalised(data: ImageData, config: DataConfig, parent: nn.Module | None) -> ImageData:

@@ -103,8 +103,8 @@ def _images(
     """What the morph is measured and proved on, and what the child's file says of its images."""
     import torch
 
-    from morphnet.cli.inputs import normalised
-    from morphnet.data import Augmentation, calibration_batches
+    from morphnet.cli.inputs import augmentation_of, normalised
+    from morphnet.data import calibration_batches
     from morphnet.data.batches import check_calibration
 
     if data is None or data_config is None:
@@ -118,8 +118,9 @@ def _images(
         raise ValueError(f"input_size={config.input_size} goes without data; the images of {data.name} have a size")
     data = normalised(data, data_config, parent)
     check_calibration("calibration_batches", config.calibration_batches, len(data.train))
-    augmentation = Augmentation(data_config.pad, data_config.flip)
-    batches = calibration_batches(data, augmentation, (config.seed, "calibration"), config.calibration_batches)
+    batches = calibration_batches(
+        data, augmentation_of(data_config), (config.seed, "calibration"), config.calibration_batches
+    )
     facts = {
         "data": data.name,
         "class_names": list(data.class_names),

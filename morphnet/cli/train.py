@@ -23,9 +23,17 @@ if TYPE_CHECKING:
     from morphnet.train.ranks import Ranks
 
 #: Keys that may differ between a run and its continuation: they change nothing in the result.
-FREE_KEYS = {"output", "share_parent", "trainer.checkpoint_seconds", "trainer.restarts", "data.root", "data.download"}
+FREE_KEYS = {
+    "output",
+    "share_parent",
+    "trainer.checkpoint_seconds",
+    "trainer.restarts",
+    "data.root",
+    "data.download",
+    "data.workers",
+}
 #: Where files lie; what is in them is compared by its hash.
-PATHS = {"data.path", "parent", "weights"}
+PATHS = {"data.path", "data.labels", "parent", "weights"}
 
 _THREADS: dict[str, int] = {}
 
@@ -107,9 +115,9 @@ def _train(
     ranks: Ranks,
     begin: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    from morphnet.cli.inputs import architecture_of, load_data, load_parent, normalised
+    from morphnet.cli.inputs import architecture_of, augmentation_of, load_data, load_parent, normalised
     from morphnet.cli.operations import layer_morphs
-    from morphnet.data import Augmentation, TrainBatches
+    from morphnet.data import train_batches
     from morphnet.nn.resnet import ResNet
     from morphnet.store import network_hash
     from morphnet.train import Experiment, Optimisation, plan_phases, run_experiment
@@ -123,10 +131,10 @@ def _train(
         convert = not any(layers)
         parent = load_parent(config.parent, config.network, data, config.weights, convert=convert).float()
     data = normalised(data, config.data, parent).to(engine.device)
-    augmentation = Augmentation(config.data.pad, config.data.flip)
+    augmentation = augmentation_of(config.data)
     batch_size = _total_batch(config.optim, ranks.count)
     share = ranks.share(batch_size)
-    batches = TrainBatches(data, batch_size, augmentation, ())
+    batches = train_batches(data, batch_size, augmentation, ())
     architecture = parent.architecture if isinstance(parent, ResNet) else None
     if parent is None:
         architecture = architecture_of(config.network, data.classes, data.input_size[0])

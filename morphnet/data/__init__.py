@@ -1,11 +1,20 @@
-"""Image data sets in memory, and batches of them."""
+"""Image data sets, in memory or in files, and batches of them."""
 
-from morphnet.data.batches import Augmentation, TrainBatches, calibration_batches, evaluation_batches, generator_for
+from morphnet.data.batches import (
+    Augmentation,
+    Batches,
+    TrainBatches,
+    calibration_batches,
+    evaluation_batches,
+    generator_for,
+    train_batches,
+)
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
 from morphnet.data.sources import load_arrays, load_cifar, load_digits
 
 __all__ = [
     "Augmentation",
+    "Batches",
     "ImageData",
     "Split",
     "TrainBatches",
@@ -15,6 +24,7 @@ __all__ = [
     "load_arrays",
     "load_cifar",
     "load_digits",
+    "train_batches",
     "with_normalisation",
     "with_validation",
 ]

@@ -7,12 +7,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from morphnet.data.images import ImageData, Normaliser, Split
+
+if TYPE_CHECKING:
+    from morphnet.data.stream import ScaleAugmentation
 
 
 def generator_for(*key: object) -> torch.Generator:
@@ -59,6 +63,45 @@ class EpochPlan:
         return EpochPlan(*(t.to(device) for t in self.tensors()))
 
 
+class Feed(Protocol):
+    """What gives a process its part of every batch: :meth:`load`, then for each step :meth:`advance`, :meth:`batch`."""
+
+    def load(self, epoch: int, row: int) -> None:
+        """Begins at batch ``row`` of ``epoch``."""
+
+    def advance(self) -> None:
+        """What has to happen on the host before the next step."""
+
+    def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """(images, labels) of ``row``, a tensor of one number on the device; reads nothing back from the device."""
+
+    def close(self) -> None:
+        """Ends what works ahead."""
+
+
+class Batches(Protocol):
+    """The training batches of one epoch after the other, of images in memory or in files."""
+
+    @property
+    def data(self) -> ImageData: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def key(self) -> tuple[object, ...]: ...
+    def __len__(self) -> int: ...
+    def feed(self, index: int = 0, count: int = 1) -> Feed: ...
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+def check_batch_size(batch_size: int, data: ImageData) -> None:
+    """Refuses a batch that the training images do not fill."""
+    if not 1 <= batch_size <= len(data.train):
+        raise ValueError(
+            f"optim.batch_size={batch_size}: {data.name} has {len(data.train)} training images; "
+            "give a batch size from 1 to that"
+        )
+
+
 @dataclass(frozen=True)
 class TrainBatches:
     """The training batches of one epoch after the other, on the device the images are on.
@@ -75,11 +118,7 @@ class TrainBatches:
     key: tuple[object, ...]
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= len(self.data.train):
-            raise ValueError(
-                f"optim.batch_size={self.batch_size}: {self.data.name} has {len(self.data.train)} training images; "
-                "give a batch size from 1 to that"
-            )
+        check_batch_size(self.batch_size, self.data)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -99,7 +138,7 @@ class TrainBatches:
 
         Reads nothing back from the device, so that it can be captured as part of a CUDA graph.
         """
-        split, pad = self.data.train, self.augmentation.pad
+        split, pad = self.split, self.augmentation.pad
         images = split.images[order]
         if pad:
             images = random_crop(images, pad, offsets)
@@ -107,15 +146,51 @@ class TrainBatches:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         return self.normaliser(images), split.labels[order]
 
+    @property
+    def split(self) -> Split:
+        assert isinstance(self.data.train, Split)
+        return self.data.train
+
     @cached_property
     def normaliser(self) -> Normaliser:
-        return Normaliser(self.data.mean, self.data.std, self.data.train.images.device)
+        return Normaliser(self.data.mean, self.data.std, self.split.device)
+
+    def feed(self, index: int = 0, count: int = 1) -> MemoryFeed:
+        """What gives process ``index`` of ``count`` its part of every batch."""
+        return MemoryFeed(self, index, count)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of epoch ``index`` from batch ``start`` on."""
-        plan = self.plan(index).to(self.data.train.images.device)
+        plan = self.plan(index).to(self.split.device)
         for row in range(start, len(self)):
             yield self.batch(*(t[row] for t in plan.tensors()))
+
+
+class MemoryFeed:
+    """Batches of images on the device: the plan of an epoch is laid there, in the same tensors every time."""
+
+    def __init__(self, batches: TrainBatches, index: int, count: int) -> None:
+        self.batches, self.index, self.count = batches, index, count
+        device, rows, width = batches.split.device, len(batches), batches.batch_size // count
+        self.order = torch.zeros(rows, width, dtype=torch.int64, device=device)
+        self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
+        self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
+
+    def load(self, epoch: int, row: int) -> None:
+        plan = self.batches.plan(epoch).part(self.index, self.count)
+        for here, there in zip((self.order, self.offsets, self.mirrored), plan.tensors(), strict=True):
+            here.copy_(there)
+
+    def advance(self) -> None:
+        pass
+
+    def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        # index_select and not [row]: the latter reads the index back from the device.
+        plan = (t.index_select(0, row).squeeze(0) for t in (self.order, self.offsets, self.mirrored))
+        return self.batches.batch(*plan)
+
+    def close(self) -> None:
+        pass
 
 
 def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
@@ -132,16 +207,43 @@ def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
 
 
 def evaluation_batches(
-    data: ImageData, batch_size: int = 500, part: int = 0, count: int = 1
+    data: ImageData, batch_size: int = 500, part: int = 0, count: int = 1, views: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of ``data.test`` once, normalised, in order.
+    """Every image of ``data.test`` once, normalised, in order; ``(N, C, H, W)``, or ``(N, views, C, H, W)``.
 
     Of ``count`` processes each takes every ``count``-th batch, from ``part`` on.
     """
-    normaliser = Normaliser(data.mean, data.std, data.test.images.device)
-    pairs = zip(data.test.images.split(batch_size), data.test.labels.split(batch_size), strict=True)
+    split = data.test
+    if not isinstance(split, Split):
+        from morphnet.data.stream import stream_evaluation
+
+        yield from stream_evaluation(data, part, count, views)
+        return
+    if views != 1:
+        raise ValueError(f"views={views} goes with images in files; {data.name} is in memory")
+    normaliser = Normaliser(data.mean, data.std, split.device)
+    pairs = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
     for images, labels in itertools.islice(pairs, part, None, count):
         yield normaliser(images), labels
+
+
+def train_batches(
+    data: ImageData, batch_size: int, augmentation: Augmentation | ScaleAugmentation, key: tuple[object, ...]
+) -> Batches:
+    """Training batches of ``data``, which is in memory or in files.
+
+    Raises:
+        ValueError: the augmentation is of the other kind.
+    """
+    in_memory = isinstance(data.train, Split)
+    if in_memory != isinstance(augmentation, Augmentation):
+        where = "memory" if in_memory else "files"
+        raise ValueError(f"{data.name} is in {where}, and {type(augmentation).__name__} is of other images")
+    if isinstance(augmentation, Augmentation):
+        return TrainBatches(data, batch_size, augmentation, key)
+    from morphnet.data.stream import StreamBatches
+
+    return StreamBatches(data, batch_size, augmentation, key)
 
 
 def check_calibration(key: str, count: int, images: int) -> None:
@@ -153,7 +255,11 @@ def check_calibration(key: str, count: int, images: int) -> None:
 
 
 def calibration_batches(
-    data: ImageData, augmentation: Augmentation, key: Sequence[object], count: int = 8, batch_size: int = 128
+    data: ImageData,
+    augmentation: Augmentation | ScaleAugmentation,
+    key: Sequence[object],
+    count: int = 8,
+    batch_size: int = 128,
 ) -> list[tuple[Tensor, Tensor]]:
     """``count`` augmented training batches for a morph: the first half to measure on, the rest for its proof.
 
@@ -163,9 +269,8 @@ def calibration_batches(
     kept = count // 2
     found: list[tuple[Tensor, Tensor]] = []
     for half, (part, wanted) in enumerate(zip(order.tensor_split(2), (count - kept, kept), strict=True)):
-        part = part.to(data.train.labels.device)
-        pool = replace(data, train=Split(data.train.images[part], data.train.labels[part]))
+        pool = replace(data, train=data.train.take(part))
         wanted = max(1, min(wanted, len(part) // 2))
-        batches = TrainBatches(pool, min(batch_size, len(part) // wanted), augmentation, (*key, half))
+        batches = train_batches(pool, min(batch_size, len(part) // wanted), augmentation, (*key, half))
         found += itertools.islice(batches.epoch(0), wanted)
     return found

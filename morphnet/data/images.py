@@ -6,10 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from morphnet.data.files import FileSplit, Unreadable
 
 #: Mean and standard deviation of the ImageNet training images, RGB in [0, 1].
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -25,8 +29,35 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        return (channels, height, width)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
+
+    def take(self, indices: Tensor) -> Split:
+        """The split of these images alone; ``indices`` are whole numbers or a mask."""
+        indices = indices.to(self.device)
+        return Split(self.images[indices], self.labels[indices])
+
+    def describe(self, digest: Any) -> None:
+        """Adds every image and label to a hash."""
+        for tensor in (self.images, self.labels):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of every channel over all pixels, in [0, 1]."""
+        return statistics_of_counts(
+            np.stack([np.bincount(c.cpu().numpy().ravel(), minlength=256) for c in self.images.unbind(1)])
+        )
 
 
 @dataclass(frozen=True)
@@ -35,19 +66,22 @@ class ImageData:
 
     Attributes:
         name: what it is called in records.
-        train, test: the two splits. Where a validation split was cut off, ``test`` is that one.
+        train, test: the two splits, in memory or in their files. Where a validation split was cut off, ``test`` is
+            that one.
         class_names: one name per label.
         mean, std: per channel, for pixels in [0, 1].
         evaluated_on: ``test`` or ``validation``.
+        unreadable: of images in files, those that could not be decoded.
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Split | FileSplit
+    test: Split | FileSplit
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     evaluated_on: str = "test"
+    unreadable: Unreadable | None = None
 
     @property
     def classes(self) -> int:
@@ -56,16 +90,18 @@ class ImageData:
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        channels, height, width = self.train.images.shape[1:]
-        return (channels, height, width)
+        return self.train.image_size
+
+    @property
+    def views(self) -> int:
+        """Views of each image over which errors are counted where a phase ends, beside those of one: 10, or 1."""
+        return 1 if isinstance(self.test, Split) else self.test.viewing.views
 
     def fingerprint(self) -> str:
-        """sha256 over every image and label: two data sets of one name are told apart by it."""
+        """sha256 over every image and label (of files, their names): two data sets of one name are told apart by it."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
-            for tensor in (split.images, split.labels):
-                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().numpy().data)
+            split.describe(digest)
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> ImageData:
@@ -83,16 +119,14 @@ class Normaliser:
         return images * self.scale - self.shift
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel over all pixels, in [0, 1]; ``images`` is uint8."""
-    # From counts of the 256 values: exact, and without a float copy of the images.
-    values = np.arange(256) / 255
+def statistics_of_counts(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, in [0, 1], of channels in which value v comes ``counts[channel, v]`` times."""
+    values = np.arange(256) / 255  # from counts: exact, and without a float copy of the images
     means, stds = [], []
-    for channel in images.unbind(1):
-        counts = np.bincount(channel.cpu().numpy().ravel(), minlength=256)
-        mean = float((counts * values).sum() / counts.sum())
+    for count in counts:
+        mean = float((count * values).sum() / count.sum())
         means.append(mean)
-        stds.append(float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum())))
+        stds.append(float(np.sqrt((count * (values - mean) ** 2).sum() / count.sum())))
     return tuple(means), tuple(stds)
 
 
@@ -109,7 +143,7 @@ def with_normalisation(data: ImageData, normalise: str | Sequence[Sequence[float
     if isinstance(normalise, str):
         if normalise not in ("own", "imagenet"):
             raise ValueError(f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]]")
-        mean, std = channel_statistics(data.train.images) if normalise == "own" else IMAGENET
+        mean, std = data.train.channel_statistics() if normalise == "own" else IMAGENET
     else:
         try:
             mean, std = (tuple(float(v) for v in values) for values in normalise)
@@ -157,7 +191,7 @@ def with_validation(data: ImageData, count: int, seed: int) -> ImageData:
     kept[validation] = False
     return replace(
         data,
-        train=Split(data.train.images[kept], data.train.labels[kept]),
-        test=Split(data.train.images[validation], data.train.labels[validation]),
+        train=data.train.take(kept),
+        test=data.train.take(validation),
         evaluated_on="validation",
     )

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, torchvision's CIFAR, an ``.npz`` of one's own."""
+"""Where images in memory come from: scikit-learn's digits, torchvision's CIFAR, an ``.npz`` of one's own."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def load_arrays(name: str, path: Path) -> ImageData:
         FileNotFoundError, ValueError: in words that name the array and what it should be.
     """
     if not path.is_file():
-        problem = "is a folder; an .npz file is needed" if path.is_dir() else "there is no such file"
+        of_files = "is a folder; an .npz file is needed here: a folder of images goes with data=folder or data=imagenet"
+        problem = of_files if path.is_dir() else "there is no such file"
         raise FileNotFoundError(f"data.path={path}: {problem}")
     try:
         opened = np.load(path, allow_pickle=False)

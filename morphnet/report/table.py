@@ -19,8 +19,9 @@ Cells = Sequence[Sequence[str]]
 class Row:
     """One network of one experiment, over all its seeds.
 
-    Errors are fractions. ``error_deviation`` is the sample standard deviation, None for one seed.
-    ``relative_macs`` is over the parent's.
+    Errors are fractions. ``error_deviation`` is the sample standard deviation, None for one seed; ``views_error_mean``
+    and its deviation are over ten views of each image, None where they were not taken. ``relative_macs`` is over the
+    parent's.
     """
 
     experiment: str
@@ -29,6 +30,8 @@ class Row:
     seeds: tuple[int, ...]
     error_mean: float
     error_deviation: float | None
+    views_error_mean: float | None
+    views_error_deviation: float | None
     start_error_mean: float
     evaluated_on: str
     macs: int
@@ -62,6 +65,8 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
                 f"{key[0]}, phase {group[0]['phase']}: the same seed stands in several runs; name one with records="
             )
         errors = [record["error"] for record in group]
+        over_views = [record["views"]["error"] for record in group if record.get("views")]
+        over_views = over_views if len(over_views) == len(group) else []
         speeds = [record["images_per_second"] for record in group if record["images_per_second"]]
         first = group[0]
         rows.append(
@@ -72,6 +77,8 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
                 seeds=seeds,
                 error_mean=statistics.fmean(errors),
                 error_deviation=statistics.stdev(errors) if len(errors) > 1 else None,
+                views_error_mean=statistics.fmean(over_views) if over_views else None,
+                views_error_deviation=statistics.stdev(over_views) if len(over_views) > 1 else None,
                 start_error_mean=statistics.fmean(record["start_error"] for record in group),
                 evaluated_on=first["data"]["evaluated_on"],
                 macs=first["macs"],
@@ -90,33 +97,24 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
     return (record["experiment"], record["settings"].get("variant", ""), record["index"], record["phase"])
 
 
-HEADER = (
-    "experiment",
-    "network",
-    "seeds",
-    "error %",
-    "at start %",
-    "FLOP (million)",
-    "rel. FLOP",
-    "parameters",
-    "steps",
-    "images/s",
-)
+def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and what a person reads: per cent, million, ``x``. The error is that of the last epoch.
 
-
-def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """What a person reads: per cent, million, ``x``. The error is that of the last epoch."""
+    There is a column for ten views if any row has them.
+    """
+    views = any(row.views_error_mean is not None for row in rows)
+    header = ["experiment", "network", "seeds", "error %", *(["10-view error %"] if views else []), "at start %"]
+    header += ["FLOP (million)", "rel. FLOP", "parameters", "steps", "images/s"]
     written = []
     for row in rows:
-        error = f"{100 * row.error_mean:.2f}"
-        if row.error_deviation is not None:
-            error += f" ± {100 * row.error_deviation:.2f}"
+        over_views = [_with_deviation(row.views_error_mean, row.views_error_deviation)] if views else []
         written.append(
             [
                 row.experiment,
                 row.network,
                 str(len(row.seeds)),
-                error,
+                _with_deviation(row.error_mean, row.error_deviation),
+                *over_views,
                 f"{100 * row.start_error_mean:.2f}",
                 f"{row.macs / 1e6:.1f}" if row.macs >= 1e7 else f"{row.macs / 1e6:.3f}",
                 "" if row.relative_macs is None else f"{row.relative_macs:.2f}x",
@@ -125,7 +123,14 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
                 "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
             ]
         )
-    return written
+    return header, written
+
+
+def _with_deviation(mean: float | None, deviation: float | None) -> str:
+    """In per cent; empty for None."""
+    if mean is None:
+        return ""
+    return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
 def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
@@ -138,7 +143,7 @@ def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
             if rows
             else ""
         )
-    return (to_markdown if format == "markdown" else to_text)(HEADER, cells(rows))
+    return (to_markdown if format == "markdown" else to_text)(*columns(rows))
 
 
 def to_text(header: Sequence[str], body: Cells) -> str:

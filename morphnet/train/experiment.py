@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from morphnet.config import MorphConfig
-from morphnet.data import Augmentation, ImageData, TrainBatches, calibration_batches, generator_for
+from morphnet.data import Augmentation, ImageData, calibration_batches, generator_for, train_batches
+from morphnet.data.stream import ScaleAugmentation
 from morphnet.flops import count_macs, count_parameters
 from morphnet.morph import InexactError, MorphError, morph_network, words
 from morphnet.nn.metadata import metadata_of
@@ -50,7 +51,7 @@ class Experiment:
     seed: int
     run_dir: Path
     data: ImageData
-    augmentation: Augmentation
+    augmentation: Augmentation | ScaleAugmentation
     batch_size: int
     optimisation: Optimisation
     morphing: MorphConfig
@@ -198,7 +199,9 @@ class _Run:
         started = datetime.datetime.now(datetime.UTC)
         start_hash = network_hash(network)
         key = (experiment.seed, _shared_index(plan, self.plans))
-        batches = TrainBatches(experiment.data, experiment.batch_size, experiment.augmentation, key)
+        batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
+        if experiment.data.unreadable is not None:
+            experiment.data.unreadable.file = folder / "unreadable.txt"
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
         ) as log:
@@ -255,7 +258,8 @@ class _Run:
                 "name": experiment.data.name,
                 "train_images": len(experiment.data.train),
                 "evaluated_on": experiment.data.evaluated_on,
-                "images": len(experiment.data.test),
+                "images": result.final.images,
+                "unreadable": 0 if experiment.data.unreadable is None else experiment.data.unreadable.count(),
                 "mean": list(experiment.data.mean),
                 "std": list(experiment.data.std),
             },
@@ -336,6 +340,7 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
         "error": result.final.error,
         "errors": result.final.errors,
         "loss": result.final.loss,
+        "views": _views(result),
         "start_error": result.start.error,
         "start_loss": result.start.loss,
         "train_error": result.train_error,
@@ -351,6 +356,12 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
         "compiled": result.compiled,
         "history": list(result.history),
     }
+
+
+def _views(result: PhaseResult) -> dict[str, Any] | None:
+    """Errors over several views of each image, where they were counted."""
+    found = result.final_views
+    return None if found is None else {"count": 10, "error": found.error, "errors": found.errors, "loss": found.loss}
 
 
 def _shared_index(plan: PhasePlan, plans: Sequence[PhasePlan]) -> int:

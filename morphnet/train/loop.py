@@ -50,12 +50,16 @@ def evaluate(
 
     Args:
         batches: those of this process; what the ``ranks`` find is added up, so no image may be given to two of them.
+            Images of shape ``(N, V, C, H, W)`` are V views each, over which the probabilities are averaged.
     """
     running = Running(engine.device)
     with evaluation_mode(network), without_tf32(), torch.inference_mode():
         for images, labels in batches:
+            views = images.shape[1] if images.dim() == 5 else None
             with engine.autocast():
-                logits = network(engine.place_images(images))
+                logits = network(engine.place_images(images if views is None else images.flatten(0, 1)))
             logits = logits if logits.dtype == torch.float64 else logits.float()
+            if views is not None:
+                logits = logits.softmax(1).unflatten(0, (-1, views)).mean(1).log()
             running.add(F.cross_entropy(logits, labels), logits, labels)
     return running.read(ranks)

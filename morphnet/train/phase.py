@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from morphnet.data import TrainBatches, evaluation_batches
+from morphnet.data import Batches, evaluation_batches
 from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
 from morphnet.train.interruption import Interrupted, Interruption
@@ -49,6 +49,7 @@ class PhaseResult:
     Attributes:
         start: the evaluation before the first step; of a child, what its morph kept.
         final: after the last step.
+        final_views: the same over ten views of each image, where the data asks for them.
         train_loss, train_error: over the last stretch of training, augmented, as the network changed; None without one.
         history: one entry per evaluated epoch.
         seconds: spent in training steps, evaluation left out.
@@ -69,6 +70,7 @@ class PhaseResult:
     compiled: bool
     resumed: int
     gpu_memory: int | None = None
+    final_views: Evaluation | None = None
 
 
 #: So many times ``checkpoint_seconds`` a checkpoint on a GPU may wait for the end of the epoch.
@@ -80,7 +82,7 @@ Log = Callable[[int, str, float], None]
 
 def run_phase(
     network: nn.Module,
-    batches: TrainBatches,
+    batches: Batches,
     schedule: Schedule | None,
     optimisation: Optimisation,
     engine: Engine,
@@ -121,7 +123,8 @@ def run_phase(
     if schedule is None:
         start = _evaluate(network, batches, engine, ranks, 0)
         _log_evaluation(log, 0, start)
-        return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0)
+        views = _evaluate_views(network, batches, engine, ranks, 0, log)
+        return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0, final_views=views)
     interruption = interruption or Interruption()
     if ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +156,10 @@ def run_phase(
             kept = "a checkpoint is written" if phase.step else "nothing is lost"
             message = f"{name}: stopped at step {phase.step:,} of {schedule.steps:,}; {kept}"
             raise Interrupted(stop.signum, stop.args[0] or message) from None
-        return phase.result(compiled)
+        finally:
+            phase.close()
+        views = _evaluate_views(network, batches, engine, ranks, phase.step, log)
+        return phase.result(compiled, views)
 
 
 def _train(
@@ -221,7 +227,7 @@ class _Phase:
         self,
         name: str,
         network: nn.Module,
-        batches: TrainBatches,
+        batches: Batches,
         schedule: Schedule,
         optimisation: Optimisation,
         engine: Engine,
@@ -259,7 +265,7 @@ class _Phase:
         """The evaluation before the first step."""
         start = self.evaluate()
         _log_evaluation(self.log, 0, start)
-        self.history = [{"step": 0, "epoch": 0, "loss": start.loss, "errors": start.errors}]
+        self.history = [{"step": 0, "epoch": 0, **_plain(start)}]
 
     def resume(self, files: CheckpointFiles) -> bool:
         """Takes over the last checkpoint; False if there is none."""
@@ -386,13 +392,16 @@ class _Phase:
         for metric, value in measured.items():
             self.log(self.step, metric, value)
         epoch = -(-self.step // len(self.batches))
-        self.history.append({"step": self.step, "epoch": epoch, **measured, "loss": found.loss, "errors": found.errors})
+        self.history.append({"step": self.step, "epoch": epoch, **measured, **_plain(found)})
         self.stretch, self.seconds_evaluated = _Stretch(), self.seconds
 
-    def result(self, compiled: bool) -> PhaseResult:
+    def close(self) -> None:
+        """Ends what decodes images ahead."""
+        self._step.feed.close()
+
+    def result(self, compiled: bool, views: Evaluation | None) -> PhaseResult:
         first, last = (
-            Evaluation(entry["loss"], entry["errors"], len(self.batches.data.test))
-            for entry in (self.history[0], self.history[-1])
+            Evaluation(entry["loss"], entry["errors"], entry["images"]) for entry in (self.history[0], self.history[-1])
         )
         return PhaseResult(
             start=first,
@@ -407,15 +416,18 @@ class _Phase:
             compiled=compiled,
             resumed=self.resumed,
             gpu_memory=torch.cuda.max_memory_allocated(self.engine.device) if not self.reads_at_will else None,
+            final_views=views,
         )
 
     def _on_clock(self) -> float:
         return 0.0 if self._clock_started is None else time.perf_counter() - self._clock_started
 
 
-def _evaluate(network: nn.Module, batches: TrainBatches, engine: Engine, ranks: Ranks, step: int) -> Evaluation:
+def _evaluate(
+    network: nn.Module, batches: Batches, engine: Engine, ranks: Ranks, step: int, views: int = 1
+) -> Evaluation:
     ranks.spread_buffers(network)
-    part = evaluation_batches(batches.data, part=ranks.index, count=ranks.count)
+    part = evaluation_batches(batches.data, part=ranks.index, count=ranks.count, views=views)
     found = evaluate(network, part, engine.evaluator(), ranks)
     if not math.isfinite(found.loss):
         raise FloatingPointError(
@@ -423,6 +435,20 @@ def _evaluate(network: nn.Module, batches: TrainBatches, engine: Engine, ranks: 
             "check the parent and data.normalize, or try a lower optim.lr"
         )
     return found
+
+
+def _evaluate_views(
+    network: nn.Module, batches: Batches, engine: Engine, ranks: Ranks, step: int, log: Log
+) -> Evaluation | None:
+    if batches.data.views == 1:
+        return None
+    found = _evaluate(network, batches, engine, ranks, step, batches.data.views)
+    log(step, f"error_{batches.data.views}_views", found.error)
+    return found
+
+
+def _plain(found: Evaluation) -> dict[str, Any]:
+    return {"loss": found.loss, "errors": found.errors, "images": found.images}
 
 
 def _log_evaluation(log: Log, step: int, found: Evaluation) -> None:

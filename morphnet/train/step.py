@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from morphnet.data import TrainBatches
-from morphnet.data.batches import generator_for
+from morphnet.data import Batches, generator_for
 from morphnet.train.engine import Engine
 from morphnet.train.ranks import ALONE, Ranks
 
@@ -23,8 +22,8 @@ WARM_UP_STEPS = 3
 class TrainStep:
     """Augmentation, forward, backward and optimizer of the steps of one epoch after the other.
 
-    :meth:`load` lays the plan of an epoch on the device; every :meth:`run` takes the next row of it. Nothing is read
-    back in between: losses and errors stay on the device until :meth:`measured` fetches them.
+    :meth:`load` begins an epoch; every :meth:`run` takes the next batch of it. Nothing is read back in between: losses
+    and errors stay on the device until :meth:`measured` fetches them.
 
     Args:
         model: what is called on the images, such as a compiled network; its parameters are the optimizer's.
@@ -34,32 +33,30 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Module,
-        batches: TrainBatches,
+        batches: Batches,
         optimizer: torch.optim.SGD,
         engine: Engine,
         scaler: torch.amp.GradScaler | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.batches, self.optimizer, self.engine = model, batches, optimizer, engine
+        self.model, self.optimizer, self.engine = model, optimizer, engine
         self.scaler, self.ranks = scaler, ranks
-        device, rows, width = engine.device, len(batches), ranks.share(batches.batch_size)
-        self.order = torch.zeros(rows, width, dtype=torch.int64, device=device)
-        self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
-        self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
-        self.row = torch.zeros(1, dtype=torch.int64, device=device)  # the next one to take
-        self.sums = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # loss and errors of each step
+        ranks.share(batches.batch_size)  # refuses one that cannot be divided
+        self.feed = batches.feed(ranks.index, ranks.count)
+        self.row = torch.zeros(1, dtype=torch.int64, device=engine.device)  # the next one to take
+        # Loss and errors of each step of an epoch.
+        self.sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=engine.device)
         self._base = int(generator_for(*batches.key, "step").initial_seed())
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def load(self, epoch: int, row: int = 0) -> None:
-        """Lays out the plan of epoch ``epoch``, to be taken from ``row`` on."""
-        plan = self.batches.plan(epoch).part(self.ranks.index, self.ranks.count)
-        for here, there in zip((self.order, self.offsets, self.mirrored), plan.tensors(), strict=True):
-            here.copy_(there)
+        """Begins epoch ``epoch``, to be taken from ``row`` on."""
+        self.feed.load(epoch, row)
         self.row.fill_(row)
 
     def run(self, step: int, lr: float) -> None:
         """Trains on the next row; ``step`` counts from the beginning of the phase."""
+        self.feed.advance()
         seed_step(self._base, step, self.ranks.index)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -114,11 +111,7 @@ class TrainStep:
         return graph
 
     def _step_once(self) -> None:
-        # index_select and not [row]: the latter reads the index back from the device.
-        order, offsets, mirrored = (
-            t.index_select(0, self.row).squeeze(0) for t in (self.order, self.offsets, self.mirrored)
-        )
-        images, labels = self.batches.batch(order, offsets, mirrored)
+        images, labels = self.feed.batch(self.row)
         loss, logits = train_step(self.model, images, labels, self.optimizer, self.engine, self.scaler)
         errors = (logits.argmax(1) != labels).sum()
         sums = torch.stack([loss.detach().double(), errors.double()]).unsqueeze(0)

@@ -11,6 +11,7 @@ TAGS = {
     "train_error": "train/error",
     "loss": "{split}/loss",
     "error": "{split}/error",
+    "error_10_views": "{split}/error_10_views",
     "lr": "train/learning_rate",
     "images_per_second": "train/images_per_second",
 }

@@ -1,0 +1,296 @@
+"""The input pipeline of ImageNet: against torchvision v2 on Pillow's images, alone, and together with a training step.
+
+    python benchmarks/imagenet.py FOLDER [--rounds 5] [--images 200] [--workers 2] [--network resnet18] [--batch 32]
+                                  [--steps 12] [--device auto] [--threads 2] [--output results/imagenet]
+
+FOLDER holds images in subfolders, one for each class, such as ImageNet's ``val``. They are read again and again, so
+that they come from the system's cache: what is measured is work, not a disk.
+
+1. **Pipeline**, one process and one thread, variants in turn, medians over rounds: random shorter side in [256, 480],
+   random window of 224 pixels, mirrored or not, normalised. The reference is Pillow's decoder and torchvision's
+   transforms v2 on Pillow images, as its own training script has it. The same random numbers go into all variants, and
+   the mean absolute difference of their outputs, before normalisation and in [0, 1], is that of the same crop.
+2. **Reading**: the bytes of a file by itself, and at its place in one large file, as a sharded format would have it.
+3. **Together**: images/s of the loader alone, of the training step alone on one fixed batch, and of both.
+
+Writes ``imagenet.json`` and ``imagenet.md`` to the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from solvers import markdown
+from throughput import machine, spread
+from torch import Tensor
+from torchvision.transforms import v2
+
+from morphnet.data import ImageData, with_normalisation
+from morphnet.data.files import FileSplit, Unreadable, Viewing
+from morphnet.data.images import IMAGENET, Normaliser
+from morphnet.data.stream import ScaleAugmentation, StreamBatches
+from morphnet.data.views import random_view, resized
+from morphnet.nn.resnet import ResNet, imagenet_architecture
+from morphnet.train import choose_engine, keep_freed_memory
+from morphnet.train.step import TrainStep, make_optimizer, train_step
+
+CROP, SIDES = 224, (256, 480)
+#: Images that are normalised at once, as a batch is.
+TOGETHER = 32
+
+Draw = tuple[int, tuple[float, float], bool]
+
+
+def sample(folder: Path, workers: int) -> FileSplit:
+    """Every image in the subfolders of ``folder``."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    _, classes = find_classes(str(folder))
+    found = make_dataset(str(folder), classes, IMG_EXTENSIONS, allow_empty=True)
+    names = np.array([os.fsencode(os.path.relpath(path, folder)) for path, _ in found])
+    return FileSplit(folder, names, torch.tensor([label for _, label in found]), Viewing(), workers)
+
+
+# --- one process, one thread ---
+
+
+def reference(content: bytes, draw: Draw) -> Tensor:
+    """float32 of shape (3, 224, 224), normalised."""
+    return NORMALISE(reference_crop(content, draw))
+
+
+NORMALISE = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])
+
+
+def reference_crop(content: bytes, draw: Draw) -> Image.Image:
+    shorter, (down, right), mirrored = draw
+    image = v2.functional.resize(Image.open(io.BytesIO(content)).convert("RGB"), [shorter])
+    top, left = int(down * (image.height - CROP + 1)), int(right * (image.width - CROP + 1))
+    image = v2.functional.crop(image, top, left, CROP, CROP)
+    return v2.functional.horizontal_flip(image) if mirrored else image
+
+
+def pillow_crop(content: bytes, draw: Draw) -> np.ndarray:
+    return random_view(Image.open(io.BytesIO(content)).convert("RGB"), *draw, CROP)
+
+
+def tensor_crop(content: bytes, draw: Draw) -> np.ndarray:
+    """torchvision's decoder, and v2 on tensors: the whole image resized."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    shorter, (down, right), mirrored = draw
+    image = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    width, height = resized((image.shape[2], image.shape[1]), shorter)
+    image = v2.functional.resize(image, [height, width], antialias=True)
+    top, left = int(down * (height - CROP + 1)), int(right * (width - CROP + 1))
+    found: np.ndarray = image[:, top : top + CROP, left : left + CROP].permute(1, 2, 0).numpy()
+    return found[:, ::-1] if mirrored else found
+
+
+def our_crop(content: bytes, draw: Draw) -> np.ndarray:
+    from morphnet.data.decoding import decode
+
+    return random_view(decode(content), *draw, CROP)
+
+
+CROPS: dict[str, Callable[[bytes, Draw], np.ndarray]] = {
+    "v2 on tensors, whole image resized": tensor_crop,
+    "Pillow's decoder, window resized": pillow_crop,
+    "morphnet": our_crop,
+}
+
+
+def pipeline(contents: list[bytes], draws: list[Draw], rounds: int) -> list[dict[str, Any]]:
+    """Images per second of every variant, and how far its crops are from the reference's."""
+    torch.set_num_threads(1)
+    normaliser = Normaliser(*IMAGENET, torch.device("cpu"))
+
+    def in_batches(crop: Callable[[bytes, Draw], np.ndarray]) -> None:
+        for start in range(0, len(contents), TOGETHER):
+            pairs = list(zip(contents, draws, strict=True))[start : start + TOGETHER]
+            images = torch.empty(len(pairs), CROP, CROP, 3, dtype=torch.uint8)
+            for place, pair in zip(images.numpy(), pairs, strict=True):
+                place[:] = crop(*pair)
+            normaliser(images.permute(0, 3, 1, 2))
+
+    def by_reference() -> None:
+        for pair in zip(contents, draws, strict=True):
+            reference(*pair)
+
+    variants: dict[str, Callable[[], None]] = {"v2 on Pillow images": by_reference}
+    variants |= {name: (lambda crop=crop: in_batches(crop)) for name, crop in CROPS.items()}  # type: ignore[misc]
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            started = time.perf_counter()
+            run()
+            speeds[name].append(len(contents) / (time.perf_counter() - started))
+    expected = [np.asarray(reference_crop(*pair), dtype=float) for pair in zip(contents, draws, strict=True)]
+    found = []
+    for name, values in speeds.items():
+        row: dict[str, Any] = {"variant": name, "images_per_second": values}
+        if name in CROPS:
+            crops = [CROPS[name](*pair) for pair in zip(contents, draws, strict=True)]
+            each = [float(np.abs(c - e).mean()) / 255 for c, e in zip(crops, expected, strict=True)]
+            row |= {"difference": statistics.fmean(each), "largest_difference": max(each)}
+        found.append(row)
+    return found
+
+
+def reading(split: FileSplit, rounds: int) -> dict[str, float]:
+    """Microseconds to read an image's bytes from its own file, and from its place in a large one."""
+    paths = [split.root / split.name(i) for i in range(len(split))]
+    sizes = [path.stat().st_size for path in paths]
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    order = random.Random(0).sample(range(len(paths)), len(paths))
+    alone, together = [], []
+    with tempfile.TemporaryFile() as shard:
+        for path in paths:
+            shard.write(path.read_bytes())
+        shard.flush()
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for i in order:
+                paths[i].read_bytes()
+            alone.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            for i in order:
+                os.pread(shard.fileno(), sizes[i], starts[i])
+            together.append(time.perf_counter() - started)
+    scale = 1e6 / len(paths)
+    return {"file": scale * statistics.median(alone), "shard": scale * statistics.median(together)}
+
+
+# --- loader and step ---
+
+
+def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of the loader alone, of the step alone, and of both, after two batches that are not counted."""
+    torch.set_num_threads(arguments.threads)
+    engine = choose_engine(arguments.device, "auto", "false")
+    warm_up, steps, batch = 2, arguments.steps, arguments.batch
+    copies = -(-(warm_up + steps) * batch // len(split))
+    split = replace(split, names=np.tile(split.names, copies), labels=split.labels.repeat(copies)).to(engine.device)
+    classes = tuple(str(k) for k in range(1000))
+    data = ImageData("imagenet", split, split, classes, (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
+    batches = StreamBatches(with_normalisation(data, "imagenet"), batch, ScaleAugmentation(SIDES), (0, 0))
+    network = ResNet(imagenet_architecture(int(arguments.network.removeprefix("resnet"))))
+    engine.place(network).train()
+    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
+    wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
+
+    def clocked(step: Callable[[], object]) -> float:
+        for _ in range(warm_up):
+            step()
+        wait()
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        wait()
+        return steps * batch / (time.perf_counter() - started)
+
+    feed = batches.feed()
+    feed.load(0, 0)
+    loader = clocked(feed.advance)
+    images, labels = feed.batch(torch.zeros(1))
+    feed.close()
+    step = clocked(lambda: train_step(network, images, labels, optimizer, engine))
+    whole = TrainStep(network, batches, optimizer, engine)
+    if engine.captures():
+        whole.capture()
+    whole.load(0)
+    both = clocked(lambda: whole.run(0, 0.1))
+    whole.feed.close()
+    precision = str(engine.precision).removeprefix("torch.")
+    return {"loader": loader, "step": step, "both": both, "precision": precision, "graph": engine.captures()}
+
+
+# --- tables ---
+
+
+def tables(result: dict[str, Any]) -> str:
+    found = result["pipeline"]
+    base = found[0]["images_per_second"]
+    rows = []
+    for row in found:
+        ratios = [a / b for a, b in zip(row["images_per_second"], base, strict=True)]
+        differences = [f"{255 * row[key]:.3f}" for key in ("difference", "largest_difference") if key in row]
+        rows.append(
+            [
+                row["variant"],
+                f"{statistics.median(row['images_per_second']):.0f}",
+                spread(row["images_per_second"]),
+                f"{statistics.median(ratios):.2f}",
+                *(differences or ["", ""]),
+            ]
+        )
+    header = ["pipeline, one core", "images/s", "lowest - highest", "over v2 on Pillow images"]
+    header += ["mean difference (1/255)", "of the worst image (1/255)"]
+    parts = [markdown(header, rows)]
+    each = 1e6 / statistics.median(found[-1]["images_per_second"])
+    read = [
+        [what, f"{result['reading'][key]:.0f}", f"{100 * result['reading'][key] / each:.1f}"]
+        for key, what in (("file", "its own file"), ("shard", "its place in one large file"))
+    ]
+    parts.append(markdown(["an image's bytes from", "microseconds", "% of its time in the pipeline"], read))
+    rows = [
+        [
+            run["network"],
+            run["precision"],
+            str(run["batch"]),
+            str(run["workers"]),
+            *(f"{run[key]:.0f}" for key in ("loader", "step", "both")),
+        ]
+        for run in result["together"]
+    ]
+    header = ["network", "precision", "batch", "workers", "loader alone", "step alone", "both (images/s)"]
+    parts.append(markdown(header, rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    for name, kind, default in (
+        ("rounds", int, 5), ("images", int, 200), ("workers", int, 2), ("batch", int, 32), ("steps", int, 12),
+        ("threads", int, 2), ("network", str, "resnet18"), ("device", str, "auto"),
+        ("output", Path, Path("results/imagenet")),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, default=default)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    split = sample(arguments.folder, arguments.workers)
+    rng = random.Random(0)
+    chosen = [rng.randrange(len(split)) for _ in range(arguments.images)]
+    contents = [(split.root / split.name(i)).read_bytes() for i in chosen]
+    draws = [(rng.randint(*SIDES), (rng.random(), rng.random()), rng.random() < 0.5) for _ in chosen]
+    result: dict[str, Any] = {
+        **machine(arguments.device, arguments.threads),
+        "images": len(split),
+        "reading": reading(split, arguments.rounds),
+        "pipeline": pipeline(contents, draws, arguments.rounds),
+    }
+    settings = {"network": arguments.network, "batch": arguments.batch, "workers": arguments.workers}
+    result["together"] = [{**settings, **together(split, arguments)}]
+    print(tables(result))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "imagenet.json").write_text(json.dumps(result, indent=1) + "\n")
+    (arguments.output / "imagenet.md").write_text(tables(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Images that stay in their files: ImageNet, and any other folder with one subfolder for each class."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from morphnet.data.decoding import decode
+from morphnet.data.images import ImageData, statistics_of_counts
+from morphnet.data.views import centre_view
+
+#: Folders of images that errors are counted on, in the order they are looked for.
+EVALUATION_FOLDERS = ("val", "validation", "test")
+#: What names the classes of a flat folder, where it is looked for by itself.
+GROUND_TRUTH = ("LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "val.txt")
+GROUND_TRUTH_FOLDERS = (".", "ILSVRC2012_devkit_t12/data", "data")
+#: Images on which the statistics of a folder are measured; and files whose sizes are part of its fingerprint.
+SAMPLE = 1000
+#: Unreadable images that are named on the terminal; all stand in the file of the phase.
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """What of an image a network sees.
+
+    Attributes:
+        crop: side of the square, in pixels.
+        shorter_side: for evaluation the image's shorter side is made this long; the crop is its centre.
+        views: 1, or 10 to count errors over ten views of each image as well where a phase ends.
+        exif: whether images are turned as their EXIF orientation says.
+    """
+
+    crop: int = 224
+    shorter_side: int = 256
+    views: int = 1
+    exif: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop < 1:
+            raise ValueError(f"data.crop={self.crop}: a number of pixels from 1 is needed")
+        if self.shorter_side < self.crop:
+            raise ValueError(
+                f"data.eval_shorter_side={self.shorter_side}: at least data.crop={self.crop} pixels are needed"
+            )
+        if self.views not in (1, 10):
+            raise ValueError(f"data.views={self.views}; expected 1 or 10")
+
+
+@dataclass
+class Unreadable:
+    """Files that could not be decoded, each counted once: named on standard error, and in ``file`` if there is one."""
+
+    file: Path | None = None
+    found: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, reason: str) -> None:
+        if name in self.found:
+            return
+        self.found[name] = reason
+        if self.file is not None:
+            with open(self.file, "a", encoding="utf-8") as stream:
+                stream.write(f"{name}\t{' '.join(reason.split())}\n")
+        if len(self.found) <= NAMED:
+            more = "; further ones are counted" if len(self.found) == NAMED else ""
+            print(f"morphnet: {name} cannot be read and is skipped ({reason}){more}", file=sys.stderr, flush=True)
+
+    def count(self) -> int:
+        """How many there are; those that were found before a run was continued, or by other processes, among them."""
+        names = set(self.found)
+        if self.file is not None and self.file.is_file():
+            names |= {line.split("\t")[0] for line in self.file.read_text(encoding="utf-8").splitlines()}
+        return len(names)
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Image files and their labels.
+
+    Attributes:
+        root: the folder of the data set; ``names`` are relative to it, as bytes: millions of them take little memory,
+            and none of it is copied when a worker process touches one.
+        labels: int64 of shape (N,), on the CPU.
+        workers: processes that decode.
+        device: where batches go.
+    """
+
+    root: Path
+    names: np.ndarray
+    labels: Tensor
+    viewing: Viewing
+    workers: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """(C, H, W) as a network sees it."""
+        return (3, self.viewing.crop, self.viewing.crop)
+
+    def to(self, device: torch.device) -> FileSplit:
+        return replace(self, device=device)
+
+    def take(self, indices: Tensor) -> FileSplit:
+        """The split of these images alone; ``indices`` are whole numbers or a mask."""
+        return replace(self, names=self.names[indices.cpu().numpy()], labels=self.labels[indices.cpu()])
+
+    def name(self, index: int) -> str:
+        """The file of image ``index``, relative to the data set."""
+        return os.fsdecode(bytes(self.names[index]))
+
+    def read(self, index: int) -> Image.Image:
+        """Image ``index``, RGB.
+
+        Raises:
+            UnreadableError: it cannot be decoded.
+            OSError: the file cannot be read.
+        """
+        return decode((self.root / self.name(index)).read_bytes(), self.viewing.exif)
+
+    def describe(self, digest: Any) -> None:
+        """Adds to a hash what the split is: names, labels, views, and the sizes of a thousand files."""
+        digest.update(repr(self.viewing).encode())
+        digest.update(b"\0".join(self.names.tolist()))
+        digest.update(self.labels.numpy().data)
+        for i in _spread(len(self)):
+            digest.update(f" {(self.root / self.name(i)).stat().st_size}".encode())
+
+    def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel over the centre crops of up to a thousand images, in [0, 1]."""
+        counts = np.zeros((3, 256), dtype=np.int64)
+        for i in _spread(len(self)):
+            try:
+                view = centre_view(self.read(i), self.viewing.shorter_side, self.viewing.crop)
+            except (OSError, ValueError):
+                continue
+            for channel in range(3):
+                counts[channel] += np.bincount(view[..., channel].ravel(), minlength=256)
+        if not counts.any():
+            raise ValueError(f"none of the images in {self.root} that were tried can be read")
+        return statistics_of_counts(counts)
+
+
+def load_folder(name: str, root: Path, viewing: Viewing, labels: Path | None = None, workers: int = 0) -> ImageData:
+    """The images in ``root``: ``train/<class>/`` and ``val/<class>/``, or a flat ``val/`` with its ground truth.
+
+    Classes are the subfolders of ``train``, in sorted order.
+
+    Args:
+        labels: ground truth of a flat ``val``: Kaggle's ``LOC_val_solution.csv``, lines of a file name and a class
+            (its name, or its place among the sorted ones), or the development kit's list of numbers with its
+            ``meta.mat`` beside it. None: looked for in ``root``.
+
+    Raises:
+        FileNotFoundError, ValueError: what is not there, and what is needed.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    needs = "a folder with train/<class>/*.JPEG and val/ is needed"
+    if not root.is_dir():
+        problem = "is a file" if root.exists() else "is not there"
+        raise FileNotFoundError(f"data.path={root} {problem}: {needs}")
+    folder = next((f for f in EVALUATION_FOLDERS if (root / f).is_dir()), None)
+    if not (root / "train").is_dir() or folder is None:
+        there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        missing = "train" if not (root / "train").is_dir() else " or ".join(EVALUATION_FOLDERS)
+        raise FileNotFoundError(f"data.path={root} has no folder {missing} (there is {there}): {needs}")
+
+    def split(folder: str, classes: dict[str, int]) -> FileSplit:
+        found = make_dataset(str(root / folder), classes, IMG_EXTENSIONS, allow_empty=True)
+        return _split(root, [(os.path.relpath(path, root), label) for path, label in found], viewing, workers, folder)
+
+    if not any(entry.is_dir() for entry in os.scandir(root / "train")):
+        raise FileNotFoundError(f"{root / 'train'} has no subfolders: one for each class is needed")
+    names, classes = find_classes(str(root / "train"))
+    train = split("train", classes)
+    if any(entry.is_dir() for entry in os.scandir(root / folder)):
+        unknown = sorted(set(find_classes(str(root / folder))[0]) - set(classes))
+        if unknown:
+            raise ValueError(
+                f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}"
+            )
+        test = split(folder, {c: k for c, k in classes.items() if (root / folder / c).is_dir()})
+    else:
+        files = sorted(e.name for e in os.scandir(root / folder) if e.name.lower().endswith(IMG_EXTENSIONS))
+        truth = read_ground_truth(labels or _find_ground_truth(root, folder), files, names)
+        pairs = [(f"{folder}/{file}", truth[file]) for file in files]
+        test = _split(root, pairs, viewing, workers, folder)
+    return ImageData(name, train, test, tuple(names), (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
+
+
+def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """The label of every one of ``files``, as the ground truth in ``path`` says.
+
+    Raises:
+        ValueError: it is in no form that is known, or leaves a file out.
+    """
+    numbers = {name: k for k, name in enumerate(classes)}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data.labels={path} cannot be read: {error}") from error
+    words = [line.replace(",", " ").split() for line in lines if line.strip()]
+    if words and words[0][0] == "ImageId":  # Kaggle's header
+        words = words[1:]
+    if words and all(len(row) == 1 and row[0].isdigit() for row in words):
+        found = dict(zip(files, _devkit_labels(path, [int(row[0]) for row in words], numbers), strict=False))
+        if len(words) != len(files):
+            raise ValueError(f"data.labels={path} has {len(words)} lines; there are {len(files)} images")
+        return found
+    stems = {Path(file).stem: file for file in files}
+    found = {}
+    for number, row in enumerate(words, 1):
+        file = stems.get(Path(row[0]).stem)
+        if file is None:
+            continue
+        label = row[1] if len(row) > 1 else ""
+        if label not in numbers and not (label.isdigit() and int(label) < len(classes)):
+            raise ValueError(
+                f"data.labels={path}, line {number}: {label!r} is no class; a subfolder of train, or a number below "
+                f"{len(classes)}, is needed"
+            )
+        found[file] = numbers[label] if label in numbers else int(label)
+    missing = [file for file in files if file not in found]
+    if missing:
+        raise ValueError(f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}")
+    return found
+
+
+def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> list[int]:
+    """Labels for ILSVRC2012's own numbers of classes, which its ``meta.mat`` translates."""
+    from scipy.io import loadmat
+
+    meta = next((p for p in (path.with_name("meta.mat"), path.parent.parent / "meta.mat") if p.is_file()), None)
+    if meta is None:
+        raise ValueError(
+            f"data.labels={path} holds ILSVRC's numbers of classes: its meta.mat is needed beside it, or lines of a "
+            "file name and a class"
+        )
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        wnids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in np.atleast_1d(synsets)}
+        return [numbers[wnids[i]] for i in ids]
+    except (KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"{meta} does not name every class of {path.name} by a subfolder of train: {error}") from error
+
+
+def _find_ground_truth(root: Path, folder: str) -> Path:
+    for place in (*GROUND_TRUTH_FOLDERS, folder):
+        for name in GROUND_TRUTH:
+            if (root / place / name).is_file():
+                return root / place / name
+    raise FileNotFoundError(
+        f"{root / folder} has no subfolders, so their classes must be named: give data.labels=PATH "
+        f"({', '.join(GROUND_TRUTH)}), or sort the images into one subfolder for each class"
+    )
+
+
+def _split(root: Path, pairs: Sequence[tuple[str, int]], viewing: Viewing, workers: int, folder: str) -> FileSplit:
+    if not pairs:
+        raise FileNotFoundError(f"{root / folder} holds no images")
+    names = np.array([os.fsencode(name) for name, _ in pairs])
+    return FileSplit(root, names, torch.tensor([label for _, label in pairs]), viewing, workers)
+
+
+def _spread(count: int) -> list[int]:
+    """Up to :data:`SAMPLE` indices, evenly spread."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, SAMPLE))})

@@ -1,0 +1,295 @@
+"""Batches of images that are read from their files by worker processes while the network trains."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from morphnet.data.batches import check_batch_size, generator_for
+from morphnet.data.decoding import UnreadableError
+from morphnet.data.files import FileSplit, Unreadable
+from morphnet.data.images import ImageData, Normaliser
+from morphnet.data.views import centre_view, random_view, ten_views
+
+#: In place of an image that cannot be decoded comes the one so many places further on, and so on.
+STRIDE = 7919
+#: After so many in a row the folder itself is the problem.
+TRIES = 25
+#: Images that one worker decodes at a time for an evaluation; ten views of each are ten images.
+EVALUATION_CHUNK = 100
+
+
+@dataclass(frozen=True)
+class ScaleAugmentation:
+    """The shorter side is made a random length of this range, then a window cut out at random and mirrored or not.
+
+    Source: Sec. 4.4, with [256, 480].
+    """
+
+    shorter_side: tuple[int, int] = (256, 480)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        low, high = self.shorter_side
+        if not 1 <= low <= high:
+            raise ValueError(f"data.shorter_side={[low, high]}: [shortest, longest] in pixels is needed, as [256,480]")
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What every place of every batch of an epoch shows.
+
+    Attributes:
+        order: indices of images, shape ``(batches, batch_size)``.
+        shorter: length of the shorter side, the same shape.
+        positions: of the window, down and right, in [0, 1); shape ``(batches, 2, batch_size)``.
+        mirrored: shape ``(batches, batch_size)``.
+    """
+
+    order: Tensor
+    shorter: Tensor
+    positions: Tensor
+    mirrored: Tensor
+
+    def part(self, index: int, count: int) -> StreamPlan:
+        """Part ``index`` of ``count`` of every batch: what one of ``count`` processes trains on."""
+        width = self.order.shape[-1] // count
+        tensors = (self.order, self.shorter, self.positions, self.mirrored)
+        return StreamPlan(*(t.narrow(-1, index * width, width) for t in tensors))
+
+
+@dataclass(frozen=True)
+class StreamBatches:
+    """The training batches of one epoch after the other: as :class:`~morphnet.data.TrainBatches`, from files.
+
+    Order and views are a function of (key, epoch), whatever the number of workers and processes.
+
+    Attributes:
+        data: images in files.
+        batch_size: images in a batch; an incomplete last one is left out, a different one each epoch.
+        key: what the order depends on beside the epoch: (seed, phase).
+    """
+
+    data: ImageData
+    batch_size: int
+    augmentation: ScaleAugmentation
+    key: tuple[object, ...]
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size, self.data)
+        low = self.augmentation.shorter_side[0]
+        if low < self.split.viewing.crop:
+            raise ValueError(
+                f"data.shorter_side={list(self.augmentation.shorter_side)}: from data.crop={self.split.viewing.crop} "
+                "pixels on a window fits"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.data.train) // self.batch_size
+
+    @property
+    def split(self) -> FileSplit:
+        assert isinstance(self.data.train, FileSplit)
+        return self.data.train
+
+    def plan(self, index: int) -> StreamPlan:
+        """Everything random in epoch ``index``: a function of the key and the epoch alone."""
+        generator = generator_for(*self.key, index)
+        count, shape = len(self) * self.batch_size, (len(self), self.batch_size)
+        low, high = self.augmentation.shorter_side
+        order = torch.randperm(len(self.split), generator=generator)[:count]
+        shorter = torch.randint(low, high + 1, shape, generator=generator)
+        positions = torch.rand(shape[0], 2, shape[1], generator=generator, dtype=torch.float64)
+        mirrored = (torch.rand(shape, generator=generator) < 0.5) & self.augmentation.flip
+        return StreamPlan(order.view(shape), shorter, positions, mirrored)
+
+    def feed(self, index: int = 0, count: int = 1) -> StreamFeed:
+        """What gives process ``index`` of ``count`` its part of every batch."""
+        return StreamFeed(self, index, count)
+
+    @cached_property
+    def normaliser(self) -> Normaliser:
+        return Normaliser(self.data.mean, self.data.std, self.split.device)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of epoch ``index`` from batch ``start`` on."""
+        feed = self.feed()
+        try:
+            feed.load(index, start)
+            for _ in range(start, len(self)):
+                feed.advance()
+                yield feed.batch(torch.empty(0))
+        finally:
+            feed.close()
+
+
+class StreamFeed:
+    """Batches of uint8 images, decoded ahead of the step by workers and put into the same two tensors every time."""
+
+    def __init__(self, batches: StreamBatches, index: int, count: int) -> None:
+        self.batches, self.index, self.count = batches, index, count
+        split, width = batches.split, batches.batch_size // count
+        size = split.viewing.crop
+        self.images = torch.zeros(width, size, size, 3, dtype=torch.uint8, device=split.device)
+        self.labels = torch.zeros(width, dtype=torch.int64, device=split.device)
+        self._start = (0, 0)
+        self._iterator: Iterator[Any] | None = None
+
+    def load(self, epoch: int, row: int) -> None:
+        """Begins at batch ``row`` of ``epoch``; the workers start with the first step."""
+        self.close()
+        self._start = (epoch, row)
+
+    def advance(self) -> None:
+        """Waits for the next batch, and sends it to the device."""
+        if self._iterator is None:
+            epoch, row = self._start
+            rows = _TrainingRows(self.batches.split, self.batches.plan(epoch).part(self.index, self.count))
+            self._iterator = _loaded(rows, range(row, len(self.batches)), self.batches.split)
+        images, labels, unreadable = next(self._iterator)
+        _note(self.batches.data.unreadable, unreadable)
+        self.images.copy_(images, non_blocking=True)
+        self.labels.copy_(labels, non_blocking=True)
+
+    def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """(images, labels) of the step: float32 ``(N, 3, H, W)``, int64 ``(N,)``; reads nothing from the device."""
+        return self.batches.normaliser(self.images.permute(0, 3, 1, 2)), self.labels
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._iterator = None
+
+
+def stream_evaluation(
+    data: ImageData, part: int = 0, count: int = 1, views: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image of ``data.test`` that can be decoded once, normalised, in order.
+
+    Yields images of shape ``(N, 3, H, W)``, or with ten views ``(N, 10, 3, H, W)``, and labels. Of ``count``
+    processes each takes every ``count``-th batch, from ``part`` on.
+    """
+    split = data.test
+    assert isinstance(split, FileSplit)
+    normaliser = Normaliser(data.mean, data.std, split.device)
+    chunks = _EvaluationChunks(split, max(1, EVALUATION_CHUNK // views), views)
+    for images, labels, unreadable in _loaded(chunks, range(part, len(chunks), count), split):
+        _note(data.unreadable, unreadable)
+        if not len(labels):
+            continue
+        images, labels = (t.to(split.device, non_blocking=True) for t in (images, labels))
+        found = normaliser(images.flatten(0, 1).permute(0, 3, 1, 2))
+        yield (found if views == 1 else found.unflatten(0, (len(labels), views))), labels
+
+
+def _note(unreadable: Unreadable | None, found: list[tuple[str, str]]) -> None:
+    if unreadable is not None:
+        for name, reason in found:
+            unreadable.add(name, reason)
+
+
+class _TrainingRows(Dataset[Any]):
+    """Row by row of a plan: (images, labels, unreadable files with reasons)."""
+
+    def __init__(self, split: FileSplit, plan: StreamPlan) -> None:
+        self.split, self.plan = split, plan
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+        split, plan = self.split, self.plan
+        width, size = plan.order.shape[1], split.viewing.crop
+        images = torch.empty(width, size, size, 3, dtype=torch.uint8)
+        array, labels, unreadable = images.numpy(), torch.empty(width, dtype=torch.int64), []
+        values = zip(plan.order[row], plan.shorter[row], plan.positions[row].T, plan.mirrored[row], strict=True)
+        for place, (index, shorter, position, mirrored) in enumerate(values):
+            chosen = int(index)
+            for _ in range(TRIES):
+                try:
+                    image = split.read(chosen)
+                    break
+                except (UnreadableError, OSError) as error:
+                    unreadable.append((split.name(chosen), str(error)))
+                    chosen = (chosen + STRIDE) % len(split)
+            else:
+                name, reason = unreadable[-1]
+                raise ValueError(
+                    f"{TRIES} images in a row cannot be read, the last one {split.root / name} ({reason}): is "
+                    f"data.path={split.root} still there?"
+                )
+            down, right = position.tolist()
+            array[place] = random_view(image, int(shorter), (down, right), bool(mirrored), size)
+            labels[place] = split.labels[chosen]
+        return images, labels, unreadable
+
+
+class _EvaluationChunks(Dataset[Any]):
+    """Chunk by chunk of a split: (views, labels, unreadable files with reasons); those are left out."""
+
+    def __init__(self, split: FileSplit, size: int, views: int) -> None:
+        self.split, self.size, self.views = split, size, views
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.size)
+
+    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+        split, viewing = self.split, self.split.viewing
+        chosen = range(chunk * self.size, min((chunk + 1) * self.size, len(split)))
+        found, labels, unreadable = [], [], []
+        for index in chosen:
+            try:
+                image = split.read(index)
+            except (UnreadableError, OSError) as error:
+                unreadable.append((split.name(index), str(error)))
+                continue
+            if self.views == 1:
+                found.append(centre_view(image, viewing.shorter_side, viewing.crop)[None])
+            else:
+                found.append(np.stack(list(ten_views(image, viewing.shorter_side, viewing.crop))))
+            labels.append(int(split.labels[index]))
+        shape = (0, self.views, viewing.crop, viewing.crop, 3)
+        images = np.stack(found) if found else np.empty(shape, dtype=np.uint8)
+        return torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64), unreadable
+
+
+def _loaded(dataset: Dataset[Any], rows: range, split: FileSplit) -> Iterator[Any]:
+    """The items of ``dataset`` in ``rows``, in order, made ahead by the workers of ``split``."""
+    workers = min(split.workers, len(rows))
+    settings: dict[str, Any] = {"worker_init_fn": _Worker(os.getpid()), "prefetch_factor": 2} if workers else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as was asked for
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=rows,
+            num_workers=workers,
+            pin_memory=split.device.type == "cuda",
+            generator=torch.Generator(),  # else it draws from the global one
+            **settings,
+        )
+        return iter(loader)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker does first: signals are the parent's to hear, and without it there is nothing to do."""
+
+    parent: int
+
+    def __call__(self, index: int) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: else it would hold the run's lock
+        if os.getppid() != self.parent:
+            os._exit(1)
