@@ -14,7 +14,7 @@ class NetworkConfig:
     """A ResNet; classes and image channels come from the data."""
 
     family: str = "cifar"  # cifar | imagenet
-    depth: int = 20  # 6n+2 | 18, 34
+    depth: int = 20  # 6n+2 | 18, 34, 50, 101, 152
     widths: list[int] | None = None  # channels of each stage; null: 16, 32, 64 | 64, 128, 256, 512
     shortcut: str = "projection"  # projection | padding
     activation: str = "relu"  # relu | prelu | gelu | pgelu | ...

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from morphnet.nn.resnet import ResNet, cifar_architecture
+from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture
 
 torch.set_num_threads(1)  # the tests run in two processes
 gc.set_threshold(10_000, 20, 20)  # copies of networks and configurations are made and dropped by the thousand
@@ -30,10 +30,29 @@ def make_network() -> Callable[..., ResNet]:
     return make
 
 
+@pytest.fixture
+def make_bottlenecks() -> Callable[..., ResNet]:
+    def make(family: str = "imagenet", **settings: object) -> ResNet:
+        """The same of bottlenecks: two stages, 16 and 32 channels between their blocks."""
+        return copy.deepcopy(_bottlenecks(family, **settings))
+
+    return make
+
+
+@cache
+def _bottlenecks(family: str, **settings: object) -> ResNet:
+    generator = torch.Generator().manual_seed(0)
+    architecture = Architecture(family, (2, 3), (4, 8), 10, block="bottleneck", **settings)
+    return _lived_in(ResNet(architecture, generator), generator)
+
+
 @cache
 def _network(depth: int, seed: int, **settings: object) -> ResNet:
     generator = torch.Generator().manual_seed(seed)
-    network = ResNet(cifar_architecture(depth, 10, **settings), generator)
+    return _lived_in(ResNet(cifar_architecture(depth, 10, **settings), generator), generator)
+
+
+def _lived_in(network: ResNet, generator: torch.Generator) -> ResNet:
     with torch.no_grad():
         for name, value in network.named_parameters():
             if value.dim() == 1:

@@ -42,6 +42,18 @@ def test_imagenet_resnet18_costs_what_table_3_says(spec, macs):
     assert count_macs(ResNet(architecture), (1, 3, 224, 224)) == macs
 
 
+@pytest.mark.parametrize(
+    ("depth", "macs"), [(34, 3_663_761_408), (50, 4_089_184_256), (101, 7_801_405_440), (152, 11_513_626_624)]
+)
+def test_deeper_imagenet_resnets_cost_what_torchvision_says(depth, macs):
+    assert count_macs(bare(imagenet_architecture(depth)), (1, 3, 224, 224)) == macs
+
+
+def test_every_identity_shortcut_of_resnet50_costs_as_much():
+    child = bare(plan_morph(imagenet_architecture(50), parse_spec("1c1")).child)
+    assert count_macs(child, (1, 3, 224, 224)) == 4_089_184_256 + 12 * 411_041_792
+
+
 def test_counting_changes_neither_mode_nor_device_nor_statistics():
     network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)).train()
     before = {k: v.clone() for k, v in network.state_dict().items()}

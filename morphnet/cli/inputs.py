@@ -125,7 +125,7 @@ def load_parent(
     """The network of SOURCE; ``network`` and ``data`` name the architecture of a bare state dict.
 
     Args:
-        convert: torchvision's ResNet-18 and -34 as ours; else of their own class.
+        convert: torchvision's plain ResNets (18 to 152 layers) as ours; else of their own class.
 
     Raises:
         ValueError: it does not fit the data.

@@ -46,10 +46,16 @@ def apply_morph(
         ValueError: the morphism equation of a branch could not be solved.
     """
     structure = describe_structure(parent, bare(parent.architecture))
-    replaced = [change.block for change in plan.blocks if _shortcut_name(parent, change.block) in structure["modules"]]
+    shortcuts = {change.block: _shortcut_name(parent, change.block) for change in plan.blocks}
+    replaced = [
+        block
+        for block, part in shortcuts.items()
+        if any(f"{name}.".startswith(f"{part}.") for name in structure["modules"])
+    ]
     if replaced:
         raise ValueError(
-            f"the shortcut of {', '.join(replaced)} is a module already, which {plan.spec} knows nothing of"
+            f"the shortcut of {', '.join(replaced)} is a module already, or has one in it, which {plan.spec} knows "
+            "nothing of"
         )
     child = ResNet(plan.child)
     restore_structure(child, structure)

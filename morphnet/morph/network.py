@@ -65,8 +65,8 @@ def morph_network(
     and training mode.
 
     Args:
-        parent: with a spec string, one of our ResNets, plain or already morphed, or a torchvision ResNet of basic
-            blocks, which is converted to ours; with patterns, any network.
+        parent: with a spec string, one of our ResNets, plain or already morphed, or a torchvision ResNet
+            (-18, -34, -50, -101, -152), which is converted to ours; with patterns, any network.
         spec: ``{k1}c{k2}[_2branch][_half]``, such as ``1c1_half``, for the residual shortcuts; on a morphed parent the
             target of the blocks it touches. Or a dictionary from patterns of layer names (globs, as ``fnmatch`` reads
             them) to what becomes of those layers: a :class:`~morphnet.graph.ModuleGraph`, for any ``nn.Conv2d``,
@@ -365,8 +365,8 @@ def _our_resnet(parent: nn.Module) -> ResNet:
     converted = convert_torchvision(parent)
     if converted is None:
         raise TypeError(
-            f"a morph spec needs one of morphnet's ResNets or a torchvision ResNet-18 or -34; "
-            f"got {type(parent).__name__}"
+            "a morph spec needs one of morphnet's ResNets or torchvision's ResNet-18, -34, -50, -101 or -152 (no "
+            f"ResNeXt, no wide one); got {type(parent).__name__}: name layers by patterns instead"
         )
     return converted
 

@@ -102,9 +102,9 @@ def plan_morph(
 
 
 def _blocks(architecture: Architecture) -> list[tuple[str, int, int]]:
-    """Name, index within its stage, and channels of every block."""
-    stages = enumerate(zip(architecture.blocks, architecture.widths, strict=True), 1)
-    return [(f"layer{s}.{i}", i, width) for s, (count, width) in stages for i in range(count)]
+    """Name, index within its stage, and channels on the shortcut of every block."""
+    stages = enumerate(zip(architecture.blocks, architecture.block_channels, strict=True), 1)
+    return [(f"layer{s}.{i}", i, channels) for s, (count, channels) in stages for i in range(count)]
 
 
 def _touches(spec: MorphSpec, index: int) -> bool:

@@ -15,17 +15,22 @@ from morphnet.nn.branch import ShortcutShape, SplitShortcut
 from morphnet.nn.structure import describe_structure, restore_structure
 
 Family = Literal["cifar", "imagenet"]
+BlockKind = Literal["basic", "bottleneck"]
+
+#: Layers with weights in a block of each kind, and the channels that leave it over the width of its stage.
+BLOCK_LAYERS = {"basic": 2, "bottleneck": 3}
+EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet of basic blocks as a value: equal architectures have equal parameter names and shapes.
+    """A ResNet as a value: equal architectures have equal parameter names and shapes.
 
     Attributes:
         family: ``cifar`` (3x3 stem, stages ``layer1`` to ``layer3``, classifier ``linear``) or ``imagenet``
             (torchvision's: 7x7 stem with pooling, classifier ``fc``, projections named ``downsample``).
         blocks: residual blocks in each stage.
-        widths: channels of each stage.
+        widths: channels of each stage; those between the convolutions of a bottleneck.
         classes: classes of the classifier.
         in_channels: channels of the image.
         shortcut: where a block changes the shape: ``projection`` (1x1 convolution and BN) or ``padding``
@@ -33,6 +38,8 @@ class Architecture:
         activation: a name in ``FUNCTIONS``, or the same with a ``p`` before it for the parametric form of
             Eq. (8): ``relu`` is ReLU, ``prelu`` is PReLU with one slope per channel.
         shortcuts: the morphed shortcuts, by the name of their block, such as ``layer1.1``.
+        block: of every stage: ``basic`` (two 3x3 convolutions) or ``bottleneck`` (1x1, 3x3, and 1x1 to four times the
+            width), as in ResNet-50 and deeper.
     """
 
     family: Family
@@ -43,12 +50,15 @@ class Architecture:
     shortcut: Literal["projection", "padding"] = "projection"
     activation: str = "relu"
     shortcuts: dict[str, ShortcutShape] = field(default_factory=dict)
+    block: BlockKind = "basic"
 
     def __post_init__(self) -> None:
         if self.family not in ("cifar", "imagenet"):
             raise ValueError(f"network.family={self.family!r}; expected 'cifar' or 'imagenet'")
         if self.shortcut not in ("projection", "padding"):
             raise ValueError(f"network.shortcut={self.shortcut!r}; expected 'projection' or 'padding'")
+        if self.block not in ("basic", "bottleneck"):
+            raise ValueError(f"block={self.block!r}; expected 'basic' or 'bottleneck'")
         if not self.blocks or len(self.blocks) != len(self.widths):
             raise ValueError(
                 f"network.widths={list(self.widths)}: one width per stage is needed, {len(self.blocks)} in all"
@@ -72,10 +82,23 @@ class Architecture:
     @property
     def depth(self) -> int:
         """Layers with weights, projections not counted, as in the names of the paper's tables."""
-        return 2 * sum(self.blocks) + 2
+        return BLOCK_LAYERS[self.block] * sum(self.blocks) + 2
+
+    @property
+    def block_channels(self) -> tuple[int, ...]:
+        """Channels that leave each block of a stage, which are those of its shortcut: one number per stage."""
+        return tuple(EXPANSION[self.block] * width for width in self.widths)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values for :meth:`from_dict`; without ``block`` where it is basic.
+
+        The hash of a network is one of these values too, so that networks saved before there were bottlenecks keep
+        theirs.
+        """
+        values = asdict(self)
+        if self.block == "basic":
+            del values["block"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
@@ -96,7 +119,7 @@ class Architecture:
 
 
 def cifar_architecture(depth: int, classes: int, **settings: Any) -> Architecture:
-    """The CIFAR ResNet of ``depth`` = 6n + 2 layers: three stages of n blocks.
+    """The CIFAR ResNet of ``depth`` = 6n + 2 layers: three stages of n basic blocks.
 
     Raises:
         ValueError: the depth is not of this form.
@@ -106,19 +129,24 @@ def cifar_architecture(depth: int, classes: int, **settings: Any) -> Architectur
             f"network.depth={depth}: a CIFAR ResNet has 6n+2 layers: 8, 14, 20, 26, 32, 38, 44, 50, 56, ..."
         )
     widths = tuple(settings.pop("widths", (16, 32, 64)))
-    return Architecture("cifar", ((depth - 2) // 6,) * 3, widths, classes, **settings)
+    return Architecture("cifar", ((depth - 2) // 6,) * 3, widths, classes, block="basic", **settings)
 
 
-#: Blocks per stage of the ImageNet ResNets built of basic blocks.
-IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+#: Blocks per stage of the ImageNet ResNets, by depth: from 50 layers on they are bottlenecks.
+IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def imagenet_architecture(depth: int, classes: int = 1000, **settings: Any) -> Architecture:
-    """The ImageNet ResNet of 18 or 34 layers."""
+    """The ImageNet ResNet of 18 or 34 layers (basic blocks), 50, 101 or 152 (bottlenecks), as torchvision has them.
+
+    Raises:
+        ValueError: the depth is none of these.
+    """
     if depth not in IMAGENET_BLOCKS:
-        raise ValueError(f"network.depth={depth}: an ImageNet ResNet of basic blocks has 18 or 34 layers")
+        raise ValueError(f"network.depth={depth}: an ImageNet ResNet has 18, 34, 50, 101 or 152 layers")
     widths = tuple(settings.pop("widths", (64, 128, 256, 512)))
-    return Architecture("imagenet", IMAGENET_BLOCKS[depth], widths, classes, **settings)
+    block: BlockKind = "basic" if depth < 50 else "bottleneck"
+    return Architecture("imagenet", IMAGENET_BLOCKS[depth], widths, classes, block=block, **settings)
 
 
 def split_activation(name: str) -> tuple[str, bool]:
@@ -160,7 +188,23 @@ class PaddingShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """What both kinds of block are: layers, and beside them a shortcut that can be replaced."""
+
+    shortcut_name: str
+
+    def _add_shortcut(self, in_channels: int, out_channels: int, stride: int, arch: Architecture, name: str) -> None:
+        # The part is called what the trained networks of the family call it, so that their weights fit.
+        self.shortcut_name = "downsample" if arch.family == "imagenet" else "shortcut"
+        self.add_module(self.shortcut_name, _shortcut(in_channels, out_channels, stride, arch, name))
+
+    @property
+    def shortcut_part(self) -> nn.Module:
+        """The module on the shortcut path, an ``nn.Identity`` where nothing is there."""
+        return self.get_submodule(self.shortcut_name)
+
+
+class BasicBlock(ResidualBlock):
     """conv3x3 - BN - activation - conv3x3 - BN, plus the shortcut, then an activation."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> None:
@@ -171,32 +215,54 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.act2 = _activation(arch, channels)
-        # The part is called what the trained networks of the family call it, so that their weights fit.
-        self.shortcut_name = "downsample" if arch.family == "imagenet" else "shortcut"
-        self.add_module(self.shortcut_name, self._shortcut(in_channels, channels, stride, arch, name))
-
-    @staticmethod
-    def _shortcut(in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> nn.Module:
-        identity = stride == 1 and in_channels == channels
-        if name in arch.shortcuts:
-            if not identity:
-                raise ValueError(f"{name}: its shortcut changes the shape, so it cannot be a split identity")
-            return SplitShortcut(channels, arch.shortcuts[name])
-        if identity:
-            return nn.Identity()
-        if arch.shortcut == "padding":
-            return PaddingShortcut(in_channels, channels, stride)
-        return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-
-    @property
-    def shortcut_part(self) -> nn.Module:
-        """The module on the shortcut path, an ``nn.Identity`` where nothing is there."""
-        return self.get_submodule(self.shortcut_name)
+        self._add_shortcut(in_channels, channels, stride, arch, name)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.act2(y + getattr(self, self.shortcut_name)(x))
+
+
+class Bottleneck(ResidualBlock):
+    """conv1x1 - BN - activation - conv3x3 - BN - activation - conv1x1 - BN, plus the shortcut, then an activation.
+
+    ``channels`` pass between the convolutions, and four times as many leave. The stride is that of the 3x3 convolution,
+    as in torchvision ("v1.5"); He et al. 2015 have it in the first.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> None:
+        super().__init__()
+        out_channels = EXPANSION["bottleneck"] * channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = _activation(arch, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.act2 = _activation(arch, channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.act3 = _activation(arch, out_channels)
+        self._add_shortcut(in_channels, out_channels, stride, arch, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act1(self.bn1(self.conv1(x)))
+        y = self.act2(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.act3(y + getattr(self, self.shortcut_name)(x))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, arch: Architecture, name: str) -> nn.Module:
+    """The shortcut of block ``name``: a morphed one, an identity, or what changes the shape."""
+    identity = stride == 1 and in_channels == out_channels
+    if name in arch.shortcuts:
+        if not identity:
+            raise ValueError(f"{name}: its shortcut changes the shape, so it cannot be a split identity")
+        return SplitShortcut(out_channels, arch.shortcuts[name])
+    if identity:
+        return nn.Identity()
+    if arch.shortcut == "padding":
+        return PaddingShortcut(in_channels, out_channels, stride)
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 class ResNet(nn.Module):
@@ -219,13 +285,16 @@ class ResNet(nn.Module):
         self.act = _activation(arch, stem)
         self.pool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
         self.stages = [f"layer{i}" for i in range(1, len(arch.blocks) + 1)]
+        kind = Bottleneck if arch.block == "bottleneck" else BasicBlock
         channels = stem
-        for stage, count, width in zip(self.stages, arch.blocks, arch.widths, strict=True):
+        for stage, count, width, leaving in zip(
+            self.stages, arch.blocks, arch.widths, arch.block_channels, strict=True
+        ):
             blocks = []
             for i in range(count):
                 stride = 2 if i == 0 and stage != "layer1" else 1
-                blocks.append(BasicBlock(channels, width, stride, arch, f"{stage}.{i}"))
-                channels = width
+                blocks.append(kind(channels, width, stride, arch, f"{stage}.{i}"))
+                channels = leaving
             self.add_module(stage, nn.Sequential(*blocks))
         unknown = set(arch.shortcuts) - {name for name, _ in self.named_blocks()}
         if unknown:
@@ -244,11 +313,11 @@ class ResNet(nn.Module):
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 nn.init.zeros_(module.bias)
 
-    def named_blocks(self) -> Iterator[tuple[str, BasicBlock]]:
+    def named_blocks(self) -> Iterator[tuple[str, ResidualBlock]]:
         """Every residual block with its name, such as ``("layer1.0", ...)``, in the order of the data."""
         for stage in self.stages:
             for i, block in enumerate(self.get_submodule(stage).children()):
-                assert isinstance(block, BasicBlock)
+                assert isinstance(block, ResidualBlock)
                 yield f"{stage}.{i}", block
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""torchvision's ResNets of basic blocks as ours."""
+"""torchvision's ResNets as ours."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import torch
 from torch import nn
 
 from morphnet.nn.mode import evaluation_mode
-from morphnet.nn.resnet import Architecture, ResNet
+from morphnet.nn.resnet import Architecture, BlockKind, ResNet
 
 
 def convert_torchvision(network: nn.Module) -> ResNet | None:
     """The same function as one of our ResNets: same parameter names, one activation per place.
 
     Returns:
-        None if ``network`` is no torchvision ResNet, or is built of other blocks than basic ones.
+        None if ``network`` is no torchvision ResNet, or is of another kind than ResNet-18, -34, -50, -101 and -152:
+        with grouped (ResNeXt), wide or dilated convolutions.
 
     Raises:
         ValueError: the converted network does not compute the same, as where a layer was exchanged.
     """
     if not type(network).__module__.startswith("torchvision.models."):
         return None  # without importing torchvision, which takes seconds
-    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import BasicBlock, Bottleneck
     from torchvision.models.resnet import ResNet as TorchvisionResNet
 
     if not isinstance(network, TorchvisionResNet):
         return None
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]
-    if not all(isinstance(block, BasicBlock) for stage in stages for block in stage):
+    blocks = [block for stage in stages for block in stage]
+    if all(isinstance(block, BasicBlock) for block in blocks):
+        kind: BlockKind = "basic"
+    elif all(isinstance(block, Bottleneck) for block in blocks):
+        kind = "bottleneck"
+    else:
+        return None
+    if (network.groups, network.base_width, network.dilation) != (1, 64, 1):
         return None
     if not isinstance(network.fc, nn.Linear):
         raise ValueError(f"this torchvision ResNet has a {type(network.fc).__name__} as its fc; a Linear is needed")
@@ -36,6 +44,7 @@ def convert_torchvision(network: nn.Module) -> ResNet | None:
         tuple(int(stage[0].conv1.out_channels) for stage in stages),
         network.fc.out_features,
         network.conv1.in_channels,
+        block=kind,
     )
     converted = ResNet(architecture).to(next(network.parameters()))
     try:

@@ -32,7 +32,8 @@ def load_source(
         architecture: of a state dict; ignored where the source carries its own.
         weights: of ``torchvision:NAME``: ``none`` (random), ``default`` (torchvision's download), or a file.
         classes: of ``torchvision:NAME`` without weights; None for ImageNet's 1000.
-        convert: turn torchvision's ResNet-18 and -34 into ours, whose shortcuts can be morphed; else keep its class.
+        convert: turn torchvision's ResNet-18, -34, -50, -101 and -152 into ours, whose shortcuts can be morphed; else
+            keep its class.
 
     Raises:
         FileNotFoundError, ValueError: in words that name what was given and what to try.

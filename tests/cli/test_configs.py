@@ -3,12 +3,20 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from morphnet.cli.compose import configs_dir, register, run_name
 from morphnet.cli.inputs import architecture_of
+from morphnet.cli.operations import layer_morphs
 from morphnet.config import TrainConfig
+from morphnet.flops import count_macs
+from morphnet.morph import find_targets, plan_morph
+from morphnet.morph.named import Settings, identity_channels, plan_layers
+from morphnet.nn.resnet import bare
+from morphnet.nn.structure import restore_structure
+from morphnet.spec import parse_spec
 from morphnet.train import plan_phases
 
 PRESETS = sorted(path.stem for path in Path(configs_dir(), "experiment").glob("*.yaml"))
@@ -28,6 +36,7 @@ def _plan(config, classes, steps_per_epoch=390):
     return plan_phases(
         config.phases, config.controls, config.schedule, config.optim.lr, steps_per_epoch, architecture,
         config.morphing, parent_given=False, train_images=1000,
+        layers=[layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)],
     )  # fmt: skip
 
 
@@ -41,6 +50,7 @@ def test_every_preset_composes_and_plans(preset):
         assert (config.data.pad, config.data.flip) == (4, True)
         warmup = 400 if "110" in preset else 0
         assert [plan.schedule.warmup_steps for plan in plans] == [warmup] + [0] * (len(plans) - 1)
+    assert all(plan.grows for plan in plans if plan.role == "child")
     if any(phase.morph for phase in config.phases):
         assert any(plan.role == "control" for plan in plans)
 
@@ -48,6 +58,61 @@ def test_every_preset_composes_and_plans(preset):
 def test_there_are_presets_for_the_tables():
     assert len([p for p in PRESETS if p.startswith("cifar10_")]) == 16
     assert len([p for p in PRESETS if p.startswith("cifar100_")]) == 6
+    assert {"imagenet_resnet18", "imagenet_morph18_1c1"} <= set(PRESETS)
+
+
+IMAGENET = [preset for preset in PRESETS if preset.startswith("imagenet_")]
+#: Training images of ILSVRC 2012.
+IMAGENET_IMAGES = 1_281_167
+
+
+@pytest.mark.parametrize("preset", IMAGENET)
+def test_the_imagenet_recipe_divides_the_rate_after_exactly_30_and_60_of_70_epochs(preset):
+    config = _compose(f"experiment={preset}")
+    assert config.data.name == "imagenet"
+    assert (config.optim.batch_size, config.optim.momentum, config.optim.weight_decay) == (256, 0.9, 1e-4)
+    epoch = IMAGENET_IMAGES // config.optim.batch_size
+    assert epoch == 5004
+    for plan in _plan(config, 1000, epoch):
+        assert plan.schedule.steps == 70 * epoch
+        steps = [0, 30 * epoch - 1, 30 * epoch, 60 * epoch - 1, 60 * epoch, 70 * epoch - 1]
+        rates = [plan.schedule.rate(step) for step in steps]
+        assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("preset", "macs"),
+    [
+        ("imagenet_resnet18", 1_814_073_344),
+        ("imagenet_morph18_1c1", 1_916_833_792),
+        ("imagenet_morph50_side_1c1", 4_294_705_152),
+        ("imagenet_morph50_1c1_few", 4_500_226_048),
+    ],
+)
+def test_imagenet_presets_cost_little_more_than_their_parents(preset, macs):
+    config = _compose(f"experiment={preset}")
+    parent = architecture_of(config.network, 1000, 3)
+    size = (1, 3, 224, 224)
+    found = count_macs(_child(config, parent, size), size)
+    assert found == macs
+    assert found <= 1.2 * count_macs(bare(parent), size)
+
+
+def _child(config, architecture, size):
+    """The last child of ``config``, without weights."""
+    layers = [layer_morphs(phase) for phase in config.phases]
+    for phase in config.phases:
+        if phase.morph is not None:
+            architecture = plan_morph(architecture, parse_spec(phase.morph)).child
+    network, how = bare(architecture), config.morphing.layers
+    for patterns in filter(None, layers):
+        targets = find_targets(network, patterns)
+        channels = identity_channels(network, targets, torch.empty(size, device="meta"))
+        settings = Settings(how.padding, config.morphing.activation, how.bn != "none", how.method, how.init, False)
+        shapes = plan_layers(network, targets, channels, settings)
+        with torch.device("meta"):
+            restore_structure(network, {"modules": {name: shape.to_dict() for name, shape in shapes.items()}})
+    return network
 
 
 def test_phases_are_overridden_by_their_place():

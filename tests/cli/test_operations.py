@@ -13,6 +13,7 @@ from morphnet.graph import ModuleGraph
 from morphnet.morph import Deepen, Enlarge, Widen
 from morphnet.nn.graph_conv import GraphConv2d
 from morphnet.nn.resnet import ResNet, cifar_architecture
+from tests.modules import module
 
 SHORT = ["schedule.epochs=1", "controls=[]", "optim.batch_size=300", "morphing.calibration_batches=2"]
 SMALL = ["data=digits", "calibration_batches=2"]
@@ -141,6 +142,19 @@ def test_every_operation_can_be_asked_for(run, saved, tmp_path, overrides, chang
     assert (tmp_path / "out" / "config.yaml").is_file()
 
 
+def test_phases_morph_layers_of_bottlenecks(run, tmp_path):
+    phases = "phases=[{},{module: side_1c1, target: 'layer4.*.conv2'},{module: 1c1, target: layer4.1.downsample}]"
+    network = ["network=imagenet_resnet50", "network.widths=[2,2,2,2]"]
+    code, _, error = run("train", *network, phases, *SHORT, "morphing.layers.bn=calibrated", "hydra.run.dir=run")
+    assert code == 0, error
+    first, second, third = (_record(tmp_path / "run", name) for name in ("0_parent", "1_side_1c1", "2_1c1"))
+    assert second["start_error"] == first["error"]
+    assert third["start_error"] == second["error"]
+    grown = load_network(tmp_path / "run" / "phases" / "2_1c1" / "network.safetensors")
+    assert len([m for m in grown.modules() if isinstance(m, GraphConv2d)]) == 4
+    assert grown.layer4[1].downsample.convs["s-a"].out_channels == 8
+
+
 def test_a_morph_by_names_needs_no_data(run, saved, tmp_path):
     code, output, error = run("morph", f"parent={saved}", "module=a", "target=layer1.0.conv1", "output=out")
     assert code == 0, error
@@ -248,6 +262,10 @@ def test_operations_of_a_configuration():
     assert layer_morphs(PhaseConfig(enlarge=5, target="a")) == {"a": Enlarge(5)}
     found = layer_morphs(PhaseConfig(module="bridge", target="*.conv2"))
     assert len(found["*.conv2"].convolutions) == 7
+
+
+def test_the_thin_pair_beside_a_convolution():
+    assert module_of("side_1c1") == module("st sa:1x1 at:1x1", channels={"a": "0.5x"})
 
 
 def test_a_module_is_a_name_or_written_out():

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from morphnet.graph import Edge, ModuleGraph
 from morphnet.morph.layer import InexactError, feasible_or_why, morph_conv, why_not
 from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape
-from morphnet.solvers import embed_even
+from morphnet.solvers import embed_even, solve
 from tests.modules import BRIDGE, convolutions, module, normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -180,6 +180,19 @@ def test_the_generator_decides_the_filters():
     first = weight(None)
     torch.manual_seed(2)
     assert torch.equal(first, weight(None))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_thin_pair_grows_beside_a_3x3_convolution(stride):
+    conv = nn.Conv2d(16, 16, 3, stride, 1, bias=False).double()
+    graph = module("st sa:1x1 at:1x1", channels={"a": "0.5x"})
+    solution = solve(graph, conv.weight)
+    assert solution.converged
+    assert solution.residual < 1e-12
+    assert (solution.weak, solution.zero_share) == ((), 0.0)
+    grown, x = morph_conv(conv, graph), normal(2, 16, 9, 10)
+    assert_close(grown(x), conv(x), rtol=1e-10, atol=1e-10)
+    assert grown.convs["s-a"].weight.shape == (8, 16, 1, 1)
 
 
 def test_groups_are_solved_one_by_one():

@@ -18,6 +18,8 @@ from morphnet.nn.graph_conv import GraphConv2d
 from tests.modules import BRIDGE, module
 
 PAIR = module("sa at")
+#: configs/module/side_1c1.yaml
+SIDE = module("st sa:1x1 at:1x1", channels={"a": "0.5x"})
 PAIR_1X1 = module("sa at", 1)
 BOTTLENECK = module("sa:1x1 ab bt:1x1 st", channels={"a": "0.25x", "b": "0.25x"})
 
@@ -137,6 +139,34 @@ def test_a_stride_is_carried_by_the_module():
     x = _images(1, 4, 9, 10)
     assert child[0].stride == (2, 2)
     assert_close(child(x), parent(x), atol=1e-5, rtol=1e-4)
+
+
+def test_every_3x3_convolution_of_bottlenecks_gets_a_thin_pair_beside_it(make_bottlenecks, batches):
+    parent = make_bottlenecks()
+    child, report = morph_network(parent, {"layer*.*.conv2": SIDE}, calibration=batches)
+    _assert_kept(parent, child, report, _images(2, 3, 41, 36))
+    assert [layer.name for layer in report.layers] == [f"{name}.conv2" for name, _ in parent.named_blocks()]
+    assert all((layer.weak, layer.zero_share) == ((), 0.0) and layer.condition <= 3 for layer in report.layers)
+    thin = child.layer2[0].conv2.convs["s-a"]
+    assert (thin.weight.shape, thin.stride) == ((4, 8, 1, 1), (2, 2))
+    child.train()(_images(8, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for n, p in child.named_parameters() if ".convs." in n)
+
+
+@pytest.mark.parametrize("bn", ["none", "calibrated"])
+def test_an_identity_shortcut_of_a_bottleneck_becomes_a_module(make_bottlenecks, batches, bn):
+    parent = make_bottlenecks()
+    graph = module("sa at st=0.5", 1)
+    child, report = morph_network(parent, {"layer2.1.downsample": graph}, calibration=batches, bn=bn)
+    _assert_kept(parent, child, report, _images(2, 3, 41, 36))
+    assert child.layer2[1].downsample.convs["s-a"].out_channels == 32
+
+
+def test_a_bottleneck_is_widened_inside(make_bottlenecks, batches):
+    parent = make_bottlenecks(activation="prelu")
+    child, report = morph_network(parent, {"layer?.1.conv[12]": Widen(1.5)}, calibration=batches)
+    _assert_kept(parent, child, report, _images(2, 3, 41, 36))
+    assert child.layer2[1].conv3.weight.shape == (32, 12, 1, 1)
 
 
 def test_a_depthwise_convolution_is_morphed_channel_by_channel():
@@ -586,3 +616,10 @@ def test_a_spec_on_a_block_whose_shortcut_became_a_module_is_refused(make_networ
     assert report.passed
     with pytest.raises(ValueError, match=r"layer2\.1"):
         morph_network(child, "1c1", calibration=batches)
+
+
+def test_a_spec_on_a_branch_that_has_a_module_in_it_is_refused(make_network, batches):
+    child, _ = morph_network(make_network(14), "1c1", calibration=batches)
+    child, _ = morph_network(child, {"layer2.1.shortcut.branches.0.conv2": PAIR_1X1}, calibration=batches)
+    with pytest.raises(ValueError, match=r"layer2\.1 is a module already, or has one in it, which 3c1 knows nothing"):
+        morph_network(child, "3c1", calibration=batches)

@@ -58,6 +58,42 @@ def test_split_width_and_padding_are_free(make_network, batches, settings):
     assert report.proof.exactness.relative < 1e-12
 
 
+@pytest.mark.parametrize("family", ["cifar", "imagenet"])
+@pytest.mark.parametrize("spec", ["1c1", "1c1_half", "3c1_2branch"])
+@pytest.mark.parametrize("bn", ["calibrated", "folded"])
+def test_a_network_of_bottlenecks_is_preserved(make_bottlenecks, batches, family, spec, bn):
+    parent = make_bottlenecks(family).double()
+    child, report = morph_network(parent, spec, calibration=batches, bn=bn)
+    assert report.proof.exactness.relative < 1e-12
+    assert _float64_difference(parent, child, torch.randn(4, 3, 33, 23)) < 1e-10
+    touched = {"layer1.1": 16, "layer2.1": 32} | ({} if "half" in spec else {"layer2.2": 32})
+    assert {name: shape.mid_channels for name, shape in child.architecture.shortcuts.items()} == touched
+    again, report = morph_network(child, "3c3_2branch", calibration=batches, bn=bn)
+    assert report.proof.exactness.relative < 1e-12
+    assert set(again.architecture.shortcuts) == {"layer1.1", "layer2.1", "layer2.2"}
+
+
+def test_bottlenecks_get_identity_inserts_and_padding_too(make_bottlenecks, batches):
+    parent = make_bottlenecks("cifar", shortcut="padding", activation="pgelu")
+    _, report = morph_network(parent, "1c1", calibration=batches, method="net2net")
+    assert report.proof.exactness.relative < 1e-12
+
+
+def test_a_torchvision_resnet_of_bottlenecks_is_converted_and_morphed(batches):
+    parent = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [2, 1, 1, 1], num_classes=10).eval()
+    child, report = morph_network(parent, "1c1", calibration=batches)
+    assert report.proof.exactness.relative < 1e-12
+    assert child.architecture.block == "bottleneck"
+    assert child.architecture.shortcuts["layer1.1"].mid_channels == 256
+
+
+def test_a_spec_needs_one_of_the_plain_resnets(batches):
+    with torch.device("meta"):
+        parent = torchvision.models.resnext50_32x4d()
+    with pytest.raises(TypeError, match=r"ResNet-18, -34, -50, -101 or -152 \(no ResNeXt"):
+        morph_network(parent, "1c1", calibration=batches)
+
+
 def test_split_is_the_share_of_the_identity_in_the_first_branch(make_network, batches):
     child, _ = morph_network(make_network(), "1c1_2branch", calibration=batches, split=0.2)
     shortcut = dict(child.named_blocks())["layer1.1"].shortcut_part

@@ -2,7 +2,7 @@ import pytest
 
 from morphnet.morph import plan_morph
 from morphnet.nn.branch import ShortcutShape
-from morphnet.nn.resnet import cifar_architecture
+from morphnet.nn.resnet import cifar_architecture, imagenet_architecture
 from morphnet.spec import parse_spec
 
 
@@ -20,6 +20,16 @@ def test_half_morphs_the_odd_blocks_and_the_first_of_a_stage_is_left_alone(depth
     touched = [block.block for block in _plan(architecture, "1c1").blocks]
     assert len(touched) == all_blocks
     assert not any(name.endswith(".0") for name in touched)
+
+
+def test_shortcuts_of_bottlenecks_have_the_channels_that_leave_them():
+    plan = _plan(imagenet_architecture(50), "1c1_half", "3c1")
+    assert [(b.block, b.channels) for b in plan.blocks if b.before is not None] == [
+        ("layer1.1", 256), ("layer2.1", 512), ("layer2.3", 512), ("layer3.1", 1024), ("layer3.3", 1024),
+        ("layer3.5", 1024), ("layer4.1", 2048),
+    ]  # fmt: skip
+    assert len(plan.blocks) == 12
+    assert all(b.after.mid_channels == b.channels for b in plan.blocks)
 
 
 def test_every_relu_becomes_parametric_and_the_parent_stays_as_it_was():

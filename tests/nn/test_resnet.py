@@ -10,6 +10,7 @@ from morphnet.nn.resnet import (
     Architecture,
     PaddingShortcut,
     ResNet,
+    bare,
     cifar_architecture,
     imagenet_architecture,
     with_parametric_activations,
@@ -44,6 +45,64 @@ def test_imagenet_resnet18_has_the_parameter_names_and_function_of_torchvision()
     assert torch.equal(ours(x), theirs(x))
 
 
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_an_imagenet_resnet_has_the_names_shapes_and_order_of_torchvision(depth):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")()
+    ours = bare(imagenet_architecture(depth))
+    assert {k: v.shape for k, v in theirs.state_dict().items()} == {k: v.shape for k, v in ours.state_dict().items()}
+    assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    layers = [m for n, m in ours.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "downsample" not in n]
+    assert len(layers) == depth == ours.architecture.depth
+
+
+@pytest.mark.parametrize("depth", [20, 49, 51, 0])
+def test_a_depth_that_no_imagenet_resnet_has_is_refused(depth):
+    with pytest.raises(ValueError, match=f"network.depth={depth}: .* 18, 34, 50, 101 or 152 layers"):
+        imagenet_architecture(depth)
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50"])
+def test_a_torchvision_resnet_becomes_ours_whatever_its_weights_and_statistics(name):
+    theirs = getattr(torchvision.models, name)(num_classes=7)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.5, generator=generator)
+                module.running_var.uniform_(0.3, 3, generator=generator)
+                module.weight.normal_(0, 0.7, generator=generator)
+                module.bias.normal_(0, 0.7, generator=generator)
+    ours = convert_torchvision(theirs)
+    assert ours.architecture == imagenet_architecture(int(name.removeprefix("resnet")), 7)
+    assert ours.training
+    x = torch.randn(2, 3, 75, 64, generator=generator)
+    for network in (theirs, ours):
+        network.eval()
+    assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours.double()(x.double()), theirs.double()(x.double()))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("resnext50_32x4d", {}),
+        ("wide_resnet50_2", {}),
+        ("resnet50", {"replace_stride_with_dilation": [False, False, True]}),
+    ],
+)
+def test_grouped_wide_and_dilated_resnets_stay_of_their_own_class(name, settings):
+    with torch.device("meta"):
+        network = getattr(torchvision.models, name)(**settings)
+    assert convert_torchvision(network) is None
+
+
+def test_the_stride_of_a_bottleneck_is_that_of_its_3x3_convolution(make_bottlenecks):
+    block = dict(make_bottlenecks().named_blocks())["layer2.0"]
+    assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3)] == [(1, 1), (2, 2), (1, 1)]
+    assert block.shortcut_part[0].stride == (2, 2)
+
+
 def test_a_torchvision_network_with_an_exchanged_layer_is_not_converted():
     network = torchvision.models.resnet18()
     network.relu = nn.GELU()
@@ -65,6 +124,13 @@ def test_parametric_activations_are_the_same_function(make_network, batches):
     assert torch.equal(converted(batches[0]), network(batches[0]))
     assert sum(isinstance(m, ParametricActivation) for m in converted.modules()) == 13
     assert with_parametric_activations(converted).state_dict().keys() == converted.state_dict().keys()
+
+
+def test_parametric_activations_of_bottlenecks_are_the_same_function(make_bottlenecks, batches):
+    network = make_bottlenecks()
+    converted = with_parametric_activations(network)
+    assert torch.equal(converted(batches[0]), network(batches[0]))
+    assert sum(isinstance(m, ParametricActivation) for m in converted.modules()) == 1 + 3 * 5
 
 
 def test_slopes_that_are_there_are_kept(make_network, batches):
@@ -94,6 +160,17 @@ def test_an_architecture_comes_back_from_json():
 def test_wrong_architectures_are_refused_with_the_key_named(change, message):
     with pytest.raises(ValueError, match=message):
         cifar_architecture(14, 10, **change)
+
+
+def test_the_kind_of_block_is_described_where_it_is_not_the_basic_one():
+    basic = cifar_architecture(14, 10)
+    assert "block" not in basic.to_dict()  # as in files written before there was a choice
+    assert Architecture.from_dict(basic.to_dict()).block == "basic"
+    bottlenecks = imagenet_architecture(50)
+    assert bottlenecks.to_dict()["block"] == "bottleneck"
+    assert Architecture.from_dict(bottlenecks.to_dict()) == bottlenecks
+    with pytest.raises(ValueError, match="block='bottelneck'; expected 'basic' or 'bottleneck'"):
+        Architecture.from_dict({**bottlenecks.to_dict(), "block": "bottelneck"})
 
 
 def test_a_description_with_a_missing_or_unknown_key_is_refused():

@@ -24,14 +24,15 @@ def test_relative_flop_rounds_to_the_printed_but_for_3c1(counted):
     assert off == {"morph20_3c1"}
 
 
-def test_there_is_a_preset_for_every_row_of_tables_1_and_2():
+def test_there_is_a_preset_for_every_row():
+    data = {1: "cifar10", 2: "cifar100", 3: "imagenet"}
     for row in PAPER:
-        if row.table == 3:
-            continue
-        name = f"cifar{10 if row.table == 1 else 100}_{row.name}" + (f"_via_{'_'.join(row.via)}" if row.via else "")
+        name = f"{data[row.table]}_{row.name}" + (f"_via_{'_'.join(row.via)}" if row.via else "")
         preset = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
         specs = [phase["morph"] for phase in preset["phases"]]
         assert specs == [None, *row.via, *([row.spec] if row.spec else [])]
-        assert {"override /recipe": "paper"} in preset["defaults"]
-        assert {"override /network": f"cifar_resnet{row.depth}"} in preset["defaults"]
+        recipe, family = ("paper_imagenet", "imagenet") if row.table == 3 else ("paper", "cifar")
+        assert {"override /recipe": recipe} in preset["defaults"]
+        assert {"override /data": data[row.table]} in preset["defaults"]
+        assert {"override /network": f"{family}_resnet{row.depth}"} in preset["defaults"]
         assert f"{100 * row.error:.2f} %" in (CONFIGS / f"{name}.yaml").read_text()

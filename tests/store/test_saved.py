@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from morphnet import load_network, morph_network, save_network
+from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.store import network_hash
+from tests.modules import module
 
 
 def test_a_morphed_network_comes_back_whole(make_network, batches, tmp_path):
@@ -20,6 +22,27 @@ def test_a_morphed_network_comes_back_whole(make_network, batches, tmp_path):
     assert loaded.metadata == child.metadata
     assert not loaded.training
     assert network_hash(loaded) == network_hash(child)
+
+
+def test_morphed_bottlenecks_come_back_whole(make_bottlenecks, batches, tmp_path):
+    child, _ = morph_network(make_bottlenecks(), "1c1", calibration=batches)
+    side = module("st sa:1x1 at:1x1", channels={"a": "0.5x"})
+    child, _ = morph_network(child, {"layer?.?.conv2": side}, calibration=batches)
+    loaded = load_network(save_network(child, tmp_path / "n.safetensors"))
+    assert torch.equal(loaded(batches[0]), child(batches[0]))
+    assert loaded.architecture == child.architecture
+    assert loaded.architecture.depth == 17
+    assert network_hash(loaded) == network_hash(child)
+    grown, _ = morph_network(loaded, "3c1", calibration=batches)
+    assert grown.architecture.shortcuts["layer2.2"].kernel_sizes == (3, 1)
+
+
+def test_networks_of_basic_blocks_have_the_hash_they_had_before_there_were_others():
+    network = ResNet(cifar_architecture(8, 10, widths=(2, 2, 2))).eval()
+    with torch.no_grad():
+        for value in network.parameters():
+            value.fill_(0.5)
+    assert network_hash(network) == "e8b69130d91d75395edbb83e68b1508f64ade3a13964bea5d8b9cd90dfff6dad"
 
 
 def test_a_loaded_network_can_be_morphed_on(make_network, batches, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from morphnet import save_network
-from morphnet.nn.resnet import cifar_architecture
+from morphnet.nn.resnet import cifar_architecture, imagenet_architecture
 from morphnet.store import load_source
 
 
@@ -90,6 +90,15 @@ def test_torchvision_is_named_from_a_fixed_list(tmp_path):
         load_source("torchvision:os.system")
     with pytest.raises(FileNotFoundError, match=r"weights=none\.pth"):
         load_source("torchvision:resnet18", weights="none.pth")
+
+
+def test_torchvisions_resnet50_becomes_ours_and_its_weights_fit_ours(tmp_path):
+    network = load_source("torchvision:resnet50")
+    assert network.architecture == imagenet_architecture(50)
+    assert type(load_source("torchvision:resnet50", convert=False)).__module__ == "torchvision.models.resnet"
+    save_file(network.state_dict(), tmp_path / "resnet50.safetensors")
+    loaded = load_source(str(tmp_path / "resnet50.safetensors"), imagenet_architecture(50))
+    assert torch.equal(loaded.layer4[2].conv3.weight, network.layer4[2].conv3.weight)
 
 
 def test_a_path_that_is_not_there_is_named():
