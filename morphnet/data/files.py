@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -67,9 +68,10 @@ class Unreadable:
         if name in self.found:
             return
         self.found[name] = reason
-        if self.file is not None:
-            with open(self.file, "a", encoding="utf-8") as stream:
-                stream.write(f"{name}\t{' '.join(reason.split())}\n")
+        with contextlib.suppress(OSError):  # another machine may not have the folder, and a full disk is said elsewhere
+            if self.file is not None:
+                with open(self.file, "a", encoding="utf-8") as stream:
+                    stream.write(f"{name}\t{' '.join(reason.split())}\n")
         if len(self.found) <= NAMED:
             more = "; further ones are counted" if len(self.found) == NAMED else ""
             print(f"morphnet: {name} cannot be read and is skipped ({reason}){more}", file=sys.stderr, flush=True)

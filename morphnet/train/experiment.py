@@ -117,17 +117,18 @@ class _Run:
 
         def train(folder: Path, tensorboard: Path) -> dict[str, Any]:
             nonlocal begun
-            begun = ranks.from_first(lambda: True)
+            begun = True
+            ranks.from_first(lambda: str(folder))
             return self.train(plan, folder, tensorboard)
 
         if ranks.is_first:
             record = self.find_or_train(plan, train)
             if not begun:
-                ranks.from_first(lambda: False)
+                ranks.from_first(lambda: None)
             return ranks.from_first(lambda: record)
-        folder = self.folder(plan)
-        if ranks.from_first(lambda: False):
-            self.train(plan, folder, folder)
+        where: str | None = ranks.from_first(lambda: None)
+        if where is not None:
+            self.train(plan, Path(where), Path(where))
         return ranks.from_first(dict)
 
     def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""Runs on images in files, as a user starts them: pictures made here, and real ones of ImageNet where they are."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from morphnet.cli import main
+from tests.pictures import write_folder
+
+TINY = [
+    "experiment=custom",
+    "network.depth=14",
+    "network.widths=[4,4,8]",
+    "data=folder",
+    "data.crop=32",
+    "data.shorter_side=[32,48]",
+    "data.eval_shorter_side=36",
+    "data.views=10",
+    "data.workers=1",
+    "optim.batch_size=6",
+    "optim.lr=0.05",
+    "phases=[{morph: null},{morph: 1c1}]",
+    "schedule.epochs=2",
+    "device=cpu",
+    "precision=float32",
+    "trainer.threads=1",
+]
+
+
+@pytest.fixture
+def run(capfd, monkeypatch, tmp_path):
+    """Runs a command in this process, in ``tmp_path``; gives exit code, standard output and standard error."""
+    monkeypatch.setattr("sys.argv", ["morphnet"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        capfd.readouterr()
+        code = main(list(arguments))
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
+    root = write_folder(tmp_path / "images")
+    (root / "train" / "n0" / "train_0_1.JPEG").write_bytes(b"cut off")
+    (root / "val" / "n1" / "val_1_1.JPEG").write_bytes(b"cut off")
+    code, output, errors = run("train", *TINY, f"data.path={root}", "hydra.run.dir=run")
+    assert code == 0, output + errors
+    assert "10-view error %" in output
+    assert errors.count("cannot be read and is skipped") == 2
+    for phase in ("0_parent", "1_1c1"):
+        record = json.loads((tmp_path / "run" / "phases" / phase / "record.json").read_text())
+        assert record["data"]["images"] == 11
+        assert record["data"]["unreadable"] == 2
+        assert record["views"]["count"] == 10
+        assert 0 <= record["views"]["error"] <= 1
+        assert record["augmentation"] == {"shorter_side": [32, 48], "flip": True}
+    code, output, _ = run("eval", "parent=run", "format=json")
+    assert code == 0
+    found = json.loads(output)
+    assert (found["errors"], found["views"]["errors"]) == (record["errors"], record["views"]["errors"])
+    assert found["unreadable"] == 1
+    code, output, errors = run("morph", "parent=run/phases/0_parent", "morph=1c1", "output=grown")
+    assert code == 0, output + errors
+    assert "flips       0 of" in output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.path=null"], "data=folder needs data.path: a folder with train/<class>/ and val/"),
+        (["data.path=nowhere"], "data.path=nowhere is not there"),
+        (["data.crop=40"], "data.eval_shorter_side=36: at least data.crop=40"),
+        (["data.shorter_side=[20,30]"], "data.shorter_side=[20, 30]"),
+        (["data.shorter_side=[40]"], "data.shorter_side=[40]"),
+        (["data.views=3"], "data.views=3; expected 1 or 10"),
+        (["data.workers=-1"], "data.workers=-1"),
+        (["data.pad=4"], "data.pad=4 goes with images in memory"),
+        (["data.crop=null"], "data.shorter_side=[32, 48] goes with images in files"),
+        (["optim.batch_size=100"], "optim.batch_size=100: folder has 24 training images"),
+    ],
+)
+def test_wrong_settings_are_one_message(run, tmp_path, overrides, message):
+    root = write_folder(tmp_path / "images")
+    code, _, errors = run("train", *TINY, f"data.path={root}", *overrides)
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "outputs").exists()
+
+
+def _start(folder, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "morphnet", "train", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_real_images_two_phases_killed_within_an_epoch(imagenet_sample, tmp_path, processes):
+    """80 real images to train on and 20 to validate, in ten groups of neighbouring classes."""
+    for k, folder in enumerate(sorted(imagenet_sample.iterdir())):
+        for file in folder.glob("*.JPEG"):
+            place = tmp_path / "images" / ("val" if k % 5 == 4 else "train") / f"group{k // 10}"
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place)
+    arguments = [
+        "experiment=imagenet_morph18_1c1",
+        f"data.path={tmp_path / 'images'}",
+        "network.widths=[4,4,8,8]",
+        "optim.batch_size=8",
+        "schedule.epochs=3",
+        "controls=[]",
+        "data.workers=1",
+        "trainer.checkpoint_seconds=0",
+        "device=cpu",
+        "precision=float32",
+        "morphing.calibration_batches=2",
+        f"devices={processes}",
+        "hydra.run.dir=run",
+    ]
+
+    def finish(folder):
+        process = _start(folder, *arguments)
+        output, error = process.communicate(timeout=280)
+        assert process.returncode == 0, output + error
+        return output
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert "10-view error %" in finish(tmp_path / "whole")
+    process = _start(tmp_path / "killed", *arguments)
+    steps = tmp_path / "killed" / "outputs" / "parents"
+    until = time.monotonic() + 120
+    while not any(len(path.read_text().splitlines()) > 14 for path in steps.glob("*/steps.csv")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "parent: goes on at step" in finish(tmp_path / "killed")
+    for phase in ("0_parent", "1_1c1"):
+        folders = [tmp_path / name / "run" / "phases" / phase for name in ("whole", "killed")]
+        one, two = (load_file(folder / "network.safetensors") for folder in folders)
+        assert all(torch.equal(value, two[key]) for key, value in one.items())
+        records = [json.loads((folder / "record.json").read_text()) for folder in folders]
+        assert records[0]["views"] == records[1]["views"]
+        assert records[0]["errors"] == records[1]["errors"]
+        assert (records[0]["data"]["images"], records[0]["processes"]) == (20, processes)
