@@ -124,7 +124,7 @@ def test_real_images_two_phases_killed_within_an_epoch(imagenet_sample, tmp_path
     arguments = [
         "experiment=imagenet_morph18_1c1",
         f"data.path={tmp_path / 'images'}",
-        "network.widths=[4,4,8,8]",
+        "network.widths=[16,16,16,32]",  # oneDNN 3.13 crashes on strided 1x1 convolutions of fewer channels at 56x56
         "optim.batch_size=8",
         "schedule.epochs=3",
         "controls=[]",
