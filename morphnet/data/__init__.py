@@ -1,6 +1,13 @@
 """Image data sets in memory, and batches of them."""
 
-from morphnet.data.batches import Augmentation, TrainBatches, calibration_batches, evaluation_batches, generator_for
+from morphnet.data.batches import (
+    Augmentation,
+    TrainBatches,
+    calibration_batches,
+    evaluation_batches,
+    evaluation_count,
+    generator_for,
+)
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
 from morphnet.data.sources import load_arrays, load_cifar, load_digits
 
@@ -11,6 +18,7 @@ __all__ = [
     "TrainBatches",
     "calibration_batches",
     "evaluation_batches",
+    "evaluation_count",
     "generator_for",
     "load_arrays",
     "load_cifar",

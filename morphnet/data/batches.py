@@ -131,8 +131,17 @@ def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
 
 
+#: Images of an evaluation that are computed at once.
+EVALUATION_BATCH = 500
+
+
+def evaluation_count(data: ImageData, batch_size: int = EVALUATION_BATCH) -> int:
+    """How many batches :func:`evaluation_batches` gives, over all processes."""
+    return -(-len(data.test) // batch_size)
+
+
 def evaluation_batches(
-    data: ImageData, batch_size: int = 500, part: int = 0, count: int = 1
+    data: ImageData, batch_size: int = EVALUATION_BATCH, part: int = 0, count: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image of ``data.test`` once, normalised, in order.
 
