@@ -148,7 +148,7 @@ def test_a_full_disk_stops_a_run_with_one_message_and_the_same_command_goes_on(t
 
 
 #: Of the same run by two processes.
-TWO = ["devices=2", "schedule.steps=600", "phases=[{morph: null},{morph: 1c1}]"]
+TWO = ["devices=2", "schedule.steps=300", "trainer.evaluate_every=10", "phases=[{morph: null},{morph: 1c1}]"]
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +184,10 @@ def test_two_processes_stop_after_the_same_step_and_nothing_is_lost(tmp_path, wh
     assert "the same command goes on" in error
     assert "Traceback" not in error
     assert "start again" not in error
-    stopped_at = int(re.search(r"parent: stopped at step ([\d,]+) of 600", error)[1].replace(",", ""))
+    stopped_at = int(re.search(r"parent: stopped at step ([\d,]+) of 300", error)[1].replace(",", ""))
     again, output, error = _finish(tmp_path, *TWO)
     assert again == 0, output + error
-    assert f"parent: goes on at step {stopped_at} of 600" in output
+    assert f"parent: goes on at step {stopped_at} of 300" in output
     _assert_same(whole_by_two, _result(tmp_path))
 
 
