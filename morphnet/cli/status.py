@@ -49,6 +49,11 @@ class RunStatus:
         self.begun = True
         self._write()
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """What it says now, as plain values."""
+        return dict(self._values)
+
     def done(self, phases: list[str]) -> None:
         """Every phase has its record; ``phases`` are their folders."""
         self._end("done", None, 0, phases=phases)

@@ -66,8 +66,7 @@ def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[dict[s
     done = _done(composed, run_dir)
     if done is None:
         check_devices(config.device, config.devices)
-        status.begin()
-        run_workers(composed, run_dir, recipe, config.devices, config.trainer.restarts)
+        run_workers(composed, run_dir, recipe, config.devices, config.trainer.restarts, status)
     return done or read_run(run_dir)
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from morphnet.cli.compose import plain, register
 from morphnet.cli.errors import SweepError, exit_code, explain, is_lost_connection
+from morphnet.cli.status import STATUS, RunStatus, write_status
 from morphnet.config import TrainConfig
 
 #: Exit code of a worker that only lost the others: EX_TEMPFAIL.
@@ -31,9 +32,13 @@ SECONDS_FOR_THE_FIRST = 3.0
 STOPS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between two looks at the workers.
 WATCH_SECONDS = 0.2
+#: Beside the job: the first worker has made the run directory this run's.
+CLAIMED = "claimed"
 
 
-def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int) -> None:
+def run_workers(
+    composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int, status: RunStatus
+) -> None:
     """Runs what ``composed`` describes in ``devices`` processes on this machine.
 
     If one of them is killed, all are started again and go on from the last checkpoint, ``restarts`` times at most. A
@@ -55,6 +60,7 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
         "recipe": recipe,
         "argv": sys.argv,
         "launcher": os.getpid(),
+        "status": status.values,
     }
     handlers = {signum: signal.getsignal(signum) for signum in STOPS} if _in_main_thread() else {}
     try:
@@ -62,7 +68,10 @@ def run_workers(composed: DictConfig, run_dir: Path, recipe: str | None, devices
             path = Path(folder) / "job.json"
             path.write_text(json.dumps(job))
             for attempt in range(restarts + 1):
-                codes = _attempt(path, devices)
+                try:
+                    codes = _attempt(path, devices)
+                finally:
+                    status.begun = status.begun or path.with_name(CLAIMED).exists()
                 what, code = judge(codes)
                 if code is None:
                     return
@@ -134,10 +143,16 @@ def worker(path: str) -> int:
     rank = int(os.environ["RANK"])
     composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), job["config"])
     assert isinstance(composed, DictConfig)
+    run_dir = Path(job["run_dir"])
+
+    def begin() -> None:
+        Path(path).with_name(CLAIMED).touch()
+        write_status(run_dir / STATUS, job["status"])
+
     try:
         from morphnet.cli.train import train_here
 
-        train_here(composed, Path(job["run_dir"]), job["recipe"], str(composed.device), lambda: None)
+        train_here(composed, run_dir, job["recipe"], str(composed.device), begin)
     except KeyboardInterrupt as stop:
         if rank == 0:
             print(f"morphnet: {str(stop) or 'stopped'}", file=sys.stderr)

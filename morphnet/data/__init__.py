@@ -6,6 +6,7 @@ from morphnet.data.batches import (
     TrainBatches,
     calibration_batches,
     evaluation_batches,
+    evaluation_count,
     generator_for,
     train_batches,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "TrainBatches",
     "calibration_batches",
     "evaluation_batches",
+    "evaluation_count",
     "generator_for",
     "load_arrays",
     "load_cifar",

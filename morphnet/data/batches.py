@@ -206,8 +206,21 @@ def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
 
 
+#: Images of an evaluation that are computed at once.
+EVALUATION_BATCH = 500
+
+
+def evaluation_count(data: ImageData, batch_size: int = EVALUATION_BATCH, views: int = 1) -> int:
+    """How many batches :func:`evaluation_batches` gives, over all processes."""
+    if not isinstance(data.test, Split):
+        from morphnet.data.stream import evaluation_chunk
+
+        batch_size = evaluation_chunk(views)
+    return -(-len(data.test) // batch_size)
+
+
 def evaluation_batches(
-    data: ImageData, batch_size: int = 500, part: int = 0, count: int = 1, views: int = 1
+    data: ImageData, batch_size: int = EVALUATION_BATCH, part: int = 0, count: int = 1, views: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image of ``data.test`` once, normalised, in order; ``(N, C, H, W)``, or ``(N, views, C, H, W)``.
 

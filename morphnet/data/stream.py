@@ -173,22 +173,25 @@ class StreamFeed:
         self._iterator = None
 
 
+def evaluation_chunk(views: int) -> int:
+    """Images of a batch of an evaluation, of each of which there are so many views."""
+    return max(1, EVALUATION_CHUNK // views)
+
+
 def stream_evaluation(
     data: ImageData, part: int = 0, count: int = 1, views: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image of ``data.test`` that can be decoded once, normalised, in order.
 
-    Yields images of shape ``(N, 3, H, W)``, or with ten views ``(N, 10, 3, H, W)``, and labels. Of ``count``
-    processes each takes every ``count``-th batch, from ``part`` on.
+    Yields images of shape ``(N, 3, H, W)``, or with ten views ``(N, 10, 3, H, W)``, and labels; N is 0 where none of
+    a batch can be decoded. Of ``count`` processes each takes every ``count``-th batch, from ``part`` on.
     """
     split = data.test
     assert isinstance(split, FileSplit)
     normaliser = Normaliser(data.mean, data.std, split.device)
-    chunks = _EvaluationChunks(split, max(1, EVALUATION_CHUNK // views), views)
+    chunks = _EvaluationChunks(split, evaluation_chunk(views), views)
     for images, labels, unreadable in _loaded(chunks, range(part, len(chunks), count), split):
         _note(data.unreadable, unreadable)
-        if not len(labels):
-            continue
         images, labels = (t.to(split.device, non_blocking=True) for t in (images, labels))
         found = normaliser(images.flatten(0, 1).permute(0, 3, 1, 2))
         yield (found if views == 1 else found.unflatten(0, (len(labels), views))), labels

@@ -91,7 +91,7 @@ def run_experiment(
         ValueError, FloatingPointError: see :func:`~morphnet.train.phase.run_phase`.
     """
     made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
-    with Interruption() as interruption:
+    with Interruption(experiment.ranks) as interruption:
         run = _Run(experiment, plans, architecture, parent, made_with, interruption)
         return [run.record(plan) for plan in plans]
 
@@ -136,7 +136,7 @@ class _Run:
         experiment, folder = self.experiment, self.folder(plan)
         tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
         if (folder / "record.json").is_file():
-            return read_record(folder / "record.json")
+            return self.finished_record(plan)
         begun = (folder / "checkpoint.pt").exists()  # while this run did not share its parent
         if plan.source is None and self.parent is None and experiment.parents is not None and not begun:
             assert self.architecture is not None
@@ -184,14 +184,34 @@ class _Run:
         Raises:
             ValueError: it is not the one of its record.
         """
-        folder = self.folder(plan)
-        network = load_network(folder / "network.safetensors")
-        if network_hash(network) != read_record(folder / "record.json")["lineage"]["network"]:
-            raise ValueError(
-                f"{folder / 'network.safetensors'} is not the network that its record.json describes; delete the "
-                f"folder {folder}, and the same command trains it again"
-            )
+        record, path = self.finished_record(plan), self.folder(plan) / "network.safetensors"
+        try:
+            network = load_network(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}; {self.advice(plan, record)}") from error
+        if network_hash(network) != record["lineage"]["network"]:
+            what = f"{path} is not the network that its record.json describes"
+            raise ValueError(f"{what}; {self.advice(plan, record)}")
         return network
+
+    def finished_record(self, plan: PhasePlan) -> dict[str, Any]:
+        """The record a finished phase left.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        try:
+            return read_record(self.folder(plan) / "record.json")
+        except ValueError as error:
+            raise ValueError(f"{error}; {self.advice(plan, {})}") from error
+
+    def advice(self, plan: PhasePlan, record: Mapping[str, Any]) -> str:
+        """What to try where the files of a finished phase are damaged; those of a shared parent are links."""
+        folders, parents = [str(self.folder(plan))], self.experiment.parents
+        if parents is not None and "shared_parent" in record:
+            folders.append(str(parents / record["shared_parent"]["hash"]))
+        which = f"folder{'s' if folders[1:] else ''} {' and '.join(folders)}"
+        return f"delete the {which}, and the same command trains it again"
 
     def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> dict[str, Any]:
         """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""

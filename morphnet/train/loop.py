@@ -55,6 +55,8 @@ def evaluate(
     running = Running(engine.device)
     with evaluation_mode(network), without_tf32(), torch.inference_mode():
         for images, labels in batches:
+            if not len(labels):
+                continue
             views = images.shape[1] if images.dim() == 5 else None
             with engine.autocast():
                 logits = network(engine.place_images(images if views is None else images.flatten(0, 1)))

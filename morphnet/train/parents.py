@@ -92,7 +92,12 @@ def shared_parent(
                 write_whole(folder / PARENT_FILE, (json.dumps(description, indent=1) + "\n").encode())
                 train(folder, folder / "tensorboard")
                 trained_here = True
-    found = read_record(record_path)
+    try:
+        found = read_record(record_path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; delete the folder {parents / name}, and the same command trains it again"
+        ) from error
     if not trained_here:
         print(f"{own['phase']}: trained already, in {parents / name}", flush=True)
     if not linked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from morphnet.data import Batches, evaluation_batches
+from morphnet.data import Batches, evaluation_batches, evaluation_count
 from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
 from morphnet.train.interruption import Interrupted, Interruption
@@ -75,6 +75,8 @@ class PhaseResult:
 
 #: So many times ``checkpoint_seconds`` a checkpoint on a GPU may wait for the end of the epoch.
 MID_EPOCH_PATIENCE = 10
+#: Steps on GPUs between two votes of the processes on whether to stop; nothing waits for a vote.
+STEPS_PER_VOTE = 5
 
 #: Receives (step in the phase, metric, value).
 Log = Callable[[int, str, float], None]
@@ -111,7 +113,8 @@ def run_phase(
         evaluate_every: epochs between two evaluations; there is always one at the end.
         ranks: the processes that share every batch and every evaluation.
         sync_bn: whether batch normalisation measures the whole batch, on GPUs.
-        interruption: what a signal to stop is asked of; a checkpoint is written then.
+        interruption: of the same ``ranks``, and asked for a signal to stop: a checkpoint is written then, by all
+            processes after the same step.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
@@ -125,14 +128,14 @@ def run_phase(
         _log_evaluation(log, 0, start)
         views = _evaluate_views(network, batches, engine, ranks, 0, log)
         return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0, final_views=views)
-    interruption = interruption or Interruption()
+    interruption = interruption or Interruption(ranks)
     if ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
     if engine.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
         torch.cuda.reset_peak_memory_stats(engine.device)
     with kept_random_state(engine.device):
-        phase = _Phase(name, network, batches, schedule, optimisation, engine, log, ranks)
+        phase = _Phase(name, network, batches, schedule, optimisation, engine, log, ranks, interruption.look)
         files = CheckpointFiles(folder / "checkpoint.pt", identity)
         resumed = phase.resume(files)
         # Decided by the length of the whole phase, so that a continued phase is computed as it began.
@@ -144,21 +147,24 @@ def run_phase(
             quiet_compilation()
             print(f"{name}: compiling the network first, about a minute ...", flush=True)
         phase.prepare(model, StepLog(folder / "steps.csv", phase.step) if ranks.is_first else None)
-        if not resumed:
-            phase.begin()
-        progress = Progress(name, schedule.steps, batches.batch_size, phase.step, ranks.is_first)
         try:
-            _train(phase, files, checkpoint_seconds, evaluate_every, interruption, progress)
+            with interruption.together(1 if phase.reads_at_will else STEPS_PER_VOTE):
+                if not resumed:
+                    phase.begin()
+                with closing(
+                    Progress(name, schedule.steps, batches.batch_size, phase.step, ranks.is_first)
+                ) as progress:
+                    _train(phase, files, checkpoint_seconds, evaluate_every, interruption, progress)
+                views = _evaluate_views(network, batches, engine, ranks, phase.step, log, interruption.look)
         except Interrupted as stop:
-            progress.close()
             if phase.step and not stop.args[0]:  # else a step is half done
                 phase.save(files)
+                ranks.from_first(lambda: None)  # its device may still need the others
             kept = "a checkpoint is written" if phase.step else "nothing is lost"
             message = f"{name}: stopped at step {phase.step:,} of {schedule.steps:,}; {kept}"
             raise Interrupted(stop.signum, stop.args[0] or message) from None
         finally:
             phase.close()
-        views = _evaluate_views(network, batches, engine, ranks, phase.step, log)
         return phase.result(compiled, views)
 
 
@@ -187,6 +193,7 @@ def _train(
                     goes_on = next(steps, None) is not None
                 if not goes_on:
                     break
+                interruption.look()
                 if progress.step(phase.step) and phase.reads_at_will:
                     with interruption.shield():
                         phase.take_measured()
@@ -233,9 +240,10 @@ class _Phase:
         engine: Engine,
         log: Log,
         ranks: Ranks,
+        look: Callable[[], None],
     ) -> None:
         self.name, self.network, self.batches, self.schedule = name, network, batches, schedule
-        self.engine, self.log, self.ranks = engine, log, ranks
+        self.engine, self.log, self.ranks, self._look = engine, log, ranks, look
         self.optimizer = make_optimizer(
             network, schedule.lr, optimisation.momentum, optimisation.weight_decay, optimisation.nesterov
         )
@@ -376,7 +384,7 @@ class _Phase:
         return FloatingPointError(f"{self.name}: {what} at step {step:,}, learning rate {rate:.3g}; {advice}")
 
     def evaluate(self) -> Evaluation:
-        return _evaluate(self.network, self.batches, self.engine, self.ranks, self.step)
+        return _evaluate(self.network, self.batches, self.engine, self.ranks, self.step, self._look)
 
     def write_down(self, found: Evaluation) -> None:
         """Keeps everything measured since the last evaluation, and begins anew."""
@@ -424,11 +432,25 @@ class _Phase:
 
 
 def _evaluate(
-    network: nn.Module, batches: Batches, engine: Engine, ranks: Ranks, step: int, views: int = 1
+    network: nn.Module,
+    batches: Batches,
+    engine: Engine,
+    ranks: Ranks,
+    step: int,
+    look: Callable[[], None] = lambda: None,
+    views: int = 1,
 ) -> Evaluation:
     ranks.spread_buffers(network)
     part = evaluation_batches(batches.data, part=ranks.index, count=ranks.count, views=views)
-    found = evaluate(network, part, engine.evaluator(), ranks)
+    common = evaluation_count(batches.data, views=views) // ranks.count  # some processes have one batch more
+
+    def looked_between() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for done, batch in enumerate(part, 1):
+            yield batch
+            if done <= common:
+                look()
+
+    found = evaluate(network, looked_between(), engine.evaluator(), ranks)
     if not math.isfinite(found.loss):
         raise FloatingPointError(
             f"the network computes {found.loss} on the {batches.data.evaluated_on} images after {step:,} steps; "
@@ -438,11 +460,17 @@ def _evaluate(
 
 
 def _evaluate_views(
-    network: nn.Module, batches: Batches, engine: Engine, ranks: Ranks, step: int, log: Log
+    network: nn.Module,
+    batches: Batches,
+    engine: Engine,
+    ranks: Ranks,
+    step: int,
+    log: Log,
+    look: Callable[[], None] = lambda: None,
 ) -> Evaluation | None:
     if batches.data.views == 1:
         return None
-    found = _evaluate(network, batches, engine, ranks, step, batches.data.views)
+    found = _evaluate(network, batches, engine, ranks, step, look, batches.data.views)
     log(step, f"error_{batches.data.views}_views", found.error)
     return found
 

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -146,6 +147,73 @@ def test_a_full_disk_stops_a_run_with_one_message_and_the_same_command_goes_on(t
     _assert_same(_result(tmp_path / "whole"), _result(tmp_path / "full"))
 
 
+#: Of the same run by two processes.
+TWO = ["devices=2", "schedule.steps=300", "trainer.evaluate_every=10", "phases=[{morph: null},{morph: 1c1}]"]
+
+
+@pytest.fixture(scope="module")
+def whole_by_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert _finish(folder, *TWO)[0] == 0
+    return _result(folder)
+
+
+def _ask_the_launcher(process):
+    process.send_signal(signal.SIGTERM)
+
+
+def _press_ctrl_c(process):
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+
+
+def _ask_one_worker(process):
+    os.kill(_workers(process.pid)[1], signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ask", "code"), [(_ask_the_launcher, 143), (_press_ctrl_c, 130), (_ask_one_worker, 143)])
+def test_two_processes_stop_after_the_same_step_and_nothing_is_lost(tmp_path, whole_by_two, ask, code):
+    process = _start(tmp_path, *TWO)
+    _wait_for(tmp_path, CHECKPOINT, process)
+    asked = time.monotonic()
+    ask(process)
+    output, error = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 10
+    assert process.returncode == code, output + error
+    assert "a checkpoint is written" in error
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
+    assert "start again" not in error
+    stopped_at = int(re.search(r"parent: stopped at step ([\d,]+) of 300", error)[1].replace(",", ""))
+    again, output, error = _finish(tmp_path, *TWO)
+    assert again == 0, output + error
+    assert f"parent: goes on at step {stopped_at} of 300" in output
+    _assert_same(whole_by_two, _result(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_one_that_is_stuck_leaves_all_the_same(tmp_path):
+    process = _start(tmp_path, *TWO)
+    _wait_for(tmp_path, CHECKPOINT, process)
+    workers = _workers(process.pid)
+    os.kill(workers[1], signal.SIGSTOP)
+    time.sleep(1)  # until the first one waits for it
+    asked = time.monotonic()
+    try:
+        os.kill(workers[0], signal.SIGTERM)
+        while b"morphnet" in _command(workers[0]) and time.monotonic() < asked + 60:
+            time.sleep(0.1)
+        left_after = time.monotonic() - asked
+    finally:
+        os.kill(workers[1], signal.SIGCONT)
+    _, error = process.communicate(timeout=60)
+    assert left_after < 15
+    assert process.returncode == 143
+    assert "rank 0 waits for another process and hears no signal; ended" in error
+    assert "Traceback" not in error
+    print(f"left after {left_after:.1f} s")
+
+
 def _without_the_rights_of_root():
     """Root may write anywhere; a process that gives this capability (CAP_DAC_OVERRIDE) up may not."""
     if os.geteuid() == 0:
@@ -214,6 +282,22 @@ def test_what_is_wrong_with_the_input_is_said_once_by_two_processes(tmp_path):
     assert "optim.batch_size=51 is the batch over all processes, and does not divide by 2" in error
     assert "start again" not in error
     assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_directory_that_two_processes_are_refused_is_left_as_it_was(tmp_path):
+    short = ["devices=2", "schedule.steps=12", "phases=[{morph: null}]"]
+    code, output, error = _finish(tmp_path, *short)
+    assert code == 0, output + error
+    status, inputs = (tmp_path / "run" / name for name in ("status.json", "inputs.json"))
+    assert json.loads(status.read_text())["state"] == "done"
+    inputs.write_text(json.dumps({**json.loads(inputs.read_text()), "data": "other"}))
+    status.write_text(json.dumps({**json.loads(status.read_text()), "state": "failed"}))
+    before = status.read_bytes()
+    code, output, error = _finish(tmp_path, *short)
+    assert code == 2, output + error
+    assert "was begun with other content of the data" in error
+    assert status.read_bytes() == before
 
 
 def _workers(parent):

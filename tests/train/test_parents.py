@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,14 +130,39 @@ def test_the_curve_of_the_parent_is_in_every_run(tmp_path):
 
 
 def test_a_run_is_whole_without_the_folder_of_parents(tmp_path):
-    import shutil
-
     run_experiment(_experiment(tmp_path, "first", tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
     shutil.rmtree(tmp_path / "parents")
     phase = tmp_path / "first" / "phases" / "0_parent"
     expected = {"start.safetensors", "network.safetensors", "record.json", "steps.csv"}
     assert {path.name for path in phase.iterdir()} == expected
     load_network(phase / "network.safetensors")
+
+
+def _cut(path):
+    with open(path, "r+b") as file:  # in its place, as a link to it sees too
+        file.truncate(path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "name"), [(_cut, "network.safetensors"), (os.unlink, "network.safetensors"), (_cut, "record.json")]
+)
+def test_what_is_damaged_in_a_finished_phase_is_named_with_what_to_delete(tmp_path, shares, damage, name):
+    experiment = _experiment(tmp_path, "first", tmp_path / "parents" if shares else None)
+    whole = run_experiment(experiment, _plans(), ARCHITECTURE, None)
+    phase = tmp_path / "first" / "phases" / "0_parent"
+    network = (phase / "network.safetensors").read_bytes()
+    damage(phase / name)
+    shutil.rmtree(tmp_path / "first" / "phases" / "1_1c1")
+    with pytest.raises(ValueError, match=f"{name}.*and the same command trains it again") as error:
+        run_experiment(experiment, _plans(), ARCHITECTURE, None)
+    told = [word for word in str(error.value).rpartition("; delete the folder")[2].split() if "/" in word]
+    assert len(told) == (2 if shares and name != "record.json" else 1)
+    for folder in told:
+        shutil.rmtree(folder.rstrip(","))
+    again = run_experiment(experiment, _plans(), ARCHITECTURE, None)
+    assert (phase / "network.safetensors").read_bytes() == network
+    assert again[1]["lineage"] == whole[1]["lineage"]
 
 
 def test_where_nothing_can_be_linked_files_are_copied(tmp_path, monkeypatch):
