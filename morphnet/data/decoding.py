@@ -6,7 +6,9 @@ import io
 import warnings
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 #: Images of more pixels are decoded at a half, quarter or eighth of their size, if they are JPEGs: a photograph of a
 #: hundred million pixels would take a worker's memory and seconds, for a view of 224 x 224.
@@ -19,14 +21,17 @@ class UnreadableError(ValueError):
     """An image file that cannot be decoded, and why."""
 
 
-def decode(content: bytes, exif: bool = False) -> Image.Image:
-    """The RGB image in the bytes of a file: JPEG, PNG, or whatever else Pillow reads.
+def decode(content: bytes, exif: bool = False) -> Tensor:
+    """The image in the bytes of a file: JPEG, PNG, or whatever else Pillow reads.
 
-    Gray, CMYK and palette images are converted. Most JPEGs go through torchvision's decoder, twice as fast as Pillow's
-    and within its rounding; the others, and what that one refuses, through Pillow.
+    Gray, CMYK and palette images are converted. Most JPEGs go through torchvision's decoder, the faster one;
+    the others, and what that one refuses, through Pillow.
 
     Args:
         exif: turn the image as its EXIF orientation says. ImageNet's networks were trained and are compared without.
+
+    Returns:
+        RGB, uint8 of shape (3, H, W), in memory pixel by pixel.
 
     Raises:
         UnreadableError: it is no image, or cut off, or of more than 178 million pixels.
@@ -39,13 +44,14 @@ def decode(content: bytes, exif: bool = False) -> Image.Image:
             plain = image.format == "JPEG" and image.mode in ("L", "RGB") and pixels <= LARGE_PIXELS
             if plain and not (exif and image.getexif().get(0x0112, 1) != 1):
                 try:
-                    return Image.fromarray(_decode_jpeg(content))
+                    return _decode_jpeg(content)
                 except RuntimeError:  # Pillow knows some that it does not, or says better what is wrong
                     pass
             if pixels > LARGE_PIXELS:
                 image.draft(image.mode, (LARGE_SIDE, LARGE_SIDE))
             image.load()
-            return (ImageOps.exif_transpose(image) if exif else image).convert("RGB")
+            upright = ImageOps.exif_transpose(image) if exif else image
+            return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
     except (Exception, Image.DecompressionBombError) as error:  # whatever a decoder stumbles over
         if isinstance(error, MemoryError):
             raise
@@ -53,11 +59,8 @@ def decode(content: bytes, exif: bool = False) -> Image.Image:
         raise UnreadableError(str(words) or type(error).__name__) from error
 
 
-def _decode_jpeg(content: bytes) -> np.ndarray:
-    """RGB, uint8 of shape (H, W, 3)."""
-    import torch
+def _decode_jpeg(content: bytes) -> Tensor:
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    found: np.ndarray = decode_jpeg(data, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    found: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
     return found

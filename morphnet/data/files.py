@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from morphnet.data.decoding import decode
@@ -122,8 +121,8 @@ class FileSplit:
         """The file of image ``index``, relative to the data set."""
         return os.fsdecode(bytes(self.names[index]))
 
-    def read(self, index: int) -> Image.Image:
-        """Image ``index``, RGB.
+    def read(self, index: int) -> Tensor:
+        """Image ``index``: RGB, uint8 of shape (3, H, W).
 
         Raises:
             UnreadableError: it cannot be decoded.
@@ -148,7 +147,7 @@ class FileSplit:
             except (OSError, ValueError):
                 continue
             for channel in range(3):
-                counts[channel] += np.bincount(view[..., channel].ravel(), minlength=256)
+                counts[channel] += np.bincount(view[channel].numpy().ravel(), minlength=256)
         if not counts.any():
             raise ValueError(f"none of the images in {self.root} that were tried can be read")
         return statistics_of_counts(counts)

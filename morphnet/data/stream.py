@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -143,7 +142,7 @@ class StreamFeed:
         self.batches, self.index, self.count = batches, index, count
         split, width = batches.split, batches.batch_size // count
         size = split.viewing.crop
-        self.images = torch.zeros(width, size, size, 3, dtype=torch.uint8, device=split.device)
+        self.images = _pixelwise(width, size, split.device).zero_()
         self.labels = torch.zeros(width, dtype=torch.int64, device=split.device)
         self._start = (0, 0)
         self._iterator: Iterator[Any] | None = None
@@ -166,7 +165,7 @@ class StreamFeed:
 
     def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """(images, labels) of the step: float32 ``(N, 3, H, W)``, int64 ``(N,)``; reads nothing from the device."""
-        return self.batches.normaliser(self.images.permute(0, 3, 1, 2)), self.labels
+        return self.batches.normaliser(self.images), self.labels
 
     def close(self) -> None:
         """Ends the workers."""
@@ -193,7 +192,7 @@ def stream_evaluation(
     for images, labels, unreadable in _loaded(chunks, range(part, len(chunks), count), split):
         _note(data.unreadable, unreadable)
         images, labels = (t.to(split.device, non_blocking=True) for t in (images, labels))
-        found = normaliser(images.flatten(0, 1).permute(0, 3, 1, 2))
+        found = normaliser(images)
         yield (found if views == 1 else found.unflatten(0, (len(labels), views))), labels
 
 
@@ -212,8 +211,8 @@ class _TrainingRows(Dataset[Any]):
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
         split, plan = self.split, self.plan
         width, size = plan.order.shape[1], split.viewing.crop
-        images = torch.empty(width, size, size, 3, dtype=torch.uint8)
-        array, labels, unreadable = images.numpy(), torch.empty(width, dtype=torch.int64), []
+        images = _pixelwise(width, size)
+        labels, unreadable = torch.empty(width, dtype=torch.int64), []
         values = zip(plan.order[row], plan.shorter[row], plan.positions[row].T, plan.mirrored[row], strict=True)
         for place, (index, shorter, position, mirrored) in enumerate(values):
             chosen = int(index)
@@ -231,7 +230,7 @@ class _TrainingRows(Dataset[Any]):
                     f"data.path={split.root} still there?"
                 )
             down, right = position.tolist()
-            array[place] = random_view(image, int(shorter), (down, right), bool(mirrored), size)
+            images[place] = random_view(image, int(shorter), (down, right), bool(mirrored), size)
             labels[place] = split.labels[chosen]
         return images, labels, unreadable
 
@@ -248,21 +247,24 @@ class _EvaluationChunks(Dataset[Any]):
     def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
         split, viewing = self.split, self.split.viewing
         chosen = range(chunk * self.size, min((chunk + 1) * self.size, len(split)))
-        found, labels, unreadable = [], [], []
+        found = _pixelwise(len(chosen) * self.views, viewing.crop)
+        labels, unreadable = list[int](), []
         for index in chosen:
             try:
                 image = split.read(index)
             except (UnreadableError, OSError) as error:
                 unreadable.append((split.name(index), str(error)))
                 continue
-            if self.views == 1:
-                found.append(centre_view(image, viewing.shorter_side, viewing.crop)[None])
-            else:
-                found.append(np.stack(list(ten_views(image, viewing.shorter_side, viewing.crop))))
+            make = centre_view if self.views == 1 else ten_views
+            place = len(labels) * self.views
+            found[place : place + self.views] = make(image, viewing.shorter_side, viewing.crop)
             labels.append(int(split.labels[index]))
-        shape = (0, self.views, viewing.crop, viewing.crop, 3)
-        images = np.stack(found) if found else np.empty(shape, dtype=np.uint8)
-        return torch.from_numpy(images), torch.tensor(labels, dtype=torch.int64), unreadable
+        return found[: len(labels) * self.views], torch.tensor(labels, dtype=torch.int64), unreadable
+
+
+def _pixelwise(count: int, size: int, device: torch.device | None = None) -> Tensor:
+    """Empty uint8 images of shape (count, 3, size, size), in memory pixel by pixel, as decoders make them."""
+    return torch.empty(count, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
 
 def _loaded(dataset: Dataset[Any], rows: range, split: FileSplit) -> Iterator[Any]:

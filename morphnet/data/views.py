@@ -1,66 +1,102 @@
 """What a network sees of an image: a square window of it, at a size of its own.
 
-Only the window is resized. Pillow's filter takes what it needs of the pixels around it, so that the result is what
-resizing the whole image and cutting the window out gives (torchvision's ``Resize`` and crops), for less work.
+The image is resized no further than the window reaches: what lies below it and to its right is left out. The result is
+what torchvision's ``Resize`` (bilinear, with antialiasing) and crops give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
+
+#: Pixels of a resized image from which on each window is resized by itself: a strip of 60,000 x 1 pixels, with its
+#: shorter side made 256, would take gigabytes.
+LARGE_PIXELS = 4_000_000
 
 
 def resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """(width, height) of an image of ``size`` whose shorter side is made ``shorter``, as torchvision rounds it."""
-    width, height = size
+    """(height, width) of an image of ``size`` whose shorter side is made ``shorter``, as torchvision rounds it."""
+    height, width = size
     if width <= height:
-        return shorter, int(shorter * height / width)
-    return int(shorter * width / height), shorter
+        return int(shorter * height / width), shorter
+    return shorter, int(shorter * width / height)
 
 
-def random_view(
-    image: Image.Image, shorter: int, position: tuple[float, float], mirrored: bool, size: int
-) -> np.ndarray:
+def random_view(image: Tensor, shorter: int, position: tuple[float, float], mirrored: bool, size: int) -> Tensor:
     """A window of ``size`` pixels at ``position`` in ``image``, whose shorter side is made ``shorter``.
 
     Args:
+        image: uint8 of shape (3, H, W).
         position: (down, right) in [0, 1): each place is as likely as any other if these are uniform.
 
     Returns:
-        uint8 of shape (size, size, 3).
+        uint8 of shape (3, size, size).
 
     Source: Sec. 4.4, with ``shorter`` from [256, 480] and 224 pixels.
     """
-    width, height = resized(image.size, shorter)
-    top, left = (int(at * (side - size + 1)) for at, side in zip(position, (height, width), strict=True))
-    found = _window(image, (width, height), top, left, size)
-    return found[:, ::-1] if mirrored else found
+    height, width = resized(_size(image), shorter)
+    top, left = int(position[0] * (height - size + 1)), int(position[1] * (width - size + 1))
+    (found,) = _windows(image, (height, width), [(top, left)], size)
+    return found.flip(2) if mirrored else found
 
 
-def centre_view(image: Image.Image, shorter: int, size: int) -> np.ndarray:
-    """The window in the middle of ``image``, whose shorter side is made ``shorter``: uint8, (size, size, 3)."""
-    width, height = resized(image.size, shorter)
-    return _window(image, (width, height), round((height - size) / 2), round((width - size) / 2), size)
+def centre_view(image: Tensor, shorter: int, size: int) -> Tensor:
+    """The window in the middle of ``image``, whose shorter side is made ``shorter``: uint8, (3, size, size)."""
+    whole = resized(_size(image), shorter)
+    (found,) = _windows(image, whole, [_centre(whole, size)], size)
+    return found
 
 
-def ten_views(image: Image.Image, shorter: int, size: int) -> Iterator[np.ndarray]:
-    """Four corners and centre, then the same five mirrored: each uint8, (size, size, 3).
+def ten_views(image: Tensor, shorter: int, size: int) -> Tensor:
+    """Four corners and centre, then the same five mirrored: uint8, (10, 3, size, size).
 
     Source: Sec. 4.4 and Krizhevsky et al. 2012.
     """
-    width, height = resized(image.size, shorter)
+    height, width = whole = resized(_size(image), shorter)
     corners = [(top, left) for top in (0, height - size) for left in (0, width - size)]
-    views = [_window(image, (width, height), *corner, size) for corner in corners]
-    views.append(centre_view(image, shorter, size))
-    yield from views
-    for view in views:
-        yield view[:, ::-1]
+    views = torch.stack(_windows(image, whole, [*corners, _centre(whole, size)], size))
+    return torch.cat([views, views.flip(3)])
 
 
-def _window(image: Image.Image, resized_to: tuple[int, int], top: int, left: int, size: int) -> np.ndarray:
-    """Rows and columns from ``top`` and ``left`` on of ``image`` resized to (width, height) ``resized_to``."""
-    x, y = image.width / resized_to[0], image.height / resized_to[1]
-    right, bottom = min((left + size) * x, image.width), min((top + size) * y, image.height)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom)))
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
+def _centre(whole: tuple[int, int], size: int) -> tuple[int, int]:
+    return round((whole[0] - size) / 2), round((whole[1] - size) / 2)
+
+
+def _windows(image: Tensor, whole: tuple[int, int], corners: Sequence[tuple[int, int]], size: int) -> list[Tensor]:
+    """Windows from rows and columns ``corners`` on, of ``image`` resized to (height, width) ``whole``."""
+    if whole[0] * whole[1] > LARGE_PIXELS:
+        return [_window_of_large(image, whole, corner, size) for corner in corners]
+    factors, reach = [], []
+    for side, to, corner in zip(_size(image), whole, zip(*corners, strict=True), strict=True):
+        # Pixels that the filter needs for the last row or column, and a little more, so that its number comes out.
+        needed = (max(corner) + size) * side / to + max(1, side / to) + 1
+        factor = to / side * (1 + 1e-9)
+        stop = min(side, math.ceil(needed))
+        if to != side and int(stop * factor) == stop:
+            stop = side  # PyTorch takes a side that keeps its length for one that is not resized
+        factors.append(factor)
+        reach.append(stop)
+    part = image[:, : reach[0], : reach[1]]
+    # With the stride of a batch of several images PyTorch sees that pixels lie together, and is twice as fast.
+    part = part.as_strided((1, *part.shape), (image.numel(), *part.stride()))
+    found = F.interpolate(part, scale_factor=tuple(factors), mode="bilinear", antialias=True)[0]
+    return [found[:, top : top + size, left : left + size] for top, left in corners]
+
+
+def _window_of_large(image: Tensor, whole: tuple[int, int], corner: tuple[int, int], size: int) -> Tensor:
+    """The same by Pillow, whose filter takes what it needs of the pixels around a box; slower for most images."""
+    (height, width), (top, left) = _size(image), corner
+    y, x = height / whole[0], width / whole[1]
+    box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
+    found = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return torch.from_numpy(np.array(found)).permute(2, 0, 1)
