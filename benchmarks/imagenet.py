@@ -13,9 +13,10 @@ that they come from the system's cache: what is measured is work, not a disk.
 2. **Reading**: the bytes of a file by itself, and at its place in one large file, as a sharded format would have it.
 3. **Together**: images/s of the loader alone, of the training step alone on one fixed batch, and of both.
 
-4. **Estimate** of ImageNet's 70 epochs, one phase, on 1 and 8 GPUs with 16 cores each: as long as the slower of loader and
-   step takes, each as fast as it was measured here (a core, a GPU), eight GPUs eight times as fast as one. Evaluation, one
-   view after every epoch, needs the loader as well. Without a GPU the step's time, and so the estimate, stays empty.
+4. **Estimate** of ImageNet's 70 epochs, one phase, on 1 and 8 GPUs with 16 cores each: as long as the slower of loader
+   and step takes, each as fast as it was measured here (a core, a GPU), eight GPUs eight times as fast as one. The
+   loader decodes for an evaluation after every epoch as well. Without a GPU the step's time, and so the estimate, stays
+   empty.
 
 Writes ``imagenet.json`` and ``imagenet.md`` to the output folder.
 """
