@@ -113,6 +113,53 @@ def _start(folder, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "morph"),
+    [
+        ("resnet18", ["morph=1c1"]),
+        ("resnet34", ["morph=1c1"]),
+        ("resnet50", ["morph=1c1_half"]),
+        ("resnet50", ["module=side_1c1", "target=layer*.*.conv2"]),
+    ],
+)
+def test_torchvisions_networks_keep_what_they_say_of_real_images(run, imagenet_sample, tmp_path, name, morph):
+    """Random weights, with batch normalisations that have seen the images; classes nobody has images of are empty."""
+    import torchvision
+
+    from morphnet.data import evaluation_batches, with_normalisation
+    from morphnet.data.files import Viewing, load_folder
+
+    for k, folder in enumerate(sorted(imagenet_sample.iterdir())):
+        for part in ("train", "val") if k < 40 else ("train",):
+            (tmp_path / "images" / part).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "images" / part / folder.name).symlink_to(folder)
+    for k in range(900):
+        (tmp_path / "images" / "train" / f"n9{k:07}").mkdir()
+    data = with_normalisation(load_folder("imagenet", tmp_path / "images", Viewing()), "imagenet")
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)().train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        for images, _ in evaluation_batches(data):
+            network(images)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    source = [f"parent=torchvision:{name}", "weights=weights.pth"]
+    images = ["data=imagenet", "data.path=images", "data.views=1"]
+    code, output, errors = run("morph", *source, *morph, *images, "calibration_batches=2", "output=grown")
+    assert code == 0, output + errors
+    assert "flips       0 of" in output
+    code, before, errors = run("eval", *source, *images, "format=json")
+    assert code == 0, errors
+    code, after, errors = run("eval", "parent=grown", *images, "format=json")
+    assert code == 0, errors
+    one, two = json.loads(before), json.loads(after)
+    assert (one["images"], one["errors"]) == (two["images"], two["errors"])
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_real_images_two_phases_killed_within_an_epoch(imagenet_sample, tmp_path, processes):
     """80 real images to train on and 20 to validate, in ten groups of neighbouring classes."""
