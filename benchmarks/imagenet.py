@@ -274,7 +274,10 @@ def estimates(result: dict[str, Any]) -> list[list[str]]:
         training = [EPOCHS * TRAIN_IMAGES / (speed * gpus) / 3600 for speed in steps[:1]]
         cells = [f"{h:.1f}" for h in training] + [f"{max(h, loading):.1f}" for h in training]
         rows.append([str(gpus), str(cores), f"{loading:.1f}", *(cells or ["", ""])])
-    return rows
+    run = result["together"][0]
+    loading = EPOCHS * (TRAIN_IMAGES + VAL_IMAGES) / run["loader"] / 3600
+    hours = [EPOCHS * TRAIN_IMAGES / run[key] / 3600 for key in ("step", "both")]
+    return [["this machine", str(run["workers"]), *(f"{h:.0f}" for h in (loading, *hours))], *rows]
 
 
 def main() -> None:
