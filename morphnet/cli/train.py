@@ -98,8 +98,9 @@ def train_here(
 def _done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
     """The records of a run that is done; refuses a directory of another one."""
     _check_same_run(composed, run_dir)
-    phases = len(composed.phases)
-    done = finished_records(run_dir, phases + len(composed.controls) * (phases - 1))
+    from morphnet.train.plan import count_phases
+
+    done = finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
     if done is not None:
         print(f"{short(run_dir)}: done already", flush=True)
     return done

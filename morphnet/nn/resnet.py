@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from morphnet.nn.activation import FUNCTIONS, Activation, ParametricActivation
 from morphnet.nn.branch import ShortcutShape, SplitShortcut
+from morphnet.nn.initialise import initialise
 from morphnet.nn.structure import describe_structure, restore_structure
 
 Family = Literal["cifar", "imagenet"]
@@ -302,16 +303,7 @@ class ResNet(nn.Module):
         self.classifier_name = "fc" if imagenet else "linear"
         self.add_module(self.classifier_name, nn.Linear(channels, arch.classes))
         if not self.conv1.weight.is_meta:  # there is nothing to initialise; to find that out takes PyTorch seconds
-            self._initialise(generator)
-
-    def _initialise(self, generator: torch.Generator | None) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            elif isinstance(module, nn.Linear):
-                bound = module.in_features**-0.5
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.zeros_(module.bias)
+            initialise(self, generator)
 
     def named_blocks(self) -> Iterator[tuple[str, ResidualBlock]]:
         """Every residual block with its name, such as ``("layer1.0", ...)``, in the order of the data."""

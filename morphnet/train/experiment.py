@@ -19,6 +19,7 @@ from morphnet.data import Augmentation, ImageData, calibration_batches, generato
 from morphnet.data.stream import ScaleAugmentation
 from morphnet.flops import count_macs, count_parameters
 from morphnet.morph import InexactError, MorphError, morph_network, words
+from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.record import FORMAT, environment, read_record, write_record
@@ -170,7 +171,12 @@ class _Run:
                 {"phase": source_plan.name, "network": network_hash(source)},
             ]
             experiment.engine.place(source)
-            if plan.grows:
+            if plan.method == "scratch":
+                network, lineage = source, []
+                initialise(network.cpu(), generator_for(experiment.seed, plan.index, "initial weights"))
+                metadata_of(network).clear()
+                metadata_of(network).update(_metadata(experiment.data))
+            elif plan.grows:
                 network = _morph(experiment, plan, source, folder)
             else:
                 network = _parametric(source) if plan.parametric else source
@@ -269,6 +275,7 @@ class _Run:
             "label": plan.label,
             "role": plan.role,
             "source": None if plan.source is None else self.plans[plan.source].folder,
+            "from_scratch": plan.source is None or plan.method == "scratch",
             "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
             **_figures(result, experiment),
             "macs": count_macs(network, (1, *experiment.data.input_size)),
@@ -294,7 +301,7 @@ class _Run:
                 "start": start_hash,
                 "network": network_hash(network),
             },
-            "morph_report": "morph_report.json" if plan.grows else None,
+            "morph_report": "morph_report.json" if plan.is_proved else None,
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **self.made_with,
@@ -323,7 +330,7 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
     settings: dict[str, Any] = {
         "calibration": batches,
         "activation": morphing.activation,
-        "method": plan.method,
+        "method": plan.method if plan.is_proved else "auto",
         "init": morphing.layers.init,
         "generator": generator_for(experiment.seed, plan.index, "filters"),
     }
@@ -342,8 +349,13 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
         found = {"passed": False, "failures": [str(error)]}
         raise
     finally:
-        if found:
+        if found and plan.is_proved:
             write_whole(folder / "morph_report.json", (json.dumps(found, indent=1) + "\n").encode())
+    if not plan.is_proved:
+        before = {name for name, _ in source.named_modules()}
+        generator = generator_for(experiment.seed, plan.index, "initial weights")
+        initialise(child.cpu(), generator, lambda name: name not in before)
+        return child
     print(report, flush=True)
     return child
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -19,12 +19,18 @@ from morphnet.train.schedule import Schedule, scaled_schedule
 Role = Literal["parent", "child", "control"]
 
 #: Fair controls: the parent trained on for the same phases, as it is or with parametric activations; the same child
-#: with identities inserted in place of solved filters.
+#: with identities, or with random weights, in place of solved filters; the same child trained from random weights
+#: alone, for as long as its last phase, or as long as all phases together.
 CONTROLS = {
     "relu": "parent trained on",
     "prelu": "PReLU parent trained on",
     "net2net": "child by identity insert (Net2Net)",
+    "random": "child by random insert",
+    "scratch": "child from scratch, the last phase's budget",
+    "scratch_total": "child from scratch, the budget of all phases",
 }
+#: Those that grow as the child does; and those that start anew with the network of the last child.
+INSERTS, ANEW = ("net2net", "random"), ("scratch", "scratch_total")
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class PhasePlan:
     Attributes:
         name: unique within the run; with ``index`` it names the folder.
         label: in words, for tables.
-        source: index of the phase whose network this one starts from; None for the parent.
+        source: index of the phase whose network this one starts from, or with ``scratch`` has the shape of; None for
+            the parent.
         morph: the spec that network is morphed to first.
         layers: or the layers that are morphed first, by pattern, and how.
-        method: how filters are found: ``auto``, ``als`` or ``net2net``.
+        method: how filters are found: ``auto``, ``als`` or ``net2net``; ``random`` for new weights that keep no
+            function, ``scratch`` for random weights everywhere.
         parametric: its activations are made parametric first.
         schedule: None: the network is evaluated and not trained.
         offset: iterations of the phases it comes from.
@@ -63,6 +71,11 @@ class PhasePlan:
     def grows(self) -> bool:
         """Whether the phase begins with a morph."""
         return self.morph is not None or self.layers is not None
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether what it begins with computes what its source computes, which is proved."""
+        return self.grows and self.method != "random"
 
 
 def plan_phases(
@@ -124,6 +137,16 @@ def plan_phases(
             )
     if "prelu" in controls and isinstance(parent, nn.Module):
         raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
+    if "random" in controls:
+        other = [i for i, phase in enumerate(phases) if phase.widen is not None or phase.enlarge is not None]
+        if other or not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
+            which = f"phases.{other[0]} has another morph" if other else "no phase has one"
+            raise ValueError(f"controls=[random] goes with specs, modules and deepen, which bring new layers; {which}")
+    if "scratch_total" in controls and parent_given:
+        raise ValueError(
+            "controls=[scratch_total] needs a parent that is trained here: how long the given one was trained is not "
+            "known; give controls=[scratch]"
+        )
     first_layers = next((i for i, found in enumerate(layers) if found), None)
     if first_layers is not None and isinstance(parent, nn.Module):
         _check_targets(parent, layers[first_layers], first_layers)
@@ -165,7 +188,7 @@ def plan_phases(
     ) -> int:
         before = planned[source] if source is not None else None
         trained = before.schedule.steps if before is not None and before.schedule is not None else 0
-        offset = before.offset + trained if before is not None else 0
+        offset = before.offset + trained if before is not None and method != "scratch" else 0
         planned.append(
             PhasePlan(len(planned), name, label, role, source, change[0], parametric, length, offset, change[1], method)
         )
@@ -180,18 +203,29 @@ def plan_phases(
         name, label = _names(phase, changes[i][1])
         method = morphing.layers.method if changes[i][1] else "auto"
         source = add(phase.name or name, label, "child", source, changes[i], False, lengths[i], method)
+    last = source
     for control in controls:
+        if control in ANEW:
+            trained = sum(length.steps for length in lengths)
+            steps = lengths[-1].steps if control == "scratch" else trained
+            add(
+                control, CONTROLS[control], "control", last, nothing, False, replace(lengths[0], steps=steps), "scratch"
+            )
+            continue
         source = 0
         for i, length in enumerate(lengths[1:], 1):
-            name = (control if control == "net2net" else f"{control}_trained_on") + (
-                f"_{i}" if len(lengths) > 2 else ""
-            )
+            name = (control if control in INSERTS else f"{control}_trained_on") + (f"_{i}" if len(lengths) > 2 else "")
             label = CONTROLS[control] + (f", phase {i}" if len(lengths) > 2 else "")
-            if control == "net2net":
-                source = add(name, label, "control", source, changes[i], False, length, "net2net")
+            if control in INSERTS:
+                source = add(name, label, "control", source, changes[i], False, length, control)
             else:
                 source = add(name, label, "control", source, nothing, control == "prelu" and source == 0, length)
     return tuple(planned)
+
+
+def count_phases(phases: int, controls: Sequence[str]) -> int:
+    """How many phases :func:`plan_phases` plans, for so many of a configuration."""
+    return phases + sum(1 if control in ANEW else phases - 1 for control in controls)
 
 
 def _names(phase: PhaseConfig, layers: Mapping[str, Operation] | None) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from morphnet import load_network
 from morphnet.cli import main
@@ -94,6 +95,34 @@ def test_a_run_directory_holds_what_made_it(finished):
     assert proof["exactness"]["relative"] < 1e-10
     network = load_network(run / "phases" / "1_1c1" / "network.safetensors")
     assert network.metadata["input_size"] == [1, 8, 8]
+
+
+def test_random_and_scratch_controls_are_the_child_without_what_was_learned(output_of, tmp_path):
+    controls = "controls=[random,scratch,scratch_total]"
+    output_of("train", *SHORT, "phases=[{morph: null},{morph: 1c1}]", controls, "hydra.run.dir=run", cwd=tmp_path)
+    phases = tmp_path / "run" / "phases"
+    names = ("0_parent", "1_1c1", "2_random", "3_scratch", "4_scratch_total")
+    parent, child, random, scratch, total = (json.loads((phases / n / "record.json").read_text()) for n in names)
+    assert child["macs"] == random["macs"] == scratch["macs"] == total["macs"]
+    assert [r["steps"] for r in (child, random, scratch, total)] == [6, 6, 6, 12]
+    assert [r["from_scratch"] for r in (parent, child, random, scratch, total)] == [True, False, False, True, True]
+    assert random["start_loss"] != pytest.approx(parent["loss"], rel=1e-3)
+    assert scratch["lineage"]["ancestors"] == []
+    assert not (phases / "2_random" / "morph_report.json").exists()
+    learned = load_file(phases / "0_parent" / "network.safetensors")
+    starts = [load_file(phases / n / "start.safetensors") for n in names[1:]]
+    for name, value in learned.items():
+        if name.endswith("conv1.weight"):
+            assert torch.equal(starts[0][name], value)
+            assert torch.equal(starts[1][name], value)
+            assert not torch.equal(starts[2][name], value)
+    new = [name for name in starts[0] if ".branches." in name and name.endswith("conv1.weight")]
+    assert len(new) == 3
+    assert not any(torch.equal(starts[0][name], starts[1][name]) for name in new)
+    assert not any(torch.equal(starts[2][name], starts[3][name]) for name in new)
+    assert "done already" in output_of(
+        "train", *SHORT, "phases=[{morph: null},{morph: 1c1}]", controls, "hydra.run.dir=run", cwd=tmp_path
+    )
 
 
 def test_tensorboard_gets_every_phase_on_one_step_axis(finished):

@@ -5,6 +5,7 @@ from morphnet.config import LayerMorphConfig, MorphConfig, PhaseConfig, Schedule
 from morphnet.morph import Deepen, Widen
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.train import plan_phases
+from morphnet.train.plan import count_phases
 from tests.modules import module
 
 PAIR = module("sa at")
@@ -108,6 +109,17 @@ def test_the_net2net_control_repeats_specs_and_deepens_with_identities():
     assert (only.folder, only.label) == ("2_net2net", "child by identity insert (Net2Net)")
 
 
+def test_controls_from_scratch_train_the_last_child_for_its_phase_or_for_all():
+    phases = [{"steps": 10, "warmup_steps": 3}, {"morph": "1c1", "steps": 20}, {"morph": "3c1", "steps": 40}]
+    plans = _plan(phases, ["random", "scratch", "scratch_total"])
+    first, second, scratch, total = plans[3:]
+    assert [p.folder for p in (first, second)] == ["3_random_1", "4_random_2"]
+    assert (first.morph, first.method, first.source, second.source) == ("1c1", "random", 0, 3)
+    assert (scratch.source, scratch.grows, scratch.offset, scratch.schedule.steps) == (2, False, 0, 40)
+    assert (total.source, total.method, total.schedule.steps, total.schedule.warmup_steps) == (2, "scratch", 70, 3)
+    assert count_phases(3, ["random", "scratch", "scratch_total"]) == len(plans)
+
+
 def test_a_given_parent_of_another_class_is_planned_with():
     parent = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     layers = [None, {"0": PAIR}]
@@ -138,6 +150,12 @@ FOREIGN = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
         ([{}, {"morph": "1c1"}], {"parent": FOREIGN}, "the parent is a Sequential: name layers by target= instead"),
         ([{}, {}], {"parent": FOREIGN, "controls": ["prelu"]}, r"controls=\[prelu\] needs one of morphnet's ResNets"),
         ([{}, {}], {"controls": ["net2net"]}, "no phase has one"),
+        ([{}, {}], {"controls": ["random"]}, r"controls=\[random\] goes with .*; no phase has one"),
+        (
+            [{}, {"widen": 2, "target": "conv1"}],
+            {"controls": ["random"], "layers": [None, {"conv1": PAIR}]},
+            "phases.1 has another morph",
+        ),
         (
             [{}, {"morph": "1c1"}, {"module": "a"}],
             {"controls": ["net2net"], "layers": [None, None, {"conv1": PAIR}]},
