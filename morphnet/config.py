@@ -237,4 +237,5 @@ class ReportConfig:
     """``morphnet report``."""
 
     records: str = "outputs/**"
-    format: str = "text"  # text | markdown | csv | json
+    table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls
+    format: str = "text"  # text | markdown | csv | latex | json

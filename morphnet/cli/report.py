@@ -1,4 +1,4 @@
-"""``morphnet report``: the records of finished runs as one table."""
+"""``morphnet report``: the records of finished runs as a table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import ReportConfig
 
+TABLES = ("runs", "1", "2", "3", "controls")
+
 
 def main() -> None:
     """Prints the table."""
@@ -19,15 +21,30 @@ def main() -> None:
 def report(composed: DictConfig) -> None:
     config = to_dataclass(composed, ReportConfig)
 
+    from morphnet.report.comparison import control_lines, paper_lines, runs_of
+    from morphnet.report.comparison_table import format_controls, format_paper
     from morphnet.report.record import read_record
     from morphnet.report.table import FORMATS, format_rows, tabulate
 
-    if config.format not in FORMATS:
-        raise ValueError(f"format={config.format!r}; expected one of {', '.join(FORMATS)}")
+    for key, value, expected in (("table", config.table, TABLES), ("format", config.format, FORMATS)):
+        if value not in expected:
+            raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
     paths = find_records(config.records)
     if not paths:
         raise FileNotFoundError(f"records={config.records}: no finished phase there; run morphnet train first")
-    print(format_rows(tabulate([read_record(path) for path in paths]), config.format))  # type: ignore[arg-type]
+    records = [{**read_record(path), "path": path.as_posix()} for path in paths]
+    runs = runs_of(records)
+    if config.table == "runs":
+        print(format_rows(tabulate(records), config.format))  # type: ignore[arg-type]
+    elif config.table == "controls":
+        lines = control_lines(runs)
+        if not lines:
+            raise FileNotFoundError(
+                f"records={config.records}: no run with a control there; train with controls=[relu]"
+            )
+        print(format_controls(lines, config.format))  # type: ignore[arg-type]
+    else:
+        print(format_paper(paper_lines(runs, int(config.table)), config.format))  # type: ignore[arg-type]
 
 
 def find_records(pattern: str) -> list[Path]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Format = Literal["text", "markdown", "csv", "json"]
-FORMATS = ("text", "markdown", "csv", "json")
+Format = Literal["text", "markdown", "csv", "latex", "json"]
+FORMATS = ("text", "markdown", "csv", "latex", "json")
 Cells = Sequence[Sequence[str]]
 
 
@@ -107,13 +107,13 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     header += ["FLOP (million)", "rel. FLOP", "parameters", "steps", "images/s"]
     written = []
     for row in rows:
-        over_views = [_with_deviation(row.views_error_mean, row.views_error_deviation)] if views else []
+        over_views = [with_deviation(row.views_error_mean, row.views_error_deviation)] if views else []
         written.append(
             [
                 row.experiment,
                 row.network,
                 str(len(row.seeds)),
-                _with_deviation(row.error_mean, row.error_deviation),
+                with_deviation(row.error_mean, row.error_deviation),
                 *over_views,
                 f"{100 * row.start_error_mean:.2f}",
                 f"{row.macs / 1e6:.1f}" if row.macs >= 1e7 else f"{row.macs / 1e6:.3f}",
@@ -126,7 +126,7 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return header, written
 
 
-def _with_deviation(mean: float | None, deviation: float | None) -> str:
+def with_deviation(mean: float | None, deviation: float | None) -> str:
     """In per cent; empty for None."""
     if mean is None:
         return ""
@@ -134,7 +134,7 @@ def _with_deviation(mean: float | None, deviation: float | None) -> str:
 
 
 def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
-    """``rows`` as text, Markdown, CSV or JSON; the last two hold plain numbers."""
+    """``rows`` as text, Markdown, LaTeX, CSV or JSON; the last two hold plain numbers."""
     if format == "json":
         return json.dumps([asdict(row) for row in rows], indent=1)
     if format == "csv":
@@ -143,7 +143,7 @@ def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
             if rows
             else ""
         )
-    return (to_markdown if format == "markdown" else to_text)(*columns(rows))
+    return WRITERS[format](*columns(rows))
 
 
 def to_text(header: Sequence[str], body: Cells) -> str:
@@ -164,10 +164,31 @@ def to_markdown(header: Sequence[str], body: Cells) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
 
 
+def to_latex(header: Sequence[str], body: Cells) -> str:
+    """A ``tabular`` with rules of the booktabs package."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(_escaped, cells)) + r" \\"
+
+    columns = "l" * len(header)
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(header), r"\midrule", *map(line, body)]
+    return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"])
+
+
+def _escaped(text: str) -> str:
+    for character in "&%_#$":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("±", r"$\pm$").replace("→", r"$\to$")
+
+
 def to_csv(lines: Cells) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue().rstrip("\n")
+
+
+#: How a header and lines of words become a table that a person reads.
+WRITERS = {"text": to_text, "markdown": to_markdown, "latex": to_latex}
 
 
 def _plain(value: Any) -> str:

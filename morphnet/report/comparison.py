@@ -1,0 +1,234 @@
+"""Runs beside the paper's rows, and children beside their controls."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from morphnet.nn.resnet import Architecture, split_activation
+from morphnet.report.paper import PAPER, PaperRow
+
+#: Which table of the paper goes with which data.
+TABLES = {"cifar10": 1, "cifar100": 2, "imagenet": 3}
+#: Of the intervals of paired differences.
+CONFIDENCE = 0.95
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The phases of one run, by their folders."""
+
+    phases: dict[str, Record]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Experiment and variant: what runs that differ in their seed alone share."""
+        first = next(iter(self.phases.values()))
+        return first["experiment"], first["settings"].get("variant", "")
+
+    @property
+    def seed(self) -> int:
+        return int(next(iter(self.phases.values()))["seed"])
+
+    def chain(self, record: Record) -> list[Record]:
+        """From the parent to ``record``; one that started from random weights stands for itself."""
+        source = None if record.get("from_scratch") else self.phases.get(record.get("source") or "")
+        return [*(self.chain(source) if source else []), record]
+
+    def last_child(self) -> Record | None:
+        children = [r for r in self.phases.values() if r["role"] == "child"]
+        return max(children, key=lambda r: int(r["index"]), default=None)
+
+    def last_controls(self) -> list[Record]:
+        """Of each kind of control the one that was trained last."""
+        last: dict[str, Record] = {}
+        for record in self.phases.values():
+            if record["role"] == "control":
+                last[kind_of(record)] = record
+        return list(last.values())
+
+
+def runs_of(records: Sequence[Record]) -> list[Run]:
+    """``records`` as runs, each phase once, in the order they are given."""
+    found: dict[tuple[Any, ...], dict[str, Record]] = {}
+    for record in sorted(records, key=lambda r: int(r["index"])):
+        key = (record["experiment"], record["settings"].get("variant", ""), record["seed"])
+        found.setdefault(key, {}).setdefault(f"{record['index']}_{record['phase']}", record)
+    return [Run(phases) for phases in found.values()]
+
+
+def kind_of(control: Record) -> str:
+    """The label of a control without the phase it belongs to."""
+    return str(control["label"]).split(", phase ")[0]
+
+
+# --- the paper's tables ---
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run found for a row: errors as fractions, and the record they stand in."""
+
+    seed: int
+    error: float
+    parent_error: float | None
+    record: Record
+
+
+@dataclass(frozen=True)
+class PaperLine:
+    """A row of the paper, as printed and as measured here.
+
+    Attributes:
+        views: over which errors are counted: 1, or in Table 3 also 10.
+        runs: of one variant, by seed; none where nobody has run it.
+    """
+
+    row: PaperRow
+    views: int
+    runs: tuple[Measured, ...] = ()
+
+    @property
+    def paper_error(self) -> float:
+        return self.row.error if self.views == 1 else self.row.error_ten_views or float("nan")
+
+    @property
+    def paper_parent_error(self) -> float | None:
+        """None for a parent itself."""
+        if self.row.spec is None:
+            return None
+        parent = next(r for r in PAPER if (r.table, r.depth, r.spec) == (self.row.table, self.row.depth, None))
+        return parent.error if self.views == 1 else parent.error_ten_views
+
+    @property
+    def errors(self) -> list[float]:
+        return [run.error for run in self.runs]
+
+    @property
+    def improvements(self) -> list[float]:
+        """The parent's error minus the child's, run by run."""
+        return [run.parent_error - run.error for run in self.runs if run.parent_error is not None]
+
+    @property
+    def relative_improvements(self) -> list[float]:
+        found = [(run.parent_error, run.error) for run in self.runs if run.parent_error]
+        return [(before - after) / before for before, after in found]
+
+
+def paper_lines(runs: Sequence[Run], table: int) -> list[PaperLine]:
+    """Every row of ``table``, one line for each variant that was run; those nobody has run are there as well."""
+    lines = []
+    for row in (row for row in PAPER if row.table == table):
+        for views in (1, 10) if row.error_ten_views is not None else (1,):
+            found: dict[tuple[str, str], list[Measured]] = {}
+            for run in runs:
+                for record in run.phases.values():
+                    measured = _measured(run, record, row, views)
+                    if measured is not None and all(m.seed != run.seed for m in found.get(run.key, [])):
+                        found.setdefault(run.key, []).append(measured)
+            merged = _one_parent(found) if row.spec is None else list(found.values())
+            ordered = [tuple(sorted(group, key=lambda m: m.seed)) for group in merged]
+            lines += [PaperLine(row, views, group) for group in ordered] or [PaperLine(row, views)]
+    return lines
+
+
+def _one_parent(found: dict[tuple[str, str], list[Measured]]) -> list[list[Measured]]:
+    """A parent that several experiments share stands once: those of the same networks are one line."""
+    kept: dict[tuple[Any, ...], list[Measured]] = {}
+    for group in found.values():
+        networks = tuple(sorted(str(m.record.get("lineage", {}).get("network")) for m in group))
+        kept.setdefault(networks, group)
+    whole = [set(networks) for networks in kept]
+    return [group for networks, group in kept.items() if not any(set(networks) < other for other in whole)]
+
+
+def _measured(run: Run, record: Record, row: PaperRow, views: int) -> Measured | None:
+    if record["role"] == "control" or TABLES.get(record["data"]["name"]) != row.table:
+        return None
+    chain = run.chain(record)
+    specs = tuple(r.get("morph") for r in chain[1:])
+    if specs != ((*row.via, row.spec) if row.spec is not None else ()) or not _is_papers(chain[0], row):
+        return None
+    errors = [_error(r, views) for r in (record, chain[0])]
+    if errors[0] is None:
+        return None
+    return Measured(run.seed, errors[0], errors[1] if row.spec is not None else None, record)
+
+
+def _is_papers(parent: Record, row: PaperRow) -> bool:
+    """Whether a parent is the network the row starts from, by either kind of shortcut."""
+    try:
+        architecture = Architecture.from_dict(parent["architecture"])
+    except (ValueError, KeyError, TypeError):
+        return False
+    expected = row.parent
+    same = ("family", "block", "blocks", "widths", "classes", "in_channels", "shortcuts")
+    return split_activation(architecture.activation) == ("relu", False) and all(
+        getattr(architecture, key) == getattr(expected, key) for key in same
+    )
+
+
+def _error(record: Record, views: int) -> float | None:
+    if views == 1:
+        return float(record["error"])
+    over = record.get("views")
+    return float(over["error"]) if over and over.get("count") == views else None
+
+
+# --- children beside their controls ---
+
+
+@dataclass(frozen=True)
+class ControlLine:
+    """A child, or one of its controls, over the seeds of one experiment.
+
+    Attributes:
+        differences: of a control, its error minus the child's, seed by seed; empty for the child.
+    """
+
+    experiment: str
+    label: str
+    errors: tuple[float, ...]
+    differences: tuple[float, ...]
+    record: Record
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Paired t interval of the difference, from three seeds on."""
+        count = len(self.differences)
+        if count < 3:
+            return None
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(self.differences) / count**0.5
+        mean = statistics.fmean(self.differences)
+        return mean - half, mean + half
+
+
+def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
+    """For every experiment that has controls: its last child, then of each kind the control trained last."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if run.last_child() is not None and run.last_controls():
+            groups.setdefault(run.key, []).append(run)
+    lines = []
+    for group in groups.values():
+        group = sorted(group, key=lambda run: run.seed)
+        children = {run.seed: child for run in group if (child := run.last_child()) is not None}
+        first = children[group[0].seed]
+        errors = tuple(float(child["error"]) for child in children.values())
+        lines.append(ControlLine(first["experiment"], first["label"], errors, (), first))
+        kinds: dict[str, dict[int, Record]] = {}
+        for run in group:
+            for control in run.last_controls():
+                kinds.setdefault(kind_of(control), {})[run.seed] = control
+        for kind, controls in kinds.items():
+            differences = [float(c["error"]) - float(children[seed]["error"]) for seed, c in controls.items()]
+            errors = tuple(float(c["error"]) for c in controls.values())
+            record = next(iter(controls.values()))
+            lines.append(ControlLine(first["experiment"], kind, errors, tuple(differences), record))
+    return lines

@@ -1,0 +1,152 @@
+"""Comparisons as tables: the paper's with what was measured here, and children beside their controls."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from morphnet.report.comparison import ControlLine, PaperLine
+from morphnet.report.table import WRITERS, Format, to_csv, with_deviation
+
+PAPER_HEADER = (
+    "network", "phases", "views", "error %, paper", "error %", "seeds", "improvement, paper", "improvement",
+    "relative %, paper", "relative %", "FLOP, paper (million)", "FLOP (million)", "rel. FLOP, paper", "steps",
+    "records",
+)  # fmt: skip
+CONTROL_HEADER = (
+    "experiment",
+    "network",
+    "error %",
+    "seeds",
+    "over the child (points)",
+    "95 % interval",
+    "FLOP (million)",
+)
+
+
+def format_paper(lines: Sequence[PaperLine], format: Format = "text") -> str:
+    """The paper's rows with what was measured; cells of what was not are empty.
+
+    ``improvement`` is the parent's error minus the child's, in points, over the runs of the same seed; ``steps`` those
+    of the last phase, of which the paper's have 64,000 on CIFAR.
+    """
+    if format == "json":
+        return json.dumps([_paper_values(line) for line in lines], indent=1)
+    if format == "csv":
+        values = [_paper_values(line) for line in lines]
+        return to_csv([list(values[0]), *([_plain(v) for v in row.values()] for row in values)])
+    views = any(line.views > 1 for line in lines)
+    body = [_paper_cells(line, format) for line in lines]
+    kept = [i for i, name in enumerate(PAPER_HEADER) if name != "views" or views]
+    return WRITERS[format]([PAPER_HEADER[i] for i in kept], [[cells[i] for i in kept] for cells in body])
+
+
+def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> str:
+    """Every child, then its controls: their errors, and by how much they are above the child's, seed by seed.
+
+    From three seeds on the difference is a mean with its paired t interval; below that all differences are listed.
+    """
+    if format == "json":
+        return json.dumps([_control_values(line) for line in lines], indent=1)
+    if format == "csv":
+        values = [_control_values(line) for line in lines]
+        return to_csv([list(values[0]), *([_plain(v) for v in row.values()] for row in values)])
+    return WRITERS[format](CONTROL_HEADER, [_control_cells(line) for line in lines])
+
+
+def _paper_cells(line: PaperLine, format: Format) -> list[str]:
+    row, first = line.row, line.runs[0].record if line.runs else None
+    paper_parent = line.paper_parent_error
+    gain = None if paper_parent is None else paper_parent - line.paper_error
+    return [
+        row.name,
+        str(len(row.via) + 1) + (f" ({' → '.join((*row.via, row.spec or ''))})" if row.via else ""),
+        str(line.views),
+        f"{100 * line.paper_error:.2f}",
+        _mean(line.errors),
+        str(len(line.runs)) if line.runs else "",
+        _percent(gain),
+        _mean(line.improvements),
+        _percent(None if gain is None or not paper_parent else gain / paper_parent, 1),
+        _percent(statistics.fmean(line.relative_improvements) if line.relative_improvements else None, 1),
+        f"{row.flop:.1f}" if row.flop < 1000 else f"{row.flop:,.0f}",
+        "" if first is None else f"{first['macs'] / 1e6:,.1f}",
+        f"{row.relative_flop:.2f}x",
+        "" if first is None else f"{first['steps']:,}" if first["steps"] else "given",
+        _links(line, format),
+    ]
+
+
+def _links(line: PaperLine, format: Format) -> str:
+    """The record of every seed: links in Markdown; a text has no place for them."""
+    if format != "markdown":
+        return ", ".join(str(run.seed) for run in line.runs)
+    return ", ".join(f"[seed {run.seed}]({run.record.get('path', '')})" for run in line.runs)
+
+
+def _control_cells(line: ControlLine) -> list[str]:
+    interval = line.interval
+    if len(line.differences) < 3:
+        difference = ", ".join(f"{100 * d:+.2f}" for d in line.differences)
+    else:
+        difference = f"{100 * statistics.fmean(line.differences):+.2f}"
+    return [
+        line.experiment,
+        line.label,
+        _mean(line.errors),
+        str(len(line.errors)),
+        difference,
+        "" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
+        f"{line.record['macs'] / 1e6:,.1f}" if line.record["macs"] >= 1e7 else f"{line.record['macs'] / 1e6:.3f}",
+        f"{line.record['steps']:,}",
+    ]
+
+
+def _paper_values(line: PaperLine) -> dict[str, Any]:
+    first = line.runs[0].record if line.runs else None
+    return {
+        "table": line.row.table,
+        "network": line.row.name,
+        "via": list(line.row.via),
+        "views": line.views,
+        "paper_error": line.paper_error,
+        "paper_parent_error": line.paper_parent_error,
+        "paper_flop_million": line.row.flop,
+        "paper_relative_flop": line.row.relative_flop,
+        "seeds": [run.seed for run in line.runs],
+        "errors": line.errors,
+        "improvements": line.improvements,
+        "relative_improvements": line.relative_improvements,
+        "macs": None if first is None else first["macs"],
+        "steps": None if first is None else first["steps"],
+        "records": [run.record.get("path") for run in line.runs],
+    }
+
+
+def _control_values(line: ControlLine) -> dict[str, Any]:
+    return {
+        "experiment": line.experiment,
+        "network": line.label,
+        "errors": list(line.errors),
+        "differences": list(line.differences),
+        "interval": None if line.interval is None else list(line.interval),
+        "macs": line.record["macs"],
+    }
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return with_deviation(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

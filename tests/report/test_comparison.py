@@ -1,0 +1,148 @@
+import csv
+import io
+import json
+
+import pytest
+from scipy.stats import ttest_rel
+
+from morphnet.nn.resnet import cifar_architecture, imagenet_architecture
+from morphnet.report.comparison import control_lines, paper_lines, runs_of
+from morphnet.report.comparison_table import format_controls, format_paper
+
+
+def _record(seed, index, phase, error, *, role="child", source=None, morph=None, **changes):
+    return {
+        "experiment": "e", "seed": seed, "index": index, "phase": phase, "label": changes.pop("label", phase),
+        "role": role, "source": source, "morph": morph, "error": error, "macs": 43_958_912, "steps": 640,
+        "settings": {"variant": "", "scale": 0.01}, "data": {"name": "cifar10"},
+        "architecture": cifar_architecture(20, 10).to_dict(), "lineage": {"network": f"{phase}{seed}{error}"},
+        "path": f"runs/{seed}/{phase}/record.json", **changes,
+    }  # fmt: skip
+
+
+def _run(seed, parent=0.10, child=0.08, control=0.09, via=()):
+    records = [_record(seed, 0, "parent", parent, role="parent")]
+    source = "0_parent"
+    for index, spec in enumerate((*via, "1c1"), 1):
+        records.append(_record(seed, index, spec, child, source=source, morph=spec))
+        source = f"{index}_{spec}"
+    index = len(records)
+    return [*records, _record(seed, index, "relu", control, role="control", source="0_parent", label="parent on")]
+
+
+def _line(lines, name, via=()):
+    (found,) = [line for line in lines if line.row.name == name and line.row.via == via]
+    return found
+
+
+def test_a_row_has_the_errors_of_its_runs_and_the_others_stay_empty():
+    lines = paper_lines(runs_of([*_run(1, 0.11, 0.08), *_run(0, 0.10, 0.09)]), 1)
+    assert len(lines) == 16
+    line = _line(lines, "morph20_1c1")
+    assert [run.seed for run in line.runs] == [0, 1]
+    assert line.errors == [0.09, 0.08]
+    assert line.improvements == pytest.approx([0.01, 0.03])
+    assert line.relative_improvements == pytest.approx([0.1, 0.03 / 0.11])
+    assert line.paper_parent_error == 0.0875
+    assert _line(lines, "resnet20").errors == [0.10, 0.11]
+    assert sum(len(line.runs) > 0 for line in lines) == 2
+    assert paper_lines(runs_of(_run(0)), 2)[0].runs == ()
+
+
+def test_phases_between_lead_to_a_row_of_their_own():
+    records = [r for r in _run(0, via=("1c1_half",)) if r["role"] != "control"]
+    for record in records:
+        record["architecture"] = cifar_architecture(56, 10).to_dict()
+    lines = paper_lines(runs_of(records), 1)
+    assert _line(lines, "morph56_1c1", ("1c1_half",)).errors == [0.08]
+    assert _line(lines, "morph56_1c1_half").errors == [0.08]
+    assert _line(lines, "morph56_1c1").errors == []
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        cifar_architecture(20, 10, widths=(8, 16, 32)),
+        cifar_architecture(20, 10, activation="prelu"),
+        cifar_architecture(20, 5),
+        cifar_architecture(26, 10),
+        imagenet_architecture(18, 10),
+    ],
+)
+def test_other_networks_are_in_no_row(architecture):
+    records = [{**r, "architecture": architecture.to_dict()} for r in _run(0)]
+    assert all(line.runs == () for line in paper_lines(runs_of(records), 1))
+    assert all(line.runs == () for line in paper_lines(runs_of([{**r, "architecture": None} for r in _run(0)]), 1))
+
+
+def test_other_settings_of_a_row_are_other_lines_and_a_shared_parent_is_one():
+    other = [{**r, "settings": {"variant": "abc"}} for r in _run(0)]
+    lines = paper_lines(runs_of([*_run(0), *other]), 1)
+    assert sum(line.row.name == "morph20_1c1" and line.row.via == () for line in lines) == 2
+    assert sum(line.row.name == "resnet20" for line in lines) == 1
+
+
+def test_ten_views_are_a_line_of_their_own():
+    def record(*args, **changes):
+        found = _record(*args, data={"name": "imagenet"}, **changes)
+        found["architecture"] = imagenet_architecture(18).to_dict()
+        return found
+
+    parent = record(0, 0, "parent", 0.33, role="parent", views={"count": 10, "error": 0.31})
+    child = record(0, 1, "1c1", 0.32, source="0_parent", morph="1c1")
+    lines = paper_lines(runs_of([parent, child]), 3)
+    assert [(line.row.name, line.views, line.errors) for line in lines] == [
+        ("resnet18", 1, [0.33]), ("resnet18", 10, [0.31]), ("morph18_1c1", 1, [0.32]), ("morph18_1c1", 10, []),
+    ]  # fmt: skip
+    assert lines[1].paper_error == 0.3086
+
+
+def test_differences_to_controls_are_paired_and_have_an_interval_from_three_seeds_on():
+    children, controls = [0.08, 0.07, 0.10], [0.09, 0.10, 0.105]
+    records = [r for s in range(3) for r in _run(s, 0.2, children[s], controls[s])]
+    child, control = control_lines(runs_of(records))
+    assert child.differences == ()
+    assert control.differences == pytest.approx([0.01, 0.03, 0.005])
+    expected = ttest_rel(controls, children).confidence_interval(0.95)
+    assert control.interval == pytest.approx((expected.low, expected.high))
+    assert "+1.50" in format_controls([child, control])
+    _, two = control_lines(runs_of([r for r in records if r["seed"] < 2]))
+    assert two.interval is None
+    assert "+1.00, +3.00" in format_controls([child, two])
+
+
+def test_a_control_of_several_phases_is_its_last_one():
+    records = [*_run(0, via=("1c1_half",))]
+    records[-1]["label"] = "parent on, phase 1"
+    records.append(_record(0, 4, "relu_2", 0.05, role="control", source="3_relu", label="parent on, phase 2"))
+    child, control = control_lines(runs_of(records))
+    assert (child.label, control.label, control.errors) == ("1c1", "parent on", (0.05,))
+
+
+def test_a_network_from_scratch_has_no_parent():
+    (run,) = runs_of([*_run(0), _record(0, 3, "scratch", 0.2, role="control", source="1_1c1", from_scratch=True)])
+    assert [r["phase"] for r in run.chain(run.phases["3_scratch"])] == ["scratch"]
+    assert [r["phase"] for r in run.chain(run.phases["1_1c1"])] == ["parent", "1c1"]
+
+
+@pytest.mark.parametrize(
+    "write", [lambda f: format_paper(paper_lines(RUNS, 1), f), lambda f: format_controls(LINES, f)]
+)
+def test_every_format_says_the_same(write):
+    assert "8.00" in write("text")
+    assert write("markdown").splitlines()[1].startswith("| --- |")
+    assert write("latex").count(r"\\") >= 3
+    assert r"8.00 $\pm$ 0.00" in write("latex")
+    rows = list(csv.DictReader(io.StringIO(write("csv"))))
+    values = json.loads(write("json"))
+    assert len(rows) == len(values) == len(write("markdown").splitlines()) - 2
+    index = next(i for i, value in enumerate(values) if value["errors"] == [0.08, 0.08])
+    assert rows[index]["errors"] == "0.08 0.08"
+
+
+RUNS = runs_of([*_run(0), *_run(1)])
+LINES = control_lines(RUNS)
+
+
+def test_a_cell_links_to_its_records():
+    assert "[seed 1](runs/1/1c1/record.json)" in format_paper(paper_lines(RUNS, 1), "markdown")
