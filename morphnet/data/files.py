@@ -64,6 +64,7 @@ class Unreadable:
     found: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, reason: str) -> None:
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)  # one line, and text in any case
         if name in self.found:
             return
         self.found[name] = reason
@@ -136,7 +137,11 @@ class FileSplit:
         digest.update(b"\0".join(self.names.tolist()))
         digest.update(self.labels.numpy().data)
         for i in _spread(len(self)):
-            digest.update(f" {(self.root / self.name(i)).stat().st_size}".encode())
+            try:
+                size = (self.root / self.name(i)).stat().st_size
+            except OSError:  # a link to nowhere, for one: it is named when its turn comes
+                size = -1
+            digest.update(f" {size}".encode())
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel over the centre crops of up to a thousand images, in [0, 1]."""

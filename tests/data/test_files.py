@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -137,6 +139,28 @@ def test_an_unreadable_file_is_counted_once_and_over_a_restart(tmp_path, capsys)
     assert second.count() == 3
     assert capsys.readouterr().err.count("morphnet: a cannot be read and is skipped (cut off\nhere)") == 1
     assert Unreadable().count() == 0
+
+
+def test_a_name_that_is_no_text_is_written_down_on_one_line(tmp_path):
+    file = tmp_path / "unreadable.txt"
+    for _ in range(2):
+        unreadable = Unreadable(file)
+        unreadable.add(os.fsdecode(b"train/n0/\xff\xfe.JPEG"), "cut off")
+        unreadable.add("train/n0/new\nline\tand é.JPEG", "cut off")
+        assert unreadable.count() == 2
+    assert file.read_text(encoding="utf-8").splitlines()[:2] == [
+        "train/n0/\\udcff\\udcfe.JPEG\tcut off",
+        "train/n0/new\\nline\\tand é.JPEG\tcut off",
+    ]
+
+
+def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(tmp_path):
+    write_folder(tmp_path)
+    before = load_folder("mine", tmp_path, VIEW).fingerprint()
+    (tmp_path / "train" / "n0" / "a.JPEG").symlink_to(tmp_path / "nowhere.JPEG")
+    data = load_folder("mine", tmp_path, VIEW)
+    assert len(data.train) == 25
+    assert data.fingerprint() != before
 
 
 @pytest.mark.parametrize(
