@@ -1,11 +1,12 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from morphnet.data import with_normalisation, with_validation
-from morphnet.data.files import Unreadable, Viewing, load_folder
+from morphnet.data.files import Unreadable, Viewing, load_folder, read_ground_truth
 from tests.pictures import content, picture, write_folder
 
 VIEW = Viewing(32, 40)
@@ -36,6 +37,36 @@ def test_a_flat_folder_goes_by_its_ground_truth(tmp_path, name):
     labels = tmp_path / name if name == "mine.tsv" else None
     data = load_folder("mine", tmp_path, VIEW, labels)
     assert data.test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (["v0.jpg", "v1.jpg"], "v0.jpg cat\nv1.jpg golden retriever\n"),
+        (["v0.jpg", "v1.jpg"], 'file,class,note\nv0.jpg,"cat",old\nv1.jpg, golden retriever, new\n'),
+        (["my cat.jpg", "v1.jpg"], "my cat.jpg,cat\nv1.jpg,golden retriever\n"),
+        (["my cat.jpg", "v1.jpg"], "my cat.jpg 0\nv1.jpg 1\n"),
+        (["a.1.jpg", "a.2.jpg"], "a.1 cat\na.2 1\n"),
+        (["a.jpg", "a.png"], "a.jpg cat\na.png 1\n"),
+        (["a.jpg", "b.jpg"], "\ufeffa.jpg\tcat\nb.jpg\tgolden retriever\n"),
+    ],
+)
+def test_names_of_a_ground_truth_may_be_of_any_kind(tmp_path, files, text):
+    path = tmp_path / "truth.txt"
+    path.write_text(text, encoding="utf-8")
+    assert read_ground_truth(path, files, ["cat", "golden retriever"]) == {files[0]: 0, files[1]: 1}
+
+
+def test_a_ground_truth_that_would_not_be_read_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.labels=truth\.txt is for a flat folder"):
+        load_folder("mine", write_folder(tmp_path), VIEW, Path("truth.txt"))
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    write_folder(tmp_path)
+    for part in ("train", "val"):
+        (tmp_path / part / ".ipynb_checkpoints").mkdir()
+    assert load_folder("mine", tmp_path, VIEW).class_names == ("n0", "n1", "n2")
 
 
 def test_the_development_kit_numbers_are_translated_by_its_meta_file(tmp_path):
