@@ -64,6 +64,7 @@ class Unreadable:
     found: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, reason: str) -> None:
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)  # one line, and text in any case
         if name in self.found:
             return
         self.found[name] = reason
@@ -136,7 +137,11 @@ class FileSplit:
         digest.update(b"\0".join(self.names.tolist()))
         digest.update(self.labels.numpy().data)
         for i in _spread(len(self)):
-            digest.update(f" {(self.root / self.name(i)).stat().st_size}".encode())
+            try:
+                size = (self.root / self.name(i)).stat().st_size
+            except OSError:  # a link to nowhere, for one: it is named when its turn comes
+                size = -1
+            digest.update(f" {size}".encode())
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel over the centre crops of up to a thousand images, in [0, 1]."""
@@ -166,7 +171,7 @@ def load_folder(name: str, root: Path, viewing: Viewing, labels: Path | None = N
     Raises:
         FileNotFoundError, ValueError: what is not there, and what is needed.
     """
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     needs = "a folder with train/<class>/*.JPEG and val/ is needed"
     if not root.is_dir():
@@ -182,12 +187,15 @@ def load_folder(name: str, root: Path, viewing: Viewing, labels: Path | None = N
         found = make_dataset(str(root / folder), classes, IMG_EXTENSIONS, allow_empty=True)
         return _split(root, [(os.path.relpath(path, root), label) for path, label in found], viewing, workers, folder)
 
-    if not any(entry.is_dir() for entry in os.scandir(root / "train")):
+    names = _subfolders(root / "train")
+    if not names:
         raise FileNotFoundError(f"{root / 'train'} has no subfolders: one for each class is needed")
-    names, classes = find_classes(str(root / "train"))
+    classes = {name: k for k, name in enumerate(names)}
     train = split("train", classes)
-    if any(entry.is_dir() for entry in os.scandir(root / folder)):
-        unknown = sorted(set(find_classes(str(root / folder))[0]) - set(classes))
+    if sorted_into := _subfolders(root / folder):
+        if labels is not None:
+            raise ValueError(f"data.labels={labels} is for a flat folder; {root / folder} has subfolders, its classes")
+        unknown = sorted(set(sorted_into) - set(classes))
         if unknown:
             raise ValueError(
                 f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}"
@@ -209,25 +217,23 @@ def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) 
     """
     numbers = {name: k for k, name in enumerate(classes)}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.labels={path} cannot be read: {error}") from error
-    words = [line.replace(",", " ").split() for line in lines if line.strip()]
-    if words and words[0][0] == "ImageId":  # Kaggle's header
-        words = words[1:]
-    if words and all(len(row) == 1 and row[0].isdigit() for row in words):
-        found = dict(zip(files, _devkit_labels(path, [int(row[0]) for row in words], numbers), strict=False))
-        if len(words) != len(files):
-            raise ValueError(f"data.labels={path} has {len(words)} lines; there are {len(files)} images")
+    lines = [line.strip() for line in lines if line.strip()]
+    if lines and all(line.isdecimal() for line in lines):
+        found = dict(zip(files, _devkit_labels(path, [int(line) for line in lines], numbers), strict=False))
+        if len(lines) != len(files):
+            raise ValueError(f"data.labels={path} has {len(lines)} lines; there are {len(files)} images")
         return found
-    stems = {Path(file).stem: file for file in files}
+    known = {Path(file).stem: file for file in files} | {file: file for file in files}
     found = {}
-    for number, row in enumerate(words, 1):
-        file = stems.get(Path(row[0]).stem)
-        if file is None:
+    for number, line in enumerate(lines, 1):
+        file, words = _file_and_words(line, known)
+        if file is None:  # a header, or an image that is not there
             continue
-        label = row[1] if len(row) > 1 else ""
-        if label not in numbers and not (label.isdigit() and int(label) < len(classes)):
+        label = next((word for word in words if word in numbers), words[-1])
+        if label not in numbers and not (label.isdecimal() and int(label) < len(classes)):
             raise ValueError(
                 f"data.labels={path}, line {number}: {label!r} is no class; a subfolder of train, or a number below "
                 f"{len(classes)}, is needed"
@@ -237,6 +243,18 @@ def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) 
     if missing:
         raise ValueError(f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}")
     return found
+
+
+def _file_and_words(line: str, known: dict[str, str]) -> tuple[str | None, list[str]]:
+    """The file that a line of a ground truth is about, and what may be its class: names may hold blanks."""
+    mark = next((mark for mark in ",\t" if mark in line), " ")
+    for first, _, rest in (line.partition(mark), line.rpartition(mark)):
+        name = Path(first.strip().strip('"')).name
+        file = known.get(name) or known.get(Path(name).stem)
+        if file is not None:
+            field = rest.partition(mark)[0] if mark != " " else rest
+            return file, [word.strip().strip('"') for word in (rest, field, (field.split() or [""])[0])]
+    return None, []
 
 
 def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> list[int]:
@@ -255,6 +273,11 @@ def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> l
         return [numbers[wnids[i]] for i in ids]
     except (KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{meta} does not name every class of {path.name} by a subfolder of train: {error}") from error
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Sorted; not the hidden ones, which notebooks and file managers leave."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _find_ground_truth(root: Path, folder: str) -> Path:

@@ -1,9 +1,12 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from morphnet.data import with_normalisation, with_validation
-from morphnet.data.files import Unreadable, Viewing, load_folder
+from morphnet.data.files import Unreadable, Viewing, load_folder, read_ground_truth
 from tests.pictures import content, picture, write_folder
 
 VIEW = Viewing(32, 40)
@@ -34,6 +37,36 @@ def test_a_flat_folder_goes_by_its_ground_truth(tmp_path, name):
     labels = tmp_path / name if name == "mine.tsv" else None
     data = load_folder("mine", tmp_path, VIEW, labels)
     assert data.test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (["v0.jpg", "v1.jpg"], "v0.jpg cat\nv1.jpg golden retriever\n"),
+        (["v0.jpg", "v1.jpg"], 'file,class,note\nv0.jpg,"cat",old\nv1.jpg, golden retriever, new\n'),
+        (["my cat.jpg", "v1.jpg"], "my cat.jpg,cat\nv1.jpg,golden retriever\n"),
+        (["my cat.jpg", "v1.jpg"], "my cat.jpg 0\nv1.jpg 1\n"),
+        (["a.1.jpg", "a.2.jpg"], "a.1 cat\na.2 1\n"),
+        (["a.jpg", "a.png"], "a.jpg cat\na.png 1\n"),
+        (["a.jpg", "b.jpg"], "\ufeffa.jpg\tcat\nb.jpg\tgolden retriever\n"),
+    ],
+)
+def test_names_of_a_ground_truth_may_be_of_any_kind(tmp_path, files, text):
+    path = tmp_path / "truth.txt"
+    path.write_text(text, encoding="utf-8")
+    assert read_ground_truth(path, files, ["cat", "golden retriever"]) == {files[0]: 0, files[1]: 1}
+
+
+def test_a_ground_truth_that_would_not_be_read_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.labels=truth\.txt is for a flat folder"):
+        load_folder("mine", write_folder(tmp_path), VIEW, Path("truth.txt"))
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    write_folder(tmp_path)
+    for part in ("train", "val"):
+        (tmp_path / part / ".ipynb_checkpoints").mkdir()
+    assert load_folder("mine", tmp_path, VIEW).class_names == ("n0", "n1", "n2")
 
 
 def test_the_development_kit_numbers_are_translated_by_its_meta_file(tmp_path):
@@ -137,6 +170,28 @@ def test_an_unreadable_file_is_counted_once_and_over_a_restart(tmp_path, capsys)
     assert second.count() == 3
     assert capsys.readouterr().err.count("morphnet: a cannot be read and is skipped (cut off\nhere)") == 1
     assert Unreadable().count() == 0
+
+
+def test_a_name_that_is_no_text_is_written_down_on_one_line(tmp_path):
+    file = tmp_path / "unreadable.txt"
+    for _ in range(2):
+        unreadable = Unreadable(file)
+        unreadable.add(os.fsdecode(b"train/n0/\xff\xfe.JPEG"), "cut off")
+        unreadable.add("train/n0/new\nline\tand é.JPEG", "cut off")
+        assert unreadable.count() == 2
+    assert file.read_text(encoding="utf-8").splitlines()[:2] == [
+        "train/n0/\\udcff\\udcfe.JPEG\tcut off",
+        "train/n0/new\\nline\\tand é.JPEG\tcut off",
+    ]
+
+
+def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(tmp_path):
+    write_folder(tmp_path)
+    before = load_folder("mine", tmp_path, VIEW).fingerprint()
+    (tmp_path / "train" / "n0" / "a.JPEG").symlink_to(tmp_path / "nowhere.JPEG")
+    data = load_folder("mine", tmp_path, VIEW)
+    assert len(data.train) == 25
+    assert data.fingerprint() != before
 
 
 @pytest.mark.parametrize(
