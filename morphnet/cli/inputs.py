@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,12 @@ def _load_folder(config: DataConfig, crop: int) -> ImageData:
         )
     viewing = Viewing(crop, config.eval_shorter_side, config.views, config.exif)
     labels = None if config.labels is None else Path(config.labels)
-    return load_folder(config.name, Path(config.path), viewing, labels, _workers(config.workers))
+    data = load_folder(config.name, Path(config.path), viewing, labels, _workers(config.workers))
+    present = set(data.train.labels.tolist())
+    empty = [name for k, name in enumerate(data.class_names) if k not in present]
+    if empty:
+        _note(f"{len(empty)} of {data.classes} classes have no training images in {config.path}, such as {empty[0]!r}")
+    return data
 
 
 def _check_of_files(config: DataConfig) -> None:
@@ -145,7 +152,24 @@ def load_parent(
                 f"parent={source} has {found[0]} classes and {found[1]} image channels; "
                 f"{data.name} has {data.classes} and {data.input_size[0]}: give the data it was trained for"
             )
+        for line in _surprises(source, weights, parent, data):
+            _note(line)
     return parent
+
+
+def _note(line: str) -> None:
+    """What is allowed, and often not meant; of several processes one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"morphnet: note: {line}", file=sys.stderr, flush=True)
+
+
+def _surprises(source: str, weights: str, parent: nn.Module, data: ImageData) -> Iterator[str]:
+    if source.startswith("torchvision:") and weights == "none":
+        yield f"weights=none: {source} has random weights; weights=default downloads trained ones, or give a file"
+    size = metadata_of(parent).get("input_size")
+    if size is not None and list(size)[1:] != list(data.input_size[1:]):
+        height, width = data.input_size[1:]
+        yield f"{source} was made for images of {size[1]}x{size[2]}, and those of {data.name} are {height}x{width} here"
 
 
 def takes_and_gives(network: nn.Module) -> tuple[int | None, int | None]:

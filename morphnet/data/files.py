@@ -287,7 +287,8 @@ def _find_ground_truth(root: Path, folder: str) -> Path:
                 return root / place / name
     raise FileNotFoundError(
         f"{root / folder} has no subfolders, so their classes must be named: give data.labels=PATH "
-        f"({', '.join(GROUND_TRUTH)}), or sort the images into one subfolder for each class"
+        f"({', '.join(GROUND_TRUTH)}, or lines of a file name and a class), or sort the images into one subfolder "
+        "for each class"
     )
 
 

@@ -16,14 +16,8 @@ PAPER_HEADER = (
     "records",
 )  # fmt: skip
 CONTROL_HEADER = (
-    "experiment",
-    "network",
-    "error %",
-    "seeds",
-    "over the child (points)",
-    "95 % interval",
-    "FLOP (million)",
-)
+    "experiment", "network", "error %", "seeds", "over the child (points)", "95 % interval", "FLOP (million)", "steps",
+)  # fmt: skip
 
 
 def format_paper(lines: Sequence[PaperLine], format: Format = "text") -> str:

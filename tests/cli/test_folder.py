@@ -70,6 +70,15 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
     found = json.loads(output)
     assert (found["errors"], found["views"]["errors"]) == (record["errors"], record["views"]["errors"])
     assert found["unreadable"] == 1
+    (root / "train" / "n9").mkdir()
+    settings = [a for a in TINY if a.startswith("data")]
+    code, _, errors = run("eval", "parent=run", *settings, f"data.path={root}", "data.crop=36")
+    assert code == 2
+    assert "1 of 4 classes have no training images" in errors
+    (root / "train" / "n9").rmdir()
+    code, _, errors = run("eval", "parent=run", *settings, f"data.path={root}", "data.crop=36")
+    assert code == 0
+    assert "note: run was made for images of 32x32, and those of folder are 36x36 here" in errors
     code, output, errors = run("morph", "parent=run/phases/0_parent", "morph=1c1", "output=grown")
     assert code == 0, output + errors
     assert "flips       0 of" in output
