@@ -39,10 +39,10 @@ TINY = [
 def run(capfd, monkeypatch, tmp_path):
     """Runs a command in this process, in ``tmp_path``; gives exit code, standard output and standard error."""
     monkeypatch.setattr("sys.argv", ["morphnet"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         capfd.readouterr()
         code = main(list(arguments))
         return code, *capfd.readouterr()
