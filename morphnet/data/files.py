@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,12 @@ class Unreadable:
 
     file: Path | None = None
     found: dict[str, str] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+
+    def begin(self, file: Path) -> None:
+        """From now on a phase of its own is counted, in ``file``."""
+        self.file = file
+        self.found.clear()
 
     def add(self, name: str, reason: str) -> None:
         if name in self.found:
@@ -71,8 +78,9 @@ class Unreadable:
             if self.file is not None:
                 with open(self.file, "a", encoding="utf-8") as stream:
                     stream.write(f"{name}\t{' '.join(reason.split())}\n")
-        if len(self.found) <= NAMED:
-            more = "; further ones are counted" if len(self.found) == NAMED else ""
+        if name not in self.named and len(self.named) < NAMED:
+            self.named.add(name)
+            more = "; further ones are counted" if len(self.named) == NAMED else ""
             print(f"morphnet: {name} cannot be read and is skipped ({reason}){more}", file=sys.stderr, flush=True)
 
     def count(self) -> int:
@@ -242,6 +250,7 @@ def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) 
 def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> list[int]:
     """Labels for ILSVRC2012's own numbers of classes, which its ``meta.mat`` translates."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     meta = next((p for p in (path.with_name("meta.mat"), path.parent.parent / "meta.mat") if p.is_file()), None)
     if meta is None:
@@ -253,7 +262,7 @@ def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> l
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in np.atleast_1d(synsets)}
         return [numbers[wnids[i]] for i in ids]
-    except (KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
+    except (LookupError, TypeError, ValueError, NotImplementedError, OSError, MatReadError, zlib.error) as error:
         raise ValueError(f"{meta} does not name every class of {path.name} by a subfolder of train: {error}") from error
 
 
