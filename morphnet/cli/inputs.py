@@ -110,7 +110,7 @@ def augmentation_of(config: DataConfig) -> Augmentation | ScaleAugmentation:
     """How training images are varied."""
     if config.crop is None:
         return Augmentation(config.pad, config.flip)
-    side = config.shorter_side or [config.eval_shorter_side] * 2
+    side = [config.eval_shorter_side] * 2 if config.shorter_side is None else config.shorter_side
     if len(side) != 2:
         raise ValueError(f"data.shorter_side={list(side)}: [shortest, longest] in pixels is needed, as [256,480]")
     return ScaleAugmentation((side[0], side[1]), config.flip)

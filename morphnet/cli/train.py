@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from morphnet.cli.compose import digest, plain, read_yaml, to_dataclass, to_yaml
 from morphnet.cli.status import RunStatus, finished_records
 from morphnet.cli.sweep import device_of_this_job, launch, short
-from morphnet.config import OptimConfig, TrainConfig
+from morphnet.config import DataConfig, OptimConfig, TrainConfig
 
 if TYPE_CHECKING:
     from morphnet.train import Engine
@@ -34,6 +34,9 @@ FREE_KEYS = {
 }
 #: Where files lie; what is in them is compared by its hash.
 PATHS = {"data.path", "data.labels", "parent", "weights"}
+
+#: What only images in files have.
+OF_FILES = {"data.crop", "data.shorter_side", "data.eval_shorter_side", "data.views", "data.exif"}
 
 _THREADS: dict[str, int] = {}
 
@@ -226,7 +229,9 @@ def _check_same_run(composed: DictConfig, run_dir: Path) -> None:
         if (run_dir / "phases").exists():
             raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
         return
-    before, now = _flat(read_yaml(path)), _flat(plain(composed))
+    # Settings that came later are absent in an older file: it was made with what they are by default.
+    before = {**_flat(plain(OmegaConf.structured(DataConfig)), "data"), **_flat(read_yaml(path))}
+    now = _flat(plain(composed))
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*before, *now})
@@ -270,7 +275,10 @@ def _claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -
 
 def _variant(composed: DictConfig, inputs: dict[str, str | None]) -> str:
     """Eight hexadecimal digits of everything but the seed: runs that differ in their seed alone share them."""
-    settings = {k: v for k, v in _flat(plain(composed)).items() if k not in {*FREE_KEYS, *PATHS, "seed"}}
+    left_out = {*FREE_KEYS, *PATHS, "seed"}
+    if composed.data.crop is None:
+        left_out |= OF_FILES  # they mean nothing then, and runs made before they came keep their digits
+    settings = {k: v for k, v in _flat(plain(composed)).items() if k not in left_out}
     return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
 
 

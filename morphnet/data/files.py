@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,12 @@ class Unreadable:
 
     file: Path | None = None
     found: dict[str, str] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+
+    def begin(self, file: Path) -> None:
+        """From now on a phase of its own is counted, in ``file``."""
+        self.file = file
+        self.found.clear()
 
     def add(self, name: str, reason: str) -> None:
         name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)  # one line, and text in any case
@@ -72,8 +79,9 @@ class Unreadable:
             if self.file is not None:
                 with open(self.file, "a", encoding="utf-8") as stream:
                     stream.write(f"{name}\t{' '.join(reason.split())}\n")
-        if len(self.found) <= NAMED:
-            more = "; further ones are counted" if len(self.found) == NAMED else ""
+        if name not in self.named and len(self.named) < NAMED:
+            self.named.add(name)
+            more = "; further ones are counted" if len(self.named) == NAMED else ""
             print(f"morphnet: {name} cannot be read and is skipped ({reason}){more}", file=sys.stderr, flush=True)
 
     def count(self) -> int:
@@ -260,6 +268,7 @@ def _file_and_words(line: str, known: dict[str, str]) -> tuple[str | None, list[
 def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> list[int]:
     """Labels for ILSVRC2012's own numbers of classes, which its ``meta.mat`` translates."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     meta = next((p for p in (path.with_name("meta.mat"), path.parent.parent / "meta.mat") if p.is_file()), None)
     if meta is None:
@@ -271,7 +280,7 @@ def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> l
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wnids = {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in np.atleast_1d(synsets)}
         return [numbers[wnids[i]] for i in ids]
-    except (KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
+    except (LookupError, TypeError, ValueError, NotImplementedError, OSError, MatReadError, zlib.error) as error:
         raise ValueError(f"{meta} does not name every class of {path.name} by a subfolder of train: {error}") from error
 
 

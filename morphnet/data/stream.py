@@ -158,7 +158,10 @@ class StreamFeed:
             epoch, row = self._start
             rows = _TrainingRows(self.batches.split, self.batches.plan(epoch).part(self.index, self.count))
             self._iterator = _loaded(rows, range(row, len(self.batches)), self.batches.split)
-        images, labels, unreadable = next(self._iterator)
+        item = next(self._iterator)
+        if isinstance(item, ValueError):
+            raise item
+        images, labels, unreadable = item
         _note(self.batches.data.unreadable, unreadable)
         self.images.copy_(images, non_blocking=True)
         self.labels.copy_(labels, non_blocking=True)
@@ -203,12 +206,15 @@ def _note(unreadable: Unreadable | None, found: list[tuple[str, str]]) -> None:
 
 
 class _TrainingRows(Dataset[Any]):
-    """Row by row of a plan: (images, labels, unreadable files with reasons)."""
+    """Row by row of a plan: (images, labels, unreadable files with reasons).
+
+    Where too many are unreadable, an error is the item: one raised in a worker comes with the worker's traceback.
+    """
 
     def __init__(self, split: FileSplit, plan: StreamPlan) -> None:
         self.split, self.plan = split, plan
 
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]] | ValueError:
         split, plan = self.split, self.plan
         width, size = plan.order.shape[1], split.viewing.crop
         images = _pixelwise(width, size)
@@ -225,7 +231,7 @@ class _TrainingRows(Dataset[Any]):
                     chosen = (chosen + STRIDE) % len(split)
             else:
                 name, reason = unreadable[-1]
-                raise ValueError(
+                return ValueError(
                     f"{TRIES} images in a row cannot be read, the last one {split.root / name} ({reason}): is "
                     f"data.path={split.root} still there?"
                 )
@@ -271,6 +277,8 @@ def _loaded(dataset: Dataset[Any], rows: range, split: FileSplit) -> Iterator[An
     """The items of ``dataset`` in ``rows``, in order, made ahead by the workers of ``split``."""
     workers = min(split.workers, len(rows))
     settings: dict[str, Any] = {"worker_init_fn": _Worker(os.getpid()), "prefetch_factor": 2} if workers else {}
+    if workers and sys.platform == "linux":
+        settings["multiprocessing_context"] = "fork"  # from Python 3.14 on the parent would be a server of forks
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as was asked for
         loader: DataLoader[Any] = DataLoader(

@@ -1,7 +1,8 @@
 """What a network sees of an image: a square window of it, at a size of its own.
 
 The image is resized no further than the window reaches: what lies below it and to its right is left out. The result is
-what torchvision's ``Resize`` (bilinear, with antialiasing) and crops give.
+what torchvision's ``Resize`` (bilinear, with antialiasing) and crops give, but for the rounding of fewer than one value
+in a thousand, by 1 of 255.
 """
 
 from __future__ import annotations

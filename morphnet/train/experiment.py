@@ -222,13 +222,13 @@ class _Run:
     def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> dict[str, Any]:
         """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""
         experiment, ranks = self.experiment, self.experiment.ranks
+        if experiment.data.unreadable is not None:
+            experiment.data.unreadable.begin(folder / "unreadable.txt")
         network = ranks.network_from_first(lambda: self.start(plan, folder))
         started = datetime.datetime.now(datetime.UTC)
         start_hash = network_hash(network)
         key = (experiment.seed, _shared_index(plan, self.plans))
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
-        if experiment.data.unreadable is not None:
-            experiment.data.unreadable.file = folder / "unreadable.txt"
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
         ) as log:

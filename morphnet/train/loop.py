@@ -40,7 +40,9 @@ class Running:
 
     def read(self, ranks: Ranks = ALONE) -> Evaluation:
         loss, errors, images = ranks.add_up(self.sums.clone()).tolist()
-        return Evaluation(loss / max(images, 1), int(errors), max(int(images), 1))
+        if not images:
+            raise ValueError("none of the images that errors are counted on can be read: is data.path still there?")
+        return Evaluation(loss / images, int(errors), int(images))
 
 
 def evaluate(

@@ -408,8 +408,10 @@ class _Phase:
         self._step.feed.close()
 
     def result(self, compiled: bool, views: Evaluation | None) -> PhaseResult:
+        total = len(self.batches.data.test)  # checkpoints did not say so before there were images that are left out
         first, last = (
-            Evaluation(entry["loss"], entry["errors"], entry["images"]) for entry in (self.history[0], self.history[-1])
+            Evaluation(entry["loss"], entry["errors"], entry.get("images", total))
+            for entry in (self.history[0], self.history[-1])
         )
         return PhaseResult(
             start=first,

@@ -84,6 +84,10 @@ def test_the_development_kit_numbers_are_translated_by_its_meta_file(tmp_path):
     truth.write_text("\n".join(["1"] * 12))
     with pytest.raises(ValueError, match="does not name every class"):
         load_folder("mine", tmp_path, VIEW)
+    for damaged in (b"", bytes(200), b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM\x0f\0\0\0\x20\0\0\0" + b"x" * 32):
+        (kit / "meta.mat").write_bytes(damaged)
+        with pytest.raises(ValueError, match="does not name every class"):
+            load_folder("mine", tmp_path, VIEW)
     (kit / "meta.mat").unlink()
     with pytest.raises(ValueError, match=r"meta\.mat is needed beside it"):
         load_folder("mine", tmp_path, VIEW)
@@ -192,6 +196,17 @@ def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(tmp_path):
     data = load_folder("mine", tmp_path, VIEW)
     assert len(data.train) == 25
     assert data.fingerprint() != before
+
+
+def test_unreadable_files_are_counted_for_each_phase_and_named_once(tmp_path, capsys):
+    unreadable = Unreadable()
+    for phase, names in (("0", "ab"), ("1", "bc")):
+        unreadable.begin(tmp_path / phase)
+        for name in names:
+            unreadable.add(name, "cut off")
+        assert unreadable.count() == 2
+        assert [line[0] for line in (tmp_path / phase).read_text().splitlines()] == list(names)
+    assert capsys.readouterr().err.count("is skipped") == 3
 
 
 @pytest.mark.parametrize(

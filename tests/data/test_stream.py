@@ -1,8 +1,10 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from morphnet.data import calibration_batches, evaluation_batches, train_batches
 from morphnet.data.batches import Augmentation
 from morphnet.data.files import Viewing, load_folder
 from morphnet.data.stream import ScaleAugmentation, StreamBatches
+from morphnet.train import choose_engine, evaluate
 from tests.pictures import write_folder
 
 AUGMENTATION = ScaleAugmentation((32, 60), True)
@@ -146,6 +149,27 @@ def test_a_folder_that_is_gone_stops_the_run(root, tmp_path):
     (gone / "train").rename(gone / "moved")
     with pytest.raises(ValueError, match=r"25 images in a row cannot be read.*is data.path=.* still there\?"):
         _all(StreamBatches(data, 4, AUGMENTATION, (0,)))
+    data = replace(data, train=replace(data.train, workers=1))
+    with pytest.raises(ValueError, match=r"^25 images in a row cannot be read"):  # and not a worker's traceback
+        _all(StreamBatches(data, 4, AUGMENTATION, (0,)))
+
+
+def test_an_evaluation_without_a_readable_image_is_refused(tmp_path):
+    root = write_folder(tmp_path)
+    for path in (root / "val").rglob("*.JPEG"):
+        path.write_bytes(b"")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3))
+    with pytest.raises(ValueError, match="none of the images that errors are counted on can be read"):
+        evaluate(network, evaluation_batches(_data(root)), choose_engine("cpu", "float32"))
+
+
+def test_workers_are_forked_whatever_the_start_method_is(root):
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        assert len(_all(StreamBatches(_data(root, workers=1), 5, AUGMENTATION, (0,)))) == 4
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from morphnet.data import Augmentation, Split, TrainBatches, load_digits, with_n
 from morphnet.data.images import ImageData
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import Optimisation
-from morphnet.train.checkpoint import CheckpointError
+from morphnet.train.checkpoint import CheckpointError, CheckpointFiles
 from morphnet.train.engine import choose_engine
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.phase import run_phase
@@ -117,6 +117,23 @@ def _optimizer_state(path):
         file.readline()
         state = torch.load(file, weights_only=True)["optimizer"]["state"]
     return [v["momentum_buffer"] for v in state.values()]
+
+
+def test_a_checkpoint_that_does_not_count_its_images_is_continued(data, tmp_path, monkeypatch):
+    _, whole, _ = _train(data, tmp_path / "whole")
+    with pytest.raises(DiesError):
+        _train(data, tmp_path / "died", network=_dies_at(_network(), 10))
+    load = CheckpointFiles.load
+
+    def without_counts(files):
+        checkpoint = load(files)
+        for entry in checkpoint.history:
+            del entry["images"]
+        return checkpoint
+
+    monkeypatch.setattr(CheckpointFiles, "load", without_counts)
+    _, continued, _ = _train(data, tmp_path / "died")
+    assert (continued.start, continued.final) == (whole.start, whole.final)
 
 
 def test_a_phase_that_dies_while_it_evaluates_evaluates_again(data, tmp_path):
