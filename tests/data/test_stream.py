@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from dataclasses import replace
 
 import pytest
@@ -216,10 +217,18 @@ def test_workers_end_with_the_process_they_work_for(root):
     assert len(children) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    until = time.monotonic() + 2
-    while any(os.path.exists(f"/proc/{child}") for child in children):
+    until = time.monotonic() + 10
+    while any(_is_alive(child) for child in children):
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def _is_alive(process):
+    """Whether it runs; one that has ended may still be listed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_real_images_of_imagenet_go_through_both_pipelines(imagenet_sample, tmp_path):
