@@ -62,6 +62,11 @@ def explain(error: BaseException) -> str:
         return message + ("; make room, and the same command goes on from the last checkpoint" if full else "")
     if isinstance(error, (*EXPECTED, MorphError, SweepError)):
         return str(error)
+    if "DataLoader worker" in str(error):
+        return (
+            f"a process that decodes images ended ({str(error).splitlines()[0]}): give fewer data.workers, or more "
+            "memory (in a container also /dev/shm); the same command goes on from the last checkpoint"
+        )
     if is_lost_connection(error):
         return "the other processes of this run are gone; started again, it goes on from the last checkpoint"
     return f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where it comes from)"
