@@ -239,3 +239,4 @@ class ReportConfig:
     records: str = "outputs/**"
     table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls
     format: str = "text"  # text | markdown | csv | latex | json
+    output: str | None = None  # a folder for all tables in every format, and Figures 5 and 6

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -11,6 +14,8 @@ from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import ReportConfig
 
 TABLES = ("runs", "1", "2", "3", "controls")
+#: Of the files of each format.
+SUFFIXES = {"text": "txt", "markdown": "md", "csv": "csv", "latex": "tex", "json": "json"}
 
 
 def main() -> None:
@@ -21,30 +26,68 @@ def main() -> None:
 def report(composed: DictConfig) -> None:
     config = to_dataclass(composed, ReportConfig)
 
-    from morphnet.report.comparison import control_lines, paper_lines, runs_of
-    from morphnet.report.comparison_table import format_controls, format_paper
     from morphnet.report.record import read_record
-    from morphnet.report.table import FORMATS, format_rows, tabulate
+    from morphnet.report.table import FORMATS
 
     for key, value, expected in (("table", config.table, TABLES), ("format", config.format, FORMATS)):
         if value not in expected:
             raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
+    if config.output is not None and (not config.output or Path(config.output).is_file()):
+        raise ValueError(f"output={config.output!r}: a folder is needed")
     paths = find_records(config.records)
     if not paths:
         raise FileNotFoundError(f"records={config.records}: no finished phase there; run morphnet train first")
-    records = [{**read_record(path), "path": path.as_posix()} for path in paths]
+    near = config.output or "."
+    records = [{**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix()} for path in paths]
+    found = _table(records, config.table, config.format)
+    if found is None:
+        raise FileNotFoundError(f"records={config.records}: no run with a control there; train with controls=[relu]")
+    print(found)
+    if config.output is not None:
+        _write(records, Path(config.output))
+
+
+def _table(records: list[dict[str, Any]], table: str, format: str) -> str | None:
+    """One of ``TABLES``; None if there is nothing to put in it."""
+    from morphnet.report.comparison import control_lines, paper_lines, runs_of
+    from morphnet.report.comparison_table import format_controls, format_paper
+    from morphnet.report.table import format_rows, tabulate
+
+    if table == "runs":
+        return format_rows(tabulate(records), format)  # type: ignore[arg-type]
+    if table == "controls":
+        lines = control_lines(runs_of(records))
+        return format_controls(lines, format) if lines else None  # type: ignore[arg-type]
+    return format_paper(paper_lines(runs_of(records), int(table)), format)  # type: ignore[arg-type]
+
+
+def _write(records: list[dict[str, Any]], output: Path) -> None:
+    """All tables in every format, and Figures 5 and 6, into ``output``."""
+    from morphnet.report.comparison import paper_lines, runs_of
+    from morphnet.report.figures import TITLES, draw_cost, draw_curves
+    from morphnet.report.picture import save_picture
+    from morphnet.store import write_whole
+
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for table in TABLES:
+        for format, suffix in SUFFIXES.items():
+            found = _table(records, table, format)
+            if found is not None:
+                written.append(output / f"{f'table{table}' if table.isdigit() else table}.{suffix}")
+                write_whole(written[-1], (found + "\n").encode())
     runs = runs_of(records)
-    if config.table == "runs":
-        print(format_rows(tabulate(records), config.format))  # type: ignore[arg-type]
-    elif config.table == "controls":
-        lines = control_lines(runs)
-        if not lines:
-            raise FileNotFoundError(
-                f"records={config.records}: no run with a control there; train with controls=[relu]"
-            )
-        print(format_controls(lines, config.format))  # type: ignore[arg-type]
-    else:
-        print(format_paper(paper_lines(runs, int(config.table)), config.format))  # type: ignore[arg-type]
+    for number in TITLES:
+        lines = paper_lines(runs, number)
+        if any(line.runs for line in lines):
+            written += save_picture(draw_cost(lines), output / f"cost_table{number}")
+    for key in dict.fromkeys(run.key for run in runs):
+        group = [run for run in runs if run.key == key]
+        variants = {run.key[1] for run in runs if run.key[0] == key[0]}
+        name = f"curves_{key[0]}" + (f"_{key[1]}" if len(variants) > 1 else "")
+        if any(record.get("history") for run in group for record in run.phases.values()):
+            written += save_picture(draw_curves(group), output / name)
+    print(f"{len(written)} files in {output}", file=sys.stderr)
 
 
 def find_records(pattern: str) -> list[Path]:

@@ -125,6 +125,20 @@ def test_random_and_scratch_controls_are_the_child_without_what_was_learned(outp
     )
 
 
+def test_a_report_writes_every_table_in_every_format_and_the_figures(finished, run, output_of, tmp_path):
+    folder, _, _ = finished
+    code, output, errors = run("report", "table=controls", f"output={tmp_path / 'report'}", cwd=folder)
+    assert code == 0, errors
+    assert "PReLU parent trained on" in output
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {f"{t}.{s}" for t in ("runs", "table1", "controls") for s in ("txt", "md", "csv", "tex", "json")} <= names
+    assert {"curves_digits.png", "curves_digits.svg"} <= names
+    assert json.loads(output_of("report", "table=2", "format=json", cwd=folder))[0]["errors"] == []
+    code, _, errors = run("report", "table=4", cwd=folder)
+    assert code == 2
+    assert "table='4'; expected one of runs, 1, 2, 3, controls" in errors
+
+
 def test_tensorboard_gets_every_phase_on_one_step_axis(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

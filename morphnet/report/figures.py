@@ -1,0 +1,123 @@
+"""Figures 5 and 6 of the paper from records: error against cost, and error over training."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from morphnet.report.comparison import PaperLine, Record, Run, kind_of
+
+#: Errors of the literature that a figure shows as lines, by table: what the paper compares itself with.
+LITERATURE = {1: (("ResNet-164, He et al. 2016 (literature)", 0.0546),)}
+TITLES = {1: "CIFAR-10", 2: "CIFAR-100", 3: "ImageNet, top-1"}
+PAPER, OURS, CHILD, GRAY = "#6b7280", "#c2410c", "#1d4ed8", "#404040"
+#: Of the controls, in the order they are drawn.
+CONTROLS = ("#15803d", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f")
+
+
+def draw_cost(lines: Sequence[PaperLine]) -> Figure:
+    """Error against multiply-accumulates (Fig. 5): the paper's rows hollow, measured ones filled with their deviation.
+
+    Dashed lines lead from each parent to its children. Args: the lines of one table, of which those over one view are
+    drawn.
+    """
+    lines = [line for line in lines if line.views == 1]
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    parents = {line.row.depth: line for line in reversed(lines) if line.row.spec is None}
+    shown = False
+    for line in lines:
+        parent = parents[line.row.depth]
+        here, there = _point(line), _point(parent)
+        if line.row.spec is not None:
+            _link(axes, (parent.row.flop, 100 * parent.paper_error), (line.row.flop, 100 * line.paper_error), PAPER)
+            if here and there:
+                _link(axes, there, here, OURS)
+        axes.plot(line.row.flop, 100 * line.paper_error, "o", mfc="white", mec=PAPER, ms=6)
+        if here:
+            spread = 100 * statistics.stdev(line.errors) if len(line.errors) > 1 else None
+            axes.errorbar(*here, yerr=spread, fmt="o", color=OURS, ms=5, capsize=2, lw=1)
+            shown = True
+        if line.row.spec is None:
+            place = (line.row.flop, 100 * line.paper_error)
+            axes.annotate(line.row.name, place, xytext=(6, 4), textcoords="offset points", fontsize=7, color=GRAY)
+    table = lines[0].row.table
+    for name, error in LITERATURE.get(table, ()):
+        axes.axhline(100 * error, color=PAPER, lw=0.8, ls=":")
+        axes.text(0.01, 100 * error, name, transform=axes.get_yaxis_transform(), fontsize=7, color=GRAY, va="bottom")
+    axes.plot([], [], "o", mfc="white", mec=PAPER, label="as printed in the paper")
+    if shown:
+        axes.plot([], [], "o", color=OURS, label="measured here, mean and deviation over seeds")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4, 6)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set(xlabel="FLOP (million multiply-accumulates)", ylabel="error (%)", title=TITLES[table])
+    _finish(axes)
+    return figure
+
+
+def draw_curves(runs: Sequence[Run]) -> Figure:
+    """Error over the iterations of training (Fig. 6) of one experiment: parent, children, and every control.
+
+    Each seed is a thin line; phases follow each other on the axis, a control from where its own parent ended.
+    """
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    labels: dict[str, Any] = {}
+    colours = iter(CONTROLS * 3)
+    for run in runs:
+        for record in run.phases.values():
+            points = _curve(run, record)
+            if not points:
+                continue
+            control = record["role"] == "control"
+            kind, style = (kind_of(record), "--") if control else (str(record["role"]), "-")
+            if kind not in labels:
+                labels[kind] = {"parent": GRAY, "child": CHILD}.get(kind) or next(colours)
+                axes.plot([], [], style, color=labels[kind], label=_legend(run, kind))
+            axes.plot(*zip(*points, strict=True), style, color=labels[kind], lw=1, alpha=0.85)
+    first = runs[0]
+    axes.set(xlabel="iterations", ylabel="error (%)", title=first.key[0])
+    _finish(axes)
+    return figure
+
+
+def _legend(run: Run, kind: str) -> str:
+    child = run.last_child()
+    return f"child ({child['label']})" if kind == "child" and child is not None else kind
+
+
+def _curve(run: Run, record: Record) -> list[tuple[int, float]]:
+    """(iteration, error in per cent) of every evaluation of a phase, iterations counted from its first parent on."""
+    before = sum(int(r["steps"]) for r in run.chain(record)[:-1])
+    count = record["data"].get("images")
+    found = []
+    for entry in record.get("history") or []:
+        images, errors = entry.get("images", count), entry.get("errors", entry.get("test_errors"))
+        if images and errors is not None:
+            found.append((before + int(entry["step"]), 100 * errors / images))
+    return found
+
+
+def _point(line: PaperLine) -> tuple[float, float] | None:
+    if not line.runs:
+        return None
+    return line.runs[0].record["macs"] / 1e6, 100 * statistics.fmean(line.errors)
+
+
+def _link(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    axes.plot(*zip(start, end, strict=True), "--", color=colour, lw=0.7, alpha=0.7)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(color="#e5e7eb", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=7, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
