@@ -211,7 +211,7 @@ class EvalConfig:
 class FlopsConfig:
     """``morphnet flops``."""
 
-    format: str = "text"  # text | markdown | csv | json
+    format: str = "text"  # text | markdown | csv | latex | json
 
 
 @dataclass

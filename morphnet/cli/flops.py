@@ -20,7 +20,7 @@ def main() -> None:
 def flops(composed: DictConfig) -> None:
     config = to_dataclass(composed, FlopsConfig)
 
-    from morphnet.report.table import FORMATS, to_csv, to_markdown, to_text
+    from morphnet.report.table import FORMATS, WRITERS, to_csv
 
     if config.format not in FORMATS:
         raise ValueError(f"format={config.format!r}; expected one of {', '.join(FORMATS)}")
@@ -65,6 +65,7 @@ def flops(composed: DictConfig) -> None:
     if config.format == "csv":
         print(to_csv([list(HEADER), *body]))
         return
-    print((to_markdown if config.format == "markdown" else to_text)(HEADER, body))
+    print(WRITERS[config.format](HEADER, body))
     agreeing = sum(counted.agrees for counted in rows)
-    print(f"\nOne FLOP is one multiply-accumulate. {agreeing} of {len(rows)} counts round to the paper's figure.")
+    comment = "% " if config.format == "latex" else ""
+    print(f"\n{comment}One FLOP is one multiply-accumulate. {agreeing} of {len(rows)} counts round to the paper's figure.")

@@ -178,7 +178,7 @@ def test_a_network_of_another_dtype_can_be_evaluated(run, make_network, tmp_path
 def test_an_unknown_format_is_refused(run, command):
     code, _, error = run(command, "format=xml")
     assert code == 2
-    assert "expected one of text, markdown, csv, json" in error
+    assert "expected one of text, markdown, csv, latex, json" in error
 
 
 def test_a_report_of_nothing_says_so(run):
