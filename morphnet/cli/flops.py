@@ -68,4 +68,5 @@ def flops(composed: DictConfig) -> None:
     print(WRITERS[config.format](HEADER, body))
     agreeing = sum(counted.agrees for counted in rows)
     comment = "% " if config.format == "latex" else ""
-    print(f"\n{comment}One FLOP is one multiply-accumulate. {agreeing} of {len(rows)} counts round to the paper's figure.")
+    found = f"{agreeing} of {len(rows)} counts round to the paper's figure"
+    print(f"\n{comment}One FLOP is one multiply-accumulate. {found}.")
