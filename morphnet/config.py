@@ -240,3 +240,6 @@ class ReportConfig:
     table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls
     format: str = "text"  # text | markdown | csv | latex | json
     output: str | None = None  # a folder for all tables in every format, and Figures 5 and 6
+    verify: bool = False  # evaluate the saved networks first; another error than recorded is one of the command
+    collect: bool = False  # copy the records to results/records; those of uncommitted code are refused
+    device: str = "auto"  # of verify

@@ -37,6 +37,15 @@ def report(composed: DictConfig) -> None:
     paths = find_records(config.records)
     if not paths:
         raise FileNotFoundError(f"records={config.records}: no finished phase there; run morphnet train first")
+    if config.verify:
+        from morphnet.cli.verification import verify
+
+        verify(paths, config.device, _say)
+    if config.collect:
+        from morphnet.cli.collection import collect
+
+        for folder in collect(paths):
+            _say(f"collected in {folder}")
     near = config.output or "."
     records = [{**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix()} for path in paths]
     found = _table(records, config.table, config.format)
@@ -45,6 +54,10 @@ def report(composed: DictConfig) -> None:
     print(found)
     if config.output is not None:
         _write(records, Path(config.output))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _table(records: list[dict[str, Any]], table: str, format: str) -> str | None:
@@ -87,7 +100,7 @@ def _write(records: list[dict[str, Any]], output: Path) -> None:
         name = f"curves_{key[0]}" + (f"_{key[1]}" if len(variants) > 1 else "")
         if any(record.get("history") for run in group for record in run.phases.values()):
             written += save_picture(draw_curves(group), output / name)
-    print(f"{len(written)} files in {output}", file=sys.stderr)
+    _say(f"{len(written)} files in {output}")
 
 
 def find_records(pattern: str) -> list[Path]:

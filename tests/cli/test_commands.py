@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from morphnet import load_network
 from morphnet.cli import main
+from morphnet.store import write_whole
 
 SHORT = ["schedule.epochs=2", "trainer.evaluate_every=1"]
 
@@ -137,6 +139,48 @@ def test_a_report_writes_every_table_in_every_format_and_the_figures(finished, r
     code, _, errors = run("report", "table=4", cwd=folder)
     assert code == 2
     assert "table='4'; expected one of runs, 1, 2, 3, controls" in errors
+
+
+def test_saved_networks_are_verified_against_their_records(finished, run, tmp_path):
+    folder, runs, _ = finished
+    code, output, errors = run("report", "verify=true", cwd=folder)
+    assert code == 0, errors
+    assert errors.count("as recorded") == 6
+    assert "PReLU parent trained on" in output
+    shutil.copytree(runs[0], tmp_path / "run", symlinks=True)
+    path = tmp_path / "run" / "phases" / "1_1c1" / "record.json"
+    record = json.loads(path.read_text())
+    write_whole(path, json.dumps({**record, "errors": record["errors"] + 1}).encode())
+    (tmp_path / "run" / "phases" / "2_prelu_trained_on" / "network.safetensors").unlink()
+    code, _, errors = run("report", "records=run", "verify=true", cwd=tmp_path)
+    assert code == 2
+    assert "2 of 3 records could not be verified" in errors
+    assert f"{record['errors']:,} errors of 1,497; recorded are {record['errors'] + 1:,} of 1,497" in errors
+
+
+def test_records_are_collected_without_the_paths_of_the_machine(finished, run, tmp_path):
+    _, runs, _ = finished
+    shutil.copytree(runs[0], tmp_path / "run", symlinks=True)
+    records = sorted((tmp_path / "run").glob("phases/*/record.json"))
+    for path, dirty in zip(records, (False, False, True), strict=True):
+        record = {**json.loads(path.read_text()), "commit": {"hash": "abc", "dirty": dirty}}
+        record["command"] = ["/opt/bin/morphnet", "train", "data.path=/data/mine.npz"]
+        write_whole(path, json.dumps(record).encode())
+    code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
+    assert code == 2
+    assert "1 records were made from uncommitted code" in errors
+    assert not (tmp_path / "results").exists()
+    write_whole(records[2], json.dumps({**record, "commit": {"hash": "abc", "dirty": False}}).encode())
+    code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
+    assert code == 0, errors
+    kept = tmp_path / "results" / "records" / "digits" / "run"
+    assert json.loads((kept / "phases/0_parent/record.json").read_text())["command"] == [
+        "morphnet", "train", "data.path=mine.npz",
+    ]  # fmt: skip
+    assert (kept / "phases" / "1_1c1" / "morph_report.json").is_file()
+    assert (kept / "config.yaml").is_file()
+    code, output, _ = run("report", "records=results/records/**", "format=csv", cwd=tmp_path)
+    assert len(output.splitlines()) == 4
 
 
 def test_tensorboard_gets_every_phase_on_one_step_axis(finished):

@@ -1,0 +1,69 @@
+"""``morphnet report collect=true``: records of finished runs, copied to where results are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from morphnet.cli.compose import read_yaml
+from morphnet.cli.sweep import short
+
+#: Where they are kept, in the current directory.
+KEPT = Path("results/records")
+
+
+def collect(paths: Sequence[Path]) -> list[Path]:
+    """Copies every record, with the proof beside it and the configuration of its run; returns the runs' new folders.
+
+    Those that are kept there already stay as they are.
+    Of absolute paths in commands and configurations the last part is kept: they say something of the machine alone.
+
+    Raises:
+        ValueError: a record was made from code that is in no commit; nothing is copied then.
+    """
+    from morphnet.report.record import read_record
+    from morphnet.store import write_whole
+
+    records = {path: read_record(path) for path in paths if KEPT.resolve() not in path.resolve().parents}
+    wrong = [path for path, record in records.items() if not _is_committed(record)]
+    if wrong:
+        names = "\n  ".join(short(path.parent) for path in wrong)
+        raise ValueError(
+            f"{len(wrong)} records were made from uncommitted code, which nobody could run again:\n  {names}"
+        )
+    folders = []
+    for path, record in records.items():
+        run = path.parents[2]
+        folder = KEPT / record["experiment"] / run.name
+        phase = folder / "phases" / path.parent.name
+        phase.mkdir(parents=True, exist_ok=True)
+        write_whole(phase / "record.json", (json.dumps(_without_machine(record), indent=1) + "\n").encode())
+        if (path.with_name("morph_report.json")).is_file():
+            write_whole(phase / "morph_report.json", path.with_name("morph_report.json").read_bytes())
+        if folder not in folders:
+            folders.append(folder)
+            if (run / "config.yaml").is_file():
+                text = OmegaConf.to_yaml(OmegaConf.create(_without_machine(read_yaml(run / "config.yaml"))))
+                write_whole(folder / "config.yaml", text.encode())
+    return folders
+
+
+def _is_committed(record: dict[str, Any]) -> bool:
+    commit = record.get("commit")
+    return isinstance(commit, dict) and bool(commit.get("hash")) and not commit.get("dirty", True)
+
+
+def _without_machine(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_machine(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_machine(v) for v in value]
+    if isinstance(value, str):
+        key, equals, path = value.rpartition("=")
+        if path.startswith("/"):
+            return key + equals + Path(path).name
+    return value
