@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from morphnet.data import ImageData, evaluation_batches, evaluation_count
 from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.train.engine import Engine
 from morphnet.train.ranks import ALONE, Ranks
@@ -67,3 +69,41 @@ def evaluate(
                 logits = logits.softmax(1).unflatten(0, (-1, views)).mean(1).log()
             running.add(F.cross_entropy(logits, labels), logits, labels)
     return running.read(ranks)
+
+
+def evaluate_together(
+    network: nn.Module,
+    data: ImageData,
+    engine: Engine,
+    ranks: Ranks,
+    step: int = 0,
+    look: Callable[[], None] = lambda: None,
+    views: int = 1,
+) -> Evaluation:
+    """Loss and errors of ``network`` on the images of ``data`` that errors are counted on, shared by all processes.
+
+    Args:
+        step: iterations of the phase so far, for messages.
+        look: called after every batch that all processes have, equally often by each of them.
+        views: of each image.
+
+    Raises:
+        FloatingPointError: the network computes what is no number.
+    """
+    ranks.spread_buffers(network)
+    part = evaluation_batches(data, part=ranks.index, count=ranks.count, views=views)
+    common = evaluation_count(data, views=views) // ranks.count  # some processes have one batch more
+
+    def looked_between() -> Iterator[tuple[Tensor, Tensor]]:
+        for done, batch in enumerate(part, 1):
+            yield batch
+            if done <= common:
+                look()
+
+    found = evaluate(network, looked_between(), engine.evaluator(), ranks)
+    if not math.isfinite(found.loss):
+        raise FloatingPointError(
+            f"the network computes {found.loss} on the {data.evaluated_on} images after {step:,} steps; "
+            "check the parent and data.normalize, or try a lower optim.lr"
+        )
+    return found

@@ -6,18 +6,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from morphnet.data import Batches, evaluation_batches, evaluation_count
+from morphnet.data import Batches
 from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
 from morphnet.train.interruption import Interrupted, Interruption
-from morphnet.train.loop import Evaluation, evaluate
+from morphnet.train.loop import Evaluation, evaluate_together
 from morphnet.train.progress import Progress
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.schedule import Schedule
@@ -124,7 +124,7 @@ def run_phase(
     """
     engine.place(network)
     if schedule is None:
-        start = _evaluate(network, batches, engine, ranks, 0)
+        start = evaluate_together(network, batches.data, engine, ranks)
         _log_evaluation(log, 0, start)
         views = _evaluate_views(network, batches, engine, ranks, 0, log)
         return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0, final_views=views)
@@ -273,7 +273,7 @@ class _Phase:
         """The evaluation before the first step."""
         start = self.evaluate()
         _log_evaluation(self.log, 0, start)
-        self.history = [{"step": 0, "epoch": 0, **_plain(start)}]
+        self.history = [{"step": 0, "epoch": 0, **asdict(start)}]
 
     def resume(self, files: CheckpointFiles) -> bool:
         """Takes over the last checkpoint; False if there is none."""
@@ -384,7 +384,7 @@ class _Phase:
         return FloatingPointError(f"{self.name}: {what} at step {step:,}, learning rate {rate:.3g}; {advice}")
 
     def evaluate(self) -> Evaluation:
-        return _evaluate(self.network, self.batches, self.engine, self.ranks, self.step, self._look)
+        return evaluate_together(self.network, self.batches.data, self.engine, self.ranks, self.step, self._look)
 
     def write_down(self, found: Evaluation) -> None:
         """Keeps everything measured since the last evaluation, and begins anew."""
@@ -400,7 +400,7 @@ class _Phase:
         for metric, value in measured.items():
             self.log(self.step, metric, value)
         epoch = -(-self.step // len(self.batches))
-        self.history.append({"step": self.step, "epoch": epoch, **measured, **_plain(found)})
+        self.history.append({"step": self.step, "epoch": epoch, **measured, **asdict(found)})
         self.stretch, self.seconds_evaluated = _Stretch(), self.seconds
 
     def close(self) -> None:
@@ -433,34 +433,6 @@ class _Phase:
         return 0.0 if self._clock_started is None else time.perf_counter() - self._clock_started
 
 
-def _evaluate(
-    network: nn.Module,
-    batches: Batches,
-    engine: Engine,
-    ranks: Ranks,
-    step: int,
-    look: Callable[[], None] = lambda: None,
-    views: int = 1,
-) -> Evaluation:
-    ranks.spread_buffers(network)
-    part = evaluation_batches(batches.data, part=ranks.index, count=ranks.count, views=views)
-    common = evaluation_count(batches.data, views=views) // ranks.count  # some processes have one batch more
-
-    def looked_between() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for done, batch in enumerate(part, 1):
-            yield batch
-            if done <= common:
-                look()
-
-    found = evaluate(network, looked_between(), engine.evaluator(), ranks)
-    if not math.isfinite(found.loss):
-        raise FloatingPointError(
-            f"the network computes {found.loss} on the {batches.data.evaluated_on} images after {step:,} steps; "
-            "check the parent and data.normalize, or try a lower optim.lr"
-        )
-    return found
-
-
 def _evaluate_views(
     network: nn.Module,
     batches: Batches,
@@ -472,13 +444,9 @@ def _evaluate_views(
 ) -> Evaluation | None:
     if batches.data.views == 1:
         return None
-    found = _evaluate(network, batches, engine, ranks, step, look, batches.data.views)
+    found = evaluate_together(network, batches.data, engine, ranks, step, look, batches.data.views)
     log(step, f"error_{batches.data.views}_views", found.error)
     return found
-
-
-def _plain(found: Evaluation) -> dict[str, Any]:
-    return {"loss": found.loss, "errors": found.errors, "images": found.images}
 
 
 def _log_evaluation(log: Log, step: int, found: Evaluation) -> None:
