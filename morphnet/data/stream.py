@@ -22,7 +22,7 @@ from morphnet.data.files import FileSplit, Unreadable
 from morphnet.data.images import ImageData, Normaliser
 from morphnet.data.views import centre_view, random_view, ten_views
 
-#: In place of an image that cannot be decoded comes the one so many places further on, and so on.
+#: In place of an image that cannot be decoded comes one about so many places further on, and so on.
 STRIDE = 7919
 #: After so many in a row the folder itself is the problem.
 TRIES = 25
@@ -130,7 +130,8 @@ class StreamBatches:
             feed.load(index, start)
             for _ in range(start, len(self)):
                 feed.advance()
-                yield feed.batch(torch.empty(0))
+                images, labels = feed.batch(torch.empty(0))
+                yield images, labels.clone()  # the next batch takes their place
         finally:
             feed.close()
 
@@ -228,7 +229,7 @@ class _TrainingRows(Dataset[Any]):
                     break
                 except (UnreadableError, OSError) as error:
                     unreadable.append((split.name(chosen), str(error)))
-                    chosen = (chosen + STRIDE) % len(split)
+                    chosen = (chosen + 1 + STRIDE % max(1, len(split) - 1)) % len(split)  # another one, if there is
             else:
                 name, reason = unreadable[-1]
                 return ValueError(

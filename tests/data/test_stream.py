@@ -7,13 +7,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from morphnet.data import calibration_batches, evaluation_batches, train_batches, with_normalisation
 from morphnet.data.batches import Augmentation
-from morphnet.data.files import Viewing, load_folder
-from morphnet.data.stream import ScaleAugmentation, StreamBatches
+from morphnet.data.decoding import UnreadableError
+from morphnet.data.files import FileSplit, Viewing, load_folder
+from morphnet.data.images import ImageData
+from morphnet.data.stream import ScaleAugmentation, StreamBatches, _TrainingRows
 from morphnet.train import choose_engine, evaluate
 from tests.pictures import write_folder
 
@@ -108,6 +111,8 @@ def test_the_ten_views_of_one_image_hold_its_centre(root):
 def test_calibration_is_of_files_as_well(root):
     found = calibration_batches(_data(root), AUGMENTATION, (0,), count=4, batch_size=4)
     assert [len(x) for x, _ in found] == [4] * 4
+    for half in (found[:2], found[2:]):
+        assert not torch.equal(half[0][1], half[1][1])
     kinds = [type(train_batches(_data(root), 5, AUGMENTATION, ())).__name__]
     assert kinds == ["StreamBatches"]
 
@@ -240,3 +245,21 @@ def test_real_images_of_imagenet_go_through_both_pipelines(imagenet_sample, tmp_
     assert abs(float(images.mean())) < 0.5
     assert sum(len(y) for _, y in evaluation_batches(data)) == 100
     assert data.unreadable.count() == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 7919, 7920])
+def test_in_place_of_an_unreadable_image_comes_another_one(count, monkeypatch):
+    split = FileSplit(Path(), np.array([b"x"] * count), torch.arange(count), Viewing(4, 4))
+
+    def read(self, index):
+        if index == 1:
+            raise UnreadableError("cut off")
+        return torch.zeros(3, 5, 5, dtype=torch.uint8)
+
+    monkeypatch.setattr(FileSplit, "read", read)
+    data = ImageData("mine", split, split, ("a",) * count, (0.0,) * 3, (1.0,) * 3)
+    plan = StreamBatches(data, 1, ScaleAugmentation((4, 4)), (0,)).plan(0)
+    row = plan.order.flatten().tolist().index(1)
+    _, labels, unreadable = _TrainingRows(split, plan)[row]
+    assert labels.item() != 1
+    assert len(unreadable) == 1
