@@ -82,7 +82,8 @@ def _dispatch(arguments: list[str]) -> int:
         import_module(f"morphnet.cli.{command}").main()
     except KeyboardInterrupt as stop:
         what = str(stop) or "interrupted"
-        print(f"\nmorphnet: {what}; the same command goes on from the last checkpoint", file=sys.stderr)
+        what += "; the same command goes on" if command == "train" else ""
+        print(f"\nmorphnet: {what}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
     except BrokenPipeError:
         raise
