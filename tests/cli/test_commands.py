@@ -286,6 +286,7 @@ sys.exit(main(sys.argv[1:]))
 EVERY_STEP = ["trainer.evaluate_every=1", "trainer.checkpoint_seconds=0"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_phase_goes_on_to_the_same_network(output_of, tmp_path):
     command = ["train", "schedule.epochs=4", *EVERY_STEP]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -142,6 +142,7 @@ def test_every_operation_can_be_asked_for(run, saved, tmp_path, overrides, chang
     assert (tmp_path / "out" / "config.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_phases_morph_layers_of_bottlenecks(run, tmp_path):
     phases = "phases=[{},{module: side_1c1, target: 'layer4.*.conv2'},{module: 1c1, target: layer4.1.downsample}]"
     network = ["network=imagenet_resnet50", "network.widths=[2,2,2,2]"]

@@ -143,7 +143,7 @@ def _cut(path):
         file.truncate(path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("shares", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("damage", "name"), [(_cut, "network.safetensors"), (os.unlink, "network.safetensors"), (_cut, "record.json")]
 )
@@ -278,6 +278,7 @@ def test_of_two_processes_one_trains_the_parent_and_the_other_waits(train, tmp_p
     assert {path.read_bytes() for path in networks} == {(shared / "network.safetensors").read_bytes()}
 
 
+@pytest.mark.slow
 def test_a_parent_whose_run_was_killed_is_trained_on_by_the_next(train, tmp_path):
     length = ["schedule.epochs=20", "trainer.checkpoint_seconds=0"]
     process = _start_process(tmp_path, *length, "name=first")
