@@ -89,6 +89,7 @@ def test_jobs_in_turn_are_listed_and_skipped_when_they_are_done(train, tmp_path)
 
 
 @joblib
+@pytest.mark.slow
 def test_jobs_in_parallel_processes_are_listed_and_skipped_when_they_are_done(train, tmp_path):
     process = _process(tmp_path, *TWO_JOBS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     output, error = process.communicate()
