@@ -1,7 +1,7 @@
 """The input pipeline of ImageNet: against torchvision v2 on Pillow's images, alone, and together with a training step.
 
     python benchmarks/imagenet.py FOLDER [--rounds 5] [--images 200] [--workers 2] [--network resnet18] [--batch 32]
-                                  [--steps 12] [--device auto] [--threads 2] [--output results/imagenet]
+                                  [--steps 12] [--device auto] [--threads 2] [--price 4.0] [--output results/imagenet]
 
 FOLDER holds images in subfolders, one for each class, such as ImageNet's ``val``. They are read again and again, so
 that they come from the system's cache: what is measured is work, not a disk.
@@ -15,8 +15,8 @@ that they come from the system's cache: what is measured is work, not a disk.
 
 4. **Estimate** of ImageNet's 70 epochs, one phase, on 1 and 8 GPUs with 16 cores each: as long as the slower of loader
    and step takes, each as fast as it was measured here (a core, a GPU), eight GPUs eight times as fast as one. The
-   loader decodes for an evaluation after every epoch as well. Without a GPU the step's time, and so the estimate, stays
-   empty.
+   loader decodes for an evaluation after every epoch as well. The cost is that of so many hours of so many GPUs at
+   ``--price`` for an hour of one. Without a GPU the step's time, and so the estimate, stays empty.
 
 Writes ``imagenet.json`` and ``imagenet.md`` to the output folder.
 """
@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from PIL import Image
 from solvers import markdown
-from throughput import machine, spread
+from throughput import clocked, machine, spread
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -190,29 +190,21 @@ def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
     network = ResNet(imagenet_architecture(int(arguments.network.removeprefix("resnet"))))
     engine.place(network).train()
     optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
-    wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
 
-    def clocked(step: Callable[[], object]) -> float:
-        for _ in range(warm_up):
-            step()
-        wait()
-        started = time.perf_counter()
-        for _ in range(steps):
-            step()
-        wait()
-        return steps * batch / (time.perf_counter() - started)
+    def speed(step: Callable[[], object]) -> float:
+        return steps * batch / clocked(step, steps, warm_up, engine)
 
     feed = batches.feed()
     feed.load(0, 0)
-    loader = clocked(feed.advance)
+    loader = speed(feed.advance)
     images, labels = feed.batch(torch.zeros(1))
     feed.close()
-    step = clocked(lambda: train_step(network, images, labels, optimizer, engine))
+    step = speed(lambda: train_step(network, images, labels, optimizer, engine))
     whole = TrainStep(network, batches, optimizer, engine)
     if engine.captures():
         whole.capture()
     whole.load(0)
-    both = clocked(lambda: whole.run(0, 0.1))
+    both = speed(lambda: whole.run(0, 0.1))
     whole.feed.close()
     precision = str(engine.precision).removeprefix("torch.")
     return {"loader": loader, "step": step, "both": both, "precision": precision, "graph": engine.captures()}
@@ -258,7 +250,14 @@ def tables(result: dict[str, Any]) -> str:
     ]
     header = ["network", "precision", "batch", "workers", "loader alone", "step alone", "both (images/s)"]
     parts.append(markdown(header, rows))
-    header = ["GPUs", "cores", "hours to decode 70 epochs", "hours to train them", "estimate for a phase (hours)"]
+    header = [
+        "GPUs",
+        "cores",
+        "hours to decode 70 epochs",
+        "hours to train them",
+        "estimate for a phase (hours)",
+        "cost",
+    ]
     parts.append(markdown(header, estimates(result)))
     return "\n".join(parts)
 
@@ -272,12 +271,15 @@ def estimates(result: dict[str, Any]) -> list[list[str]]:
         loading = EPOCHS * (TRAIN_IMAGES + VAL_IMAGES) / (per_core * cores) / 3600
         steps = [run["step"] for run in result["together"] if run["graph"]]
         training = [EPOCHS * TRAIN_IMAGES / (speed * gpus) / 3600 for speed in steps[:1]]
-        cells = [f"{h:.1f}" for h in training] + [f"{max(h, loading):.1f}" for h in training]
-        rows.append([str(gpus), str(cores), f"{loading:.1f}", *(cells or ["", ""])])
+        whole = [max(hours, loading) for hours in training]
+        cells = [f"{hours:.1f}" for hours in (*training, *whole)] or ["", ""]
+        price = result.get("price")
+        cost = "" if price is None or not whole else f"{whole[0] * gpus * price:,.0f}"
+        rows.append([str(gpus), str(cores), f"{loading:.1f}", *cells, cost])
     run = result["together"][0]
     loading = EPOCHS * (TRAIN_IMAGES + VAL_IMAGES) / run["loader"] / 3600
     hours = [EPOCHS * TRAIN_IMAGES / run[key] / 3600 for key in ("step", "both")]
-    return [["this machine", str(run["workers"]), *(f"{h:.0f}" for h in (loading, *hours))], *rows]
+    return [["this machine", str(run["workers"]), *(f"{h:.0f}" for h in (loading, *hours)), ""], *rows]
 
 
 def main() -> None:
@@ -285,7 +287,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for name, kind, default in (
         ("rounds", int, 5), ("images", int, 200), ("workers", int, 2), ("batch", int, 32), ("steps", int, 12),
-        ("threads", int, 2), ("network", str, "resnet18"), ("device", str, "auto"),
+        ("threads", int, 2), ("price", float, None), ("network", str, "resnet18"), ("device", str, "auto"),
         ("output", Path, Path("results/imagenet")),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, default=default)
@@ -299,6 +301,7 @@ def main() -> None:
     result: dict[str, Any] = {
         **machine(arguments.device, arguments.threads),
         "images": len(split),
+        "price": arguments.price,
         "reading": reading(split, arguments.rounds),
         "pipeline": pipeline(contents, draws, arguments.rounds),
     }

@@ -24,6 +24,7 @@ def collect(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         ValueError: a record was made from code that is in no commit; nothing is copied then.
+        FileExistsError: another run is kept under the same name; nothing is copied then.
     """
     from morphnet.report.record import read_record
     from morphnet.store import write_whole
@@ -35,10 +36,16 @@ def collect(paths: Sequence[Path]) -> list[Path]:
         raise ValueError(
             f"{len(wrong)} records were made from uncommitted code, which nobody could run again:\n  {names}"
         )
+    places = {path: KEPT / record["experiment"] / path.parents[2].name for path, record in records.items()}
+    for path, folder in places.items():
+        kept = folder / "phases" / path.parent.name / "record.json"
+        if kept.is_file() and read_record(kept)["lineage"] != records[path]["lineage"]:
+            raise FileExistsError(
+                f"{kept} is the record of another run than {short(path)}; rename one of their folders"
+            )
     folders = []
     for path, record in records.items():
-        run = path.parents[2]
-        folder = KEPT / record["experiment"] / run.name
+        run, folder = path.parents[2], places[path]
         phase = folder / "phases" / path.parent.name
         phase.mkdir(parents=True, exist_ok=True)
         write_whole(phase / "record.json", (json.dumps(_without_machine(record), indent=1) + "\n").encode())

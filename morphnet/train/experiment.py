@@ -373,7 +373,7 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
         "error": result.final.error,
         "errors": result.final.errors,
         "loss": result.final.loss,
-        "views": _views(result),
+        "views": _views(result, experiment.data.views),
         "start_error": result.start.error,
         "start_loss": result.start.loss,
         "train_error": result.train_error,
@@ -391,10 +391,10 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _views(result: PhaseResult) -> dict[str, Any] | None:
-    """Errors over several views of each image, where they were counted."""
+def _views(result: PhaseResult, count: int) -> dict[str, Any] | None:
+    """Errors over ``count`` views of each image, where they were counted."""
     found = result.final_views
-    return None if found is None else {"count": 10, "error": found.error, "errors": found.errors, "loss": found.loss}
+    return None if found is None else {"count": count, "error": found.error, "errors": found.errors, "loss": found.loss}
 
 
 def _shared_index(plan: PhasePlan, plans: Sequence[PhasePlan]) -> int:

@@ -181,6 +181,11 @@ def test_records_are_collected_without_the_paths_of_the_machine(finished, run, t
     assert (kept / "config.yaml").is_file()
     code, output, _ = run("report", "records=results/records/**", "format=csv", cwd=tmp_path)
     assert len(output.splitlines()) == 4
+    other = {**json.loads(records[0].read_text()), "lineage": {"network": "another"}}
+    write_whole(records[0], json.dumps(other).encode())
+    code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
+    assert code == 2
+    assert "is the record of another run than run/phases/0_parent/record.json" in errors
 
 
 def test_tensorboard_gets_every_phase_on_one_step_axis(finished):

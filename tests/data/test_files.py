@@ -6,7 +6,8 @@ import pytest
 from scipy.io import savemat
 
 from morphnet.data import with_normalisation, with_validation
-from morphnet.data.files import Unreadable, Viewing, load_folder, read_ground_truth
+from morphnet.data.files import Unreadable, Viewing, load_folder
+from morphnet.data.ground_truth import read_ground_truth
 from tests.pictures import content, picture, write_folder
 
 VIEW = Viewing(32, 40)

@@ -79,6 +79,22 @@ def test_the_whole_pipeline_is_torchvisions_on_pillow_images():
     assert float((mine - theirs).abs().mean()) < 0.1 / 255
 
 
+def test_of_noise_fewer_than_one_value_in_a_thousand_is_rounded_otherwise():
+    rng, differ, total = np.random.default_rng(0), 0, 0
+    for _ in range(40):
+        shape = (3, int(rng.integers(200, 600)), int(rng.integers(200, 600)))
+        image = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)).contiguous()
+        shorter = int(rng.integers(256, 481))
+        whole = v2.functional.resize(image, [shorter], antialias=True)
+        down, right = rng.random(2)
+        top, left = int(down * (whole.shape[1] - 223)), int(right * (whole.shape[2] - 223))
+        found = random_view(image, shorter, (down, right), False, 224).int()
+        difference = (found - v2.functional.crop(whole, top, left, 224, 224).int()).abs()
+        assert difference.max() <= 1
+        differ, total = differ + int(difference.count_nonzero()), total + difference.numel()
+    assert differ < total / 1000
+
+
 def test_every_place_can_be_drawn():
     image = _tensor((64, 64))
     corners = {random_view(image, 50, (down, 0), False, 48).numpy().tobytes() for down in (0, 0.4, 0.999999)}
