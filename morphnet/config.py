@@ -33,6 +33,7 @@ class DataConfig:
     validation_seed: int = 0
     pad: int = 0  # zeros on each side before the random crop
     flip: bool = False  # mirror at random
+    policy: str = "none"  # of torchvision, on each image in memory: none | randaugment | trivialaugment | cutout
     # Of images in files:
     crop: int | None = None  # side of the square that a network sees; 224
     shorter_side: list[int] | None = None  # range of the random length of an image's shorter side; [256, 480]
@@ -53,24 +54,48 @@ class OptimConfig:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4  # not on the slopes of parametric activations
+    label_smoothing: float = 0.0
+    ema: float = 0.0  # decay of a moving average of the weights, which is evaluated and saved; 0: none
 
 
 @dataclass
 class ScheduleConfig:
-    """A piecewise constant learning rate; every length is multiplied by ``scale``."""
+    """The learning rate of a phase; every length is multiplied by ``scale``."""
 
     steps: int | None = None  # length of a phase in iterations, or
     epochs: float | None = None  # in epochs
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # fractions of the phase
     factor: float = 0.1  # the rate is multiplied by this at each milestone
+    decay: str = "step"  # step, at the milestones | cosine, to 0
     warmup_steps: int = 0
     warmup_lr: float = 0.01
+    warmup: str = "constant"  # constant, at warmup_lr | linear, from there to lr
     scale: float = 1.0
 
 
 @dataclass
+class AfterConfig:
+    """How the phases after the first begin, and what of the schedule is theirs (null: as in ``schedule``, ``optim``).
+
+    It holds for children and for controls alike, except those trained from scratch.
+    """
+
+    lr: float | None = None
+    milestones: list[float] | None = None
+    factor: float | None = None
+    decay: str | None = None
+    warmup_steps: int | None = None
+    warmup_lr: float | None = None
+    warmup: str | None = None
+    kept_lr: float = 1.0  # rate of parameters that were there before the morph, over that of new ones
+    momentum: str = "fresh"  # fresh | kept: what the phase before ended with, zeros for new parameters
+    shrink: float = 1.0  # weights become shrink times themselves
+    perturb: float = 0.0  # plus perturb times random ones
+
+
+@dataclass
 class PhaseConfig:
-    """One phase: what it starts with, and what of the schedule is its own (null: as in ``schedule`` and ``optim``)."""
+    """One phase: what it starts with, and what of the schedule is its own (null: as in ``after``, or everywhere)."""
 
     name: str | None = None
     morph: str | None = None  # the spec its network is morphed to first
@@ -141,6 +166,10 @@ class TrainerConfig:
     sync_bn: bool = False  # batch normalisation over the whole batch of all processes; GPUs only
     restarts: int = 3  # of all processes, when one of them was killed
     threads: int | None = None  # of the CPU; null: all cores
+    watch_steps: int = (
+        0  # first steps of a phase after the parent's in which slopes and growth are written to watch.csv
+    )
+    watch_every: int = 10  # steps between two rows there
 
 
 @dataclass
@@ -154,6 +183,7 @@ class TrainConfig:
     share_parent: bool = True  # a parent trained here lies in output/parents, where other runs find it
     weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
+    dry_run: bool = False  # say what would run, its parameters, FLOP, steps and time, and stop
     devices: int = 1  # processes on this machine that train together, one for each GPU; under torchrun its own number
     precision: str = "auto"  # of training: auto | float32 | bfloat16 | float16 | float64
     phases: list[PhaseConfig] = field(default_factory=list)
@@ -162,6 +192,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    after: AfterConfig = field(default_factory=AfterConfig)
     morphing: MorphConfig = field(default_factory=MorphConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 

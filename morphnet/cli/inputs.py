@@ -91,6 +91,10 @@ def _check_of_files(config: DataConfig) -> None:
         given += [f"data.views={config.views}"] if config.views != 1 else []
         if given:
             raise ValueError(f"{given[0]} goes with images in files (data=imagenet, data=folder), which have data.crop")
+    elif config.policy != "none":
+        raise ValueError(
+            f"data.policy={config.policy} goes with images in memory; those in files have shorter_side, flip"
+        )
     elif config.pad:
         raise ValueError(f"data.pad={config.pad} goes with images in memory; of files give data.shorter_side")
 
@@ -109,7 +113,7 @@ def _workers(count: int | None) -> int:
 def augmentation_of(config: DataConfig) -> Augmentation | ScaleAugmentation:
     """How training images are varied."""
     if config.crop is None:
-        return Augmentation(config.pad, config.flip)
+        return Augmentation(config.pad, config.flip, config.policy)
     side = [config.eval_shorter_side] * 2 if config.shorter_side is None else config.shorter_side
     if len(side) != 2:
         raise ValueError(f"data.shorter_side={list(side)}: [shortest, longest] in pixels is needed, as [256,480]")

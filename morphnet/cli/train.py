@@ -19,6 +19,8 @@ from morphnet.cli.sweep import device_of_this_job, launch, short
 from morphnet.config import DataConfig, OptimConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from morphnet.train import Engine
     from morphnet.train.ranks import Ranks
 
@@ -31,10 +33,23 @@ FREE_KEYS = {
     "data.root",
     "data.download",
     "data.workers",
+    "dry_run",
 }
 #: Where files lie; what is in them is compared by its hash.
 PATHS = {"data.path", "data.labels", "parent", "weights"}
 
+#: Keys that came later: where they have their default, runs made before keep their variant.
+LATER = (
+    "after",
+    "data.policy",
+    "dry_run",
+    "optim.ema",
+    "optim.label_smoothing",
+    "schedule.decay",
+    "schedule.warmup",
+    "trainer.watch_every",
+    "trainer.watch_steps",
+)
 #: What only images in files have.
 OF_FILES = {"data.crop", "data.shorter_side", "data.eval_shorter_side", "data.views", "data.exif"}
 
@@ -154,7 +169,9 @@ def _train(
         parent_given=parent is not None,
         train_images=len(data.train),
         layers=layers,
+        after=config.after,
     )
+    momentum = _momentum_of_parent(config)
     inputs = {
         "data": data.fingerprint(),
         "parent": None if parent is None else network_hash(parent),
@@ -167,7 +184,13 @@ def _train(
         data=data,
         augmentation=augmentation,
         batch_size=batch_size,
-        optimisation=Optimisation(config.optim.momentum, config.optim.weight_decay, config.optim.nesterov),
+        optimisation=Optimisation(
+            config.optim.momentum,
+            config.optim.weight_decay,
+            config.optim.nesterov,
+            config.optim.label_smoothing,
+            config.optim.ema,
+        ),
         morphing=config.morphing,
         engine=engine,
         evaluate_every=config.trainer.evaluate_every,
@@ -183,6 +206,8 @@ def _train(
         },
         threads=config.trainer.threads,
         parents=Path(config.output) / "parents" if config.share_parent else None,
+        watch=(config.trainer.watch_steps, config.trainer.watch_every),
+        parent_momentum=momentum,
     )
 
     def claim() -> None:
@@ -196,6 +221,19 @@ def _train(
     if ranks.count > 1:
         print(f"{ranks.count} processes; a batch is {batch_size} images in total, {share} in each", flush=True)
     return run_experiment(experiment, plans, architecture, parent)
+
+
+def _momentum_of_parent(config: TrainConfig) -> dict[str, Tensor]:
+    """What the optimizer ended with when a given parent was trained; empty where that is not known."""
+    from morphnet.store.source import network_of_run
+    from morphnet.train.handover import load_momentum
+
+    if config.parent is None:
+        return {}
+    path = Path(config.parent)
+    if config.after.momentum == "kept":
+        return load_momentum(network_of_run(path).parent if path.is_dir() else path.parent)
+    return {}
 
 
 def _total_batch(optim: OptimConfig, processes: int) -> int:
@@ -230,7 +268,7 @@ def _check_same_run(composed: DictConfig, run_dir: Path) -> None:
             raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
         return
     # Settings that came later are absent in an older file: it was made with what they are by default.
-    before = {**_flat(plain(OmegaConf.structured(DataConfig)), "data"), **_flat(read_yaml(path))}
+    before = {**_defaults(), **_flat(read_yaml(path))}
     now = _flat(plain(composed))
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
@@ -279,7 +317,16 @@ def _variant(composed: DictConfig, inputs: dict[str, str | None]) -> str:
     if composed.data.crop is None:
         left_out |= OF_FILES  # they mean nothing then, and runs made before they came keep their digits
     settings = {k: v for k, v in _flat(plain(composed)).items() if k not in left_out}
+    later = {k: v for k, v in _defaults().items() if k.startswith(LATER)}
+    settings = {k: v for k, v in settings.items() if k not in later or later[k] != v}
     return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
+
+
+def _defaults() -> dict[str, Any]:
+    """What every key is that a configuration does not give; those that have to be given stand as ``???``."""
+    of_data = _flat(OmegaConf.to_container(OmegaConf.structured(DataConfig)), "data")
+    whole = _flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig)))
+    return {**of_data, **{key: value for key, value in whole.items() if key.startswith(LATER)}}
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

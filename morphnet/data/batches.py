@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from morphnet.data.images import ImageData, Normaliser, Split
+from morphnet.data.policy import POLICIES, Policy
+from morphnet.later import LATER
 
 if TYPE_CHECKING:
     from morphnet.data.stream import ScaleAugmentation
@@ -27,12 +29,21 @@ def generator_for(*key: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Zeros added on each side before a random crop of the old size, and whether images are mirrored at random."""
+    """How training images in memory are varied.
+
+    Attributes:
+        pad: zeros added on each side before a random crop of the old size.
+        flip: whether images are mirrored at random.
+        policy: what torchvision does to each image after that, one of ``POLICIES``.
+    """
 
     pad: int = 0
     flip: bool = False
+    policy: str = field(default="none", metadata=LATER)
 
     def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"data.policy={self.policy!r}; expected one of {', '.join(POLICIES)}")
         if self.pad < 0:
             raise ValueError(f"data.pad={self.pad}: a number of pixels from 0 is needed")
 
@@ -134,17 +145,26 @@ class TrainBatches:
         return EpochPlan(order.view(shape), offsets.view(2, *shape).transpose(0, 1), mirrored.view(shape))
 
     def batch(self, order: Tensor, offsets: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-        """(images, labels) of one row of a plan: float32 ``(N, C, H, W)``, int64 ``(N,)``.
+        """(images, labels) of one row of a plan, before any policy: float32 ``(N, C, H, W)``, int64 ``(N,)``.
 
         Reads nothing back from the device, so that it can be captured as part of a CUDA graph.
         """
-        split, pad = self.split, self.augmentation.pad
-        images = split.images[order]
-        if pad:
-            images = random_crop(images, pad, offsets)
+        return self.normaliser(self.raw(order, offsets, mirrored)), self.split.labels[order]
+
+    def raw(self, order: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
+        """The images of one row, cropped and mirrored and not yet normalised: uint8 ``(N, C, H, W)``."""
+        images = self.split.images[order]
+        if self.augmentation.pad:
+            images = random_crop(images, self.augmentation.pad, offsets)
         if self.augmentation.flip:
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        return self.normaliser(images), split.labels[order]
+        return images
+
+    @cached_property
+    def policy(self) -> Policy | None:
+        """What is done to every image beside that, on the host."""
+        name = self.augmentation.policy
+        return None if name == "none" else Policy(name, self.data.mean, self.key)
 
     @property
     def split(self) -> Split:
@@ -163,7 +183,12 @@ class TrainBatches:
         """(images, labels) of epoch ``index`` from batch ``start`` on."""
         plan = self.plan(index).to(self.split.device)
         for row in range(start, len(self)):
-            yield self.batch(*(t[row] for t in plan.tensors()))
+            part = [t[row] for t in plan.tensors()]
+            if self.policy is None:
+                yield self.batch(*part)
+            else:
+                images = self.policy(self.raw(*part), (index, row), 0)
+                yield self.normaliser(images), self.split.labels[part[0]]
 
 
 class MemoryFeed:
@@ -175,19 +200,32 @@ class MemoryFeed:
         self.order = torch.zeros(rows, width, dtype=torch.int64, device=device)
         self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
         self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
+        self._next = (0, 0)  # epoch and row
+        self._varied: Tensor | None = None  # images of a policy, made on the host before each step
 
     def load(self, epoch: int, row: int) -> None:
+        self._next = (epoch, row)
         plan = self.batches.plan(epoch).part(self.index, self.count)
         for here, there in zip((self.order, self.offsets, self.mirrored), plan.tensors(), strict=True):
             here.copy_(there)
 
     def advance(self) -> None:
-        pass
+        if self.batches.policy is None:
+            return
+        epoch, row = self._next
+        raw = self.batches.raw(self.order[row], self.offsets[row], self.mirrored[row])
+        images = self.batches.policy(raw, self._next, self.index * raw.shape[0])
+        if self._varied is None:
+            self._varied = torch.empty_like(images)  # stays in its place, as a CUDA graph needs it
+        self._varied.copy_(images)
+        self._next = (epoch, row + 1)
 
     def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
         # index_select and not [row]: the latter reads the index back from the device.
-        plan = (t.index_select(0, row).squeeze(0) for t in (self.order, self.offsets, self.mirrored))
-        return self.batches.batch(*plan)
+        plan = [t.index_select(0, row).squeeze(0) for t in (self.order, self.offsets, self.mirrored)]
+        if self._varied is None:
+            return self.batches.batch(*plan)
+        return self.batches.normaliser(self._varied), self.batches.split.labels[plan[0]]
 
     def close(self) -> None:
         pass

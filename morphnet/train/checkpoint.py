@@ -7,7 +7,7 @@ import io
 import json
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Checkpoint:
         history: one entry per evaluated epoch.
         seconds: training time so far, evaluation left out; ``seconds_evaluated`` the same at the last evaluation.
         resumed: how often the phase was continued.
+        average: state dict of the averaged network; empty where there is none.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Checkpoint:
     seconds: float
     seconds_evaluated: float
     resumed: int = 0
+    average: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointError(ValueError):

@@ -8,16 +8,17 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from morphnet.config import MorphConfig
 from morphnet.data import Augmentation, ImageData, calibration_batches, generator_for, train_batches
 from morphnet.data.stream import ScaleAugmentation
 from morphnet.flops import count_macs, count_parameters
+from morphnet.later import facts
 from morphnet.morph import InexactError, MorphError, morph_network, words
 from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
@@ -26,12 +27,21 @@ from morphnet.report.record import FORMAT, environment, read_record, write_recor
 from morphnet.store import describe_network, load_network, network_hash, save_network, write_whole
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.engine import Engine
+from morphnet.train.handover import (
+    Handover,
+    kept_parameters,
+    load_momentum,
+    save_momentum,
+    shapes_of,
+    shrink_and_perturb,
+)
 from morphnet.train.interruption import Interruption
 from morphnet.train.parents import describe_parent, shared_parent
-from morphnet.train.phase import Optimisation, PhaseResult, run_phase
+from morphnet.train.phase import Beginning, Optimisation, PhaseResult, run_phase
 from morphnet.train.plan import PhasePlan
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.tensorboard import PhaseLog
+from morphnet.train.watch import WATCH_FILE, Watch
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Experiment:
         parents: where parents lie that runs share; None: this run trains its own.
         ranks: the processes that train together; the first of them writes all files.
         sync_bn: whether batch normalisation measures the batches of all of them.
+        watch: (steps, every) of the first steps of a phase that are looked at closely; none by default.
+        parent_momentum: what a given parent ended its training with, by parameter; empty where that is not known.
     """
 
     name: str
@@ -64,6 +76,8 @@ class Experiment:
     parents: Path | None = None
     ranks: Ranks = ALONE
     sync_bn: bool = False
+    watch: tuple[int, int] = (0, 10)
+    parent_momentum: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.engine.captures(self.ranks.count)  # refuses what cannot be
@@ -73,6 +87,9 @@ class Experiment:
             raise ValueError(f"trainer.evaluate_every={self.evaluate_every}: a number of epochs from 1 is needed")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"trainer.checkpoint_seconds={self.checkpoint_seconds}: a number from 0 is needed")
+        if self.watch[0] < 0 or self.watch[1] < 1:
+            given = f"trainer.watch_steps={self.watch[0]}, trainer.watch_every={self.watch[1]}"
+            raise ValueError(f"{given}: steps from 0 and every from 1 are needed")
 
 
 def run_experiment(
@@ -180,9 +197,38 @@ class _Run:
                 network = _morph(experiment, plan, source, folder)
             else:
                 network = _parametric(source) if plan.parametric else source
+            if plan.handover.changes_weights:
+                network = network.cpu()
+                shrink_and_perturb(
+                    network, plan.handover, generator_for(experiment.seed, plan.index, "shrink and perturb")
+                )
             metadata_of(network)["lineage"] = lineage
         save_network(network, path)
         return load_network(path)  # as a continued run reads it
+
+    def beginning(self, plan: PhasePlan, network: nn.Module) -> Beginning:
+        """Rates and momentum that a phase starts with, and what of its network was there before."""
+        handover, ranks = plan.handover, self.experiment.ranks
+        watched = self.experiment.watch[0] and plan.source is not None
+        if plan.source is None or plan.method == "scratch" or not (handover != Handover() or watched):
+            return Beginning()
+        source = self.plans[plan.source]
+        shapes = ranks.from_first(lambda: shapes_of(self.finished(source)))
+        momentum: Mapping[str, Tensor] = {}
+        if handover.momentum == "kept":
+            momentum = ranks.from_first(lambda: load_momentum(self.folder(source)))
+        return Beginning(kept_parameters(network, shapes), handover.kept_lr, momentum)
+
+    def watch(self, plan: PhasePlan, folder: Path, beginning: Beginning) -> Watch | None:
+        """What looks closely at the first steps of a phase after the parent's; None where that is not asked for."""
+        experiment = self.experiment
+        steps, every = experiment.watch
+        if not steps or plan.source is None or plan.schedule is None or not experiment.ranks.is_first:
+            return None
+        key = (experiment.seed, plan.index, "watch")
+        images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
+        start = folder / "start.safetensors"
+        return Watch(folder / WATCH_FILE, lambda: load_network(start), beginning.kept, images, steps, every)
 
     def finished(self, plan: PhasePlan) -> nn.Module:
         """The network a finished phase left.
@@ -227,6 +273,7 @@ class _Run:
         network = ranks.network_from_first(lambda: self.start(plan, folder))
         started = datetime.datetime.now(datetime.UTC)
         start_hash = network_hash(network)
+        beginning = self.beginning(plan, network)
         key = (experiment.seed, _shared_index(plan, self.plans))
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
         with contextlib.closing(
@@ -247,11 +294,16 @@ class _Run:
                 ranks=ranks,
                 sync_bn=experiment.sync_bn,
                 interruption=self.interruption,
+                beginning=beginning,
+                watch=self.watch(plan, folder, beginning),
             )
         if not ranks.is_first:
             return {}
         network.eval()
         save_network(network, folder / "network.safetensors")
+        momentum = result.momentum or (experiment.parent_momentum if plan.source is None else {})
+        if momentum:
+            save_momentum(momentum, folder)
         record = self.describe(plan, network, result, start_hash, started)
         write_record(record, folder / "record.json")
         remove_checkpoints(folder)
@@ -293,6 +345,7 @@ class _Run:
             },
             "optimisation": {**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
             "schedule": None if plan.schedule is None else asdict(plan.schedule),
+            "handover": asdict(plan.handover),
             "augmentation": asdict(experiment.augmentation),
             "processes": experiment.ranks.count,
             "lineage": {
@@ -362,10 +415,12 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
 
 def _identity(experiment: Experiment, plan: PhasePlan, start_hash: str) -> str:
     """What a checkpoint of the phase belongs to."""
-    schedule = None if plan.schedule is None else asdict(plan.schedule)
-    optimisation = {**asdict(experiment.optimisation), "batch_size": experiment.batch_size}
-    facts = [experiment.seed, plan.index, start_hash, schedule, optimisation, experiment.ranks.count]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    schedule = None if plan.schedule is None else facts(plan.schedule)
+    optimisation = {**facts(experiment.optimisation), "batch_size": experiment.batch_size}
+    known: list[Any] = [experiment.seed, plan.index, start_hash, schedule, optimisation, experiment.ranks.count]
+    if plan.handover != Handover():
+        known.append(asdict(plan.handover))
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphnet.later import facts
 from morphnet.nn.resnet import Architecture
 from morphnet.report.record import PARENT_FILE, read_record, write_record
 from morphnet.store import one_at_a_time, write_whole
+from morphnet.train.handover import MOMENTUM_FILE
 
 if TYPE_CHECKING:
     from morphnet.train.experiment import Experiment
@@ -39,12 +40,12 @@ def describe_parent(experiment: Experiment, plan: PhasePlan, architecture: Archi
             "mean": list(data.mean),
             "std": list(data.std),
         },
-        "augmentation": asdict(experiment.augmentation),
+        "augmentation": facts(experiment.augmentation),
         "batch_size": experiment.batch_size,
         "processes": experiment.ranks.count,
         "sync_bn": experiment.sync_bn,
-        "optimisation": asdict(experiment.optimisation),
-        "schedule": asdict(schedule),
+        "optimisation": facts(experiment.optimisation),
+        "schedule": facts(schedule),
         "evaluate_every": experiment.evaluate_every,  # the last figures of training reach back to the evaluation before
         "device": engine.device.type,
         "precision": str(engine.precision).removeprefix("torch."),
@@ -102,8 +103,9 @@ def shared_parent(
         print(f"{own['phase']}: trained already, in {parents / name}", flush=True)
     if not linked:
         shutil.copytree(folder / "tensorboard", tensorboard, dirs_exist_ok=True)
-    for file in ("start.safetensors", "network.safetensors", "steps.csv"):
-        _link_file(folder / file, phase / file)
+    for file in ("start.safetensors", "network.safetensors", "steps.csv", MOMENTUM_FILE):
+        if file != MOMENTUM_FILE or (folder / file).is_file():  # parents of earlier versions have none
+            _link_file(folder / file, phase / file)
     trained_by = {key: found.get(key) for key in ("experiment", "command")}
     record = {**found, **own, "shared_parent": {"hash": name, "trained_by": trained_by}}
     write_record(record, phase / "record.json")

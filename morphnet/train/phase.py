@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from morphnet.data import Batches
+from morphnet.later import LATER
+from morphnet.train.average import WeightAverage
 from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
+from morphnet.train.handover import momentum_of, set_momentum
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.loop import Evaluation, evaluate_together
 from morphnet.train.progress import Progress
@@ -23,21 +26,33 @@ from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
 from morphnet.train.steplog import StepLog
+from morphnet.train.watch import Watch
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What the optimizer needs beside the learning rate."""
+    """What training needs beside the learning rate.
+
+    Attributes:
+        label_smoothing: of the cross entropy.
+        ema: decay of the moving average of the weights, which is evaluated and delivered; 0 for none.
+    """
 
     momentum: float = 0.9
     weight_decay: float = 1e-4
     nesterov: bool = False
+    label_smoothing: float = field(default=0.0, metadata=LATER)
+    ema: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"optim.momentum={self.momentum}: a number from 0 to below 1 is needed")
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"optim.weight_decay={self.weight_decay}: a number from 0 is needed, such as 1e-4")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"optim.label_smoothing={self.label_smoothing}: from 0 to below 1 is needed")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"optim.ema={self.ema}: a decay from 0 to below 1 is needed, such as 0.999; 0 for none")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov=true needs optim.momentum above 0")
 
@@ -56,6 +71,7 @@ class PhaseResult:
         compiled: whether the steps went through ``torch.compile``.
         resumed: how often the phase was continued after an interruption.
         gpu_memory: the most that tensors held on this process's GPU, in bytes; None on a CPU.
+        momentum: of every parameter at the end, by name; empty where nothing was trained.
     """
 
     start: Evaluation
@@ -71,6 +87,21 @@ class PhaseResult:
     resumed: int
     gpu_memory: int | None = None
     final_views: Evaluation | None = None
+    momentum: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a phase begins beside the weights of its network.
+
+    Attributes:
+        kept: names of parameters that were there before; they are trained at ``kept_lr`` times the rate.
+        momentum: what parameters begin with, by name; zeros for the others.
+    """
+
+    kept: frozenset[str] = frozenset()
+    kept_lr: float = 1.0
+    momentum: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 #: So many times ``checkpoint_seconds`` a checkpoint on a GPU may wait for the end of the epoch.
@@ -98,6 +129,8 @@ def run_phase(
     ranks: Ranks = ALONE,
     sync_bn: bool = False,
     interruption: Interruption | None = None,
+    beginning: Beginning | None = None,
+    watch: Watch | None = None,
 ) -> PhaseResult:
     """Trains ``network`` in place; goes on from the last whole checkpoint in ``folder`` if there is one.
 
@@ -115,6 +148,8 @@ def run_phase(
         sync_bn: whether batch normalisation measures the whole batch, on GPUs.
         interruption: of the same ``ranks``, and asked for a signal to stop: a checkpoint is written then, by all
             processes after the same step.
+        beginning: rates and momentum it starts with; by default one rate and no momentum.
+        watch: writes down what happens in the first steps, in the first of the ``ranks``.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
@@ -135,7 +170,19 @@ def run_phase(
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
         torch.cuda.reset_peak_memory_stats(engine.device)
     with kept_random_state(engine.device):
-        phase = _Phase(name, network, batches, schedule, optimisation, engine, log, ranks, interruption.look)
+        phase = _Phase(
+            name,
+            network,
+            batches,
+            schedule,
+            optimisation,
+            engine,
+            log,
+            ranks,
+            interruption.look,
+            beginning or Beginning(),
+            watch if ranks.is_first else None,
+        )
         files = CheckpointFiles(folder / "checkpoint.pt", identity)
         resumed = phase.resume(files)
         # Decided by the length of the whole phase, so that a continued phase is computed as it began.
@@ -155,6 +202,8 @@ def run_phase(
                     Progress(name, schedule.steps, batches.batch_size, phase.step, ranks.is_first)
                 ) as progress:
                     _train(phase, files, checkpoint_seconds, evaluate_every, interruption, progress)
+                momentum = momentum_of(network, phase.optimizer)
+                phase.deliver()
                 views = _evaluate_views(network, batches, engine, ranks, phase.step, log, interruption.look)
         except Interrupted as stop:
             if phase.step and not stop.args[0]:  # else a step is half done
@@ -165,7 +214,7 @@ def run_phase(
             raise Interrupted(stop.signum, stop.args[0] or message) from None
         finally:
             phase.close()
-        return phase.result(compiled, views)
+        return replace(phase.result(compiled, views), momentum=momentum)
 
 
 def _train(
@@ -194,6 +243,9 @@ def _train(
                 if not goes_on:
                     break
                 interruption.look()
+                if phase.watch is not None and phase.watch.is_due(phase.step):
+                    with interruption.shield():
+                        phase.look_closer()
                 if progress.step(phase.step) and phase.reads_at_will:
                     with interruption.shield():
                         phase.take_measured()
@@ -241,12 +293,23 @@ class _Phase:
         log: Log,
         ranks: Ranks,
         look: Callable[[], None],
+        beginning: Beginning,
+        watch: Watch | None,
     ) -> None:
         self.name, self.network, self.batches, self.schedule = name, network, batches, schedule
         self.engine, self.log, self.ranks, self._look = engine, log, ranks, look
+        self.optimisation, self.watch = optimisation, watch
         self.optimizer = make_optimizer(
-            network, schedule.lr, optimisation.momentum, optimisation.weight_decay, optimisation.nesterov
+            network,
+            schedule.lr,
+            optimisation.momentum,
+            optimisation.weight_decay,
+            optimisation.nesterov,
+            beginning.kept,
+            beginning.kept_lr,
         )
+        set_momentum(network, self.optimizer, beginning.momentum)
+        self.average = WeightAverage(network, optimisation.ema) if optimisation.ema else None
         self.scaler = engine.scaler()
         self.stretch, self.last_train = _Stretch(), _Stretch().evaluation()
         self.history: list[dict[str, Any]] = []
@@ -272,6 +335,8 @@ class _Phase:
     def begin(self) -> None:
         """The evaluation before the first step."""
         start = self.evaluate()
+        if self.watch is not None:
+            self.watch.begin(self.network)
         _log_evaluation(self.log, 0, start)
         self.history = [{"step": 0, "epoch": 0, **asdict(start)}]
 
@@ -284,6 +349,10 @@ class _Phase:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         if self.scaler is not None:
             self.scaler.load_state_dict(checkpoint.scaler)
+        if self.average is not None:
+            self.average.network.load_state_dict(checkpoint.average)
+        if self.watch is not None:
+            self.watch.resume(checkpoint.step)
         self.stretch = _Stretch(*checkpoint.stretch)
         self.step = self.measured = checkpoint.step
         self.history, self.resumed = checkpoint.history, checkpoint.resumed + 1
@@ -295,7 +364,16 @@ class _Phase:
     def prepare(self, model: nn.Module, steps_log: StepLog | None) -> None:
         """Makes the step that trains ``model``, the network as it is called."""
         self.steps_log = steps_log
-        self._step = TrainStep(model, self.batches, self.optimizer, self.engine, self.scaler, self.ranks)
+        self._step = TrainStep(
+            model,
+            self.batches,
+            self.optimizer,
+            self.engine,
+            self.scaler,
+            self.ranks,
+            self.optimisation.label_smoothing,
+            self.average,
+        )
         if self.engine.captures(self.ranks.count):
             self.begin_training()
             self._step.load(0)
@@ -334,8 +412,24 @@ class _Phase:
                 seconds=self.seconds + self._on_clock(),
                 seconds_evaluated=self.seconds_evaluated,
                 resumed=self.resumed,
+                average={} if self.average is None else self.average.network.state_dict(),
             )
         )
+
+    def look_closer(self) -> None:
+        """Writes down what the first steps have changed."""
+        assert self.watch is not None
+        assert self.steps_log is not None
+        self.take_measured()
+        self.steps_log.flush()
+        for metric, value in self.watch.take(self.network, self.step, self.steps_log.path, self.batches.batch_size):
+            self.log(self.step, metric, value)
+        self.network.train()
+
+    def deliver(self) -> None:
+        """Gives the network the averaged weights, where there are any."""
+        if self.average is not None:
+            self.network.load_state_dict(self.average.network.state_dict())
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -384,7 +478,8 @@ class _Phase:
         return FloatingPointError(f"{self.name}: {what} at step {step:,}, learning rate {rate:.3g}; {advice}")
 
     def evaluate(self) -> Evaluation:
-        return evaluate_together(self.network, self.batches.data, self.engine, self.ranks, self.step, self._look)
+        network = self.network if self.average is None else self.average.network
+        return evaluate_together(network, self.batches.data, self.engine, self.ranks, self.step, self._look)
 
     def write_down(self, found: Evaluation) -> None:
         """Keeps everything measured since the last evaluation, and begins anew."""

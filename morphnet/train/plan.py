@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from torch import nn
 
-from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, ScheduleConfig
 from morphnet.data.batches import check_calibration
 from morphnet.morph import BN_SETTINGS, LAYER_BN_SETTINGS, Operation, find_targets, plan_morph, words
 from morphnet.nn.resnet import Architecture, bare
 from morphnet.spec import parse_spec
+from morphnet.train.handover import Handover
 from morphnet.train.schedule import Schedule, scaled_schedule
 
 Role = Literal["parent", "child", "control"]
@@ -49,6 +50,7 @@ class PhasePlan:
         parametric: its activations are made parametric first.
         schedule: None: the network is evaluated and not trained.
         offset: iterations of the phases it comes from.
+        handover: how it starts from its source, beside the morph.
     """
 
     index: int
@@ -62,6 +64,7 @@ class PhasePlan:
     offset: int
     layers: Mapping[str, Operation] | None = None
     method: str = "auto"
+    handover: Handover = field(default_factory=Handover)
 
     @property
     def folder(self) -> str:
@@ -89,6 +92,7 @@ def plan_phases(
     parent_given: bool,
     train_images: int,
     layers: Sequence[Mapping[str, Operation] | None] = (),
+    after: AfterConfig | None = None,
 ) -> tuple[PhasePlan, ...]:
     """Everything a run will do, with every spec and schedule checked.
 
@@ -97,6 +101,7 @@ def plan_phases(
         train_images: how many there are to measure on.
         parent_given: the first phase's network comes trained, so it is only evaluated.
         layers: for each phase the layers it morphs, by pattern, and how; None for none.
+        after: what the phases after the first do otherwise.
 
     Raises:
         ValueError: phases, controls, specs or schedules are wrong.
@@ -173,7 +178,12 @@ def plan_phases(
         except ValueError as error:
             raise ValueError(f"phases.{i}.morph={phase.morph}: {error}") from error
 
-    lengths = [_schedule(i, phase, schedule, lr, steps_per_epoch) for i, phase in enumerate(phases)]
+    after = after or AfterConfig()
+    handover = Handover(after.kept_lr, after.momentum, after.shrink, after.perturb)
+    lengths = [
+        _schedule(i, phase, schedule, after if i else AfterConfig(), lr, steps_per_epoch)
+        for i, phase in enumerate(phases)
+    ]
     planned: list[PhasePlan] = []
 
     def add(
@@ -189,8 +199,22 @@ def plan_phases(
         before = planned[source] if source is not None else None
         trained = before.schedule.steps if before is not None and before.schedule is not None else 0
         offset = before.offset + trained if before is not None and method != "scratch" else 0
+        takes_over = before is not None and method != "scratch"
         planned.append(
-            PhasePlan(len(planned), name, label, role, source, change[0], parametric, length, offset, change[1], method)
+            PhasePlan(
+                len(planned),
+                name,
+                label,
+                role,
+                source,
+                change[0],
+                parametric,
+                length,
+                offset,
+                change[1],
+                method,
+                handover if takes_over else Handover(),
+            )
         )
         return len(planned) - 1
 
@@ -246,11 +270,14 @@ def _check_targets(network: nn.Module, layers: Mapping[str, Operation] | None, i
         raise ValueError(f"phases.{index}: {error}") from error
 
 
-def _schedule(index: int, phase: PhaseConfig, default: ScheduleConfig, lr: float, steps_per_epoch: int) -> Schedule:
+def _schedule(
+    index: int, phase: PhaseConfig, default: ScheduleConfig, after: AfterConfig, lr: float, steps_per_epoch: int
+) -> Schedule:
     own_length = phase.steps is not None or phase.epochs is not None
 
-    def choose(own: float | None, common: float) -> float:
-        return common if own is None else own
+    def choose(*values: Any) -> Any:
+        """The first that is given: the phase's own, that of all phases after the first, the common one."""
+        return next(value for value in values if value is not None)
 
     try:
         return scaled_schedule(
@@ -258,11 +285,13 @@ def _schedule(index: int, phase: PhaseConfig, default: ScheduleConfig, lr: float
             epochs=phase.epochs if own_length else default.epochs,
             steps_per_epoch=steps_per_epoch,
             scale=default.scale,
-            lr=choose(phase.lr, lr),
-            milestones=tuple(default.milestones if phase.milestones is None else phase.milestones),
-            factor=choose(phase.factor, default.factor),
-            warmup_steps=int(choose(phase.warmup_steps, default.warmup_steps)),
-            warmup_lr=choose(phase.warmup_lr, default.warmup_lr),
+            lr=choose(phase.lr, after.lr, lr),
+            milestones=tuple(choose(phase.milestones, after.milestones, default.milestones)),
+            factor=choose(phase.factor, after.factor, default.factor),
+            warmup_steps=choose(phase.warmup_steps, after.warmup_steps, default.warmup_steps),
+            warmup_lr=choose(phase.warmup_lr, after.warmup_lr, default.warmup_lr),
+            decay=choose(after.decay, default.decay),
+            warmup=choose(after.warmup, default.warmup),
         )
     except ValueError as error:
         raise ValueError(f"phases.{index}: {error}") from error

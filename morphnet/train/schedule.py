@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+from morphnet.later import LATER
+
+#: How the rate falls, and how it begins.
+DECAYS, WARMUPS = ("step", "cosine"), ("constant", "linear")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A piecewise constant learning rate over a phase.
+    """The learning rate over a phase: piecewise constant, or falling along a cosine.
 
     Attributes:
         steps: iterations in the phase.
         lr: the rate at its beginning.
         milestones: fractions of the phase at which the rate is multiplied by ``factor``.
         warmup_steps: iterations at the beginning with ``warmup_lr`` instead.
+        decay: ``step``, at the milestones; or ``cosine``, from the end of the warm-up to 0 at the end of the phase.
+        warmup: ``constant``, at ``warmup_lr``; or ``linear``, from there to ``lr``.
 
-    Source: Sec. 4.2 and He et al. 2015: 64k iterations, milestones at 32k and 48k.
+    Source: Sec. 4.2 and He et al. 2015: 64k iterations, milestones at 32k and 48k; Loshchilov and Hutter 2017 for
+    the cosine.
     """
 
     steps: int
@@ -24,6 +33,8 @@ class Schedule:
     factor: float = 0.1
     warmup_steps: int = 0
     warmup_lr: float = 0.01
+    decay: str = field(default="step", metadata=LATER)
+    warmup: str = field(default="constant", metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -33,6 +44,12 @@ class Schedule:
                 f"schedule.milestones={list(self.milestones)}: fractions of the phase, between 0 and 1 and "
                 "in order, are needed"
             )
+        for name, choice, expected in (
+            ("schedule.decay", self.decay, DECAYS),
+            ("schedule.warmup", self.warmup, WARMUPS),
+        ):
+            if choice not in expected:
+                raise ValueError(f"{name}={choice!r}; expected {' or '.join(expected)}")
         if self.warmup_steps < 0:
             raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: a number from 0 is needed")
         for key, value in (
@@ -46,7 +63,11 @@ class Schedule:
     def rate(self, step: int) -> float:
         """The learning rate of iteration ``step``, counted from 0."""
         if step < self.warmup_steps:
-            return self.warmup_lr
+            share = step / self.warmup_steps if self.warmup == "linear" else 0.0
+            return self.warmup_lr + share * (self.lr - self.warmup_lr)
+        if self.decay == "cosine":
+            done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+            return 0.5 * self.lr * (1 + math.cos(math.pi * done))
         passed = sum(step >= round(m * self.steps) for m in self.milestones)
         return self.lr * self.factor**passed
 
@@ -62,6 +83,8 @@ def scaled_schedule(
     factor: float,
     warmup_steps: int,
     warmup_lr: float,
+    decay: str = "step",
+    warmup: str = "constant",
 ) -> Schedule:
     """The schedule of a phase whose length is given in steps or in epochs; ``scale`` multiplies every length.
 
@@ -78,5 +101,12 @@ def scaled_schedule(
     if not 0 < length < float("inf"):
         raise ValueError(f"schedule.steps={steps}, schedule.epochs={epochs}: a positive length is needed")
     return Schedule(
-        max(1, round(length * scale)), lr, tuple(milestones), factor, round(warmup_steps * scale), warmup_lr
+        max(1, round(length * scale)),
+        lr,
+        tuple(milestones),
+        factor,
+        round(warmup_steps * scale),
+        warmup_lr,
+        decay,
+        warmup,
     )

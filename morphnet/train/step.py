@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from morphnet.data import Batches, generator_for
+from morphnet.train.average import WeightAverage
 from morphnet.train.engine import Engine
 from morphnet.train.ranks import ALONE, Ranks
 
@@ -28,6 +29,8 @@ class TrainStep:
     Args:
         model: what is called on the images, such as a compiled network; its parameters are the optimizer's.
         ranks: the processes that share every batch; each trains on its part of it.
+        label_smoothing: of the cross entropy.
+        average: of the weights, which follows every step.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class TrainStep:
         engine: Engine,
         scaler: torch.amp.GradScaler | None = None,
         ranks: Ranks = ALONE,
+        label_smoothing: float = 0.0,
+        average: WeightAverage | None = None,
     ) -> None:
         self.model, self.optimizer, self.engine = model, optimizer, engine
-        self.scaler, self.ranks = scaler, ranks
+        self.scaler, self.ranks, self.label_smoothing, self.average = scaler, ranks, label_smoothing, average
         ranks.share(batches.batch_size)  # refuses one that cannot be divided
         self.feed = batches.feed(ranks.index, ranks.count)
         self.row = torch.zeros(1, dtype=torch.int64, device=engine.device)  # the next one to take
@@ -55,14 +60,20 @@ class TrainStep:
         self.row.fill_(row)
 
     def run(self, step: int, lr: float) -> None:
-        """Trains on the next row; ``step`` counts from the beginning of the phase."""
+        """Trains on the next row; ``step`` counts from the beginning of the phase.
+
+        A group of the optimizer that has an ``lr_factor`` is trained at so many times ``lr``.
+        """
         self.feed.advance()
         seed_step(self._base, step, self.ranks.index)
         for group in self.optimizer.param_groups:
+            rate = lr * group.get("lr_factor", 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
+                group["lr"].fill_(rate)
             else:
-                group["lr"] = lr
+                group["lr"] = rate
+        if self.average is not None:
+            self.average.prepare(step)
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -82,6 +93,7 @@ class TrainStep:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.engine.device)
         kept = [*self.model.parameters(), *self.model.buffers(), self.row, self.sums]
         kept += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        kept += self.average.tensors() if self.average is not None else []
         before = [t.detach().clone() for t in kept]
         try:
             with torch.cuda.device(self.engine.device):
@@ -112,7 +124,11 @@ class TrainStep:
 
     def _step_once(self) -> None:
         images, labels = self.feed.batch(self.row)
-        loss, logits = train_step(self.model, images, labels, self.optimizer, self.engine, self.scaler)
+        loss, logits = train_step(
+            self.model, images, labels, self.optimizer, self.engine, self.scaler, self.label_smoothing
+        )
+        if self.average is not None:
+            self.average.update()
         errors = (logits.argmax(1) != labels).sum()
         sums = torch.stack([loss.detach().double(), errors.double()]).unsqueeze(0)
         self.sums.index_copy_(0, self.row, self.ranks.add_up(sums))
@@ -126,13 +142,14 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     engine: Engine,
     scaler: torch.amp.GradScaler | None = None,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """One step of the optimizer on one batch; returns the loss before it and the logits."""
     optimizer.zero_grad(set_to_none=True)
     with engine.autocast():
         logits = model(engine.place_images(images))
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     if scaler is None:
         loss.backward()
         optimizer.step()
@@ -167,19 +184,31 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
 
 
 def make_optimizer(
-    network: nn.Module, lr: float, momentum: float, weight_decay: float, nesterov: bool
+    network: nn.Module,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    kept: frozenset[str] = frozenset(),
+    kept_lr: float = 1.0,
 ) -> torch.optim.SGD:
     """SGD over all parameters of ``network``, without weight decay on the slopes of Eq. (8).
 
     A decay of ``a`` would pull new layers back from the identity (a = 1) to the plain activation (a = 0). The
     momentum is there from the beginning, as zeros, so that every step is the same sequence of operations.
+
+    Args:
+        kept: names of parameters that are trained at ``kept_lr`` times the rate of the others.
     """
-    slopes = [p for name, p in network.named_parameters() if name.endswith(".a")]
-    chosen = {id(p) for p in slopes}
-    others = [p for p in network.parameters() if id(p) not in chosen]
-    groups: list[dict[str, object]] = [{"params": others, "weight_decay": weight_decay}]
-    if slopes:
-        groups.append({"params": slopes, "weight_decay": 0.0})
+    parameters: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, weight_decay): []}
+    for name, parameter in network.named_parameters():
+        factor, decay = kept_lr if name in kept else 1.0, 0.0 if name.endswith(".a") else weight_decay
+        parameters.setdefault((factor, decay), []).append(parameter)
+    groups: list[dict[str, object]] = [
+        {"params": chosen, "weight_decay": decay, **({"lr_factor": factor} if factor != 1 else {})}
+        for (factor, decay), chosen in parameters.items()
+        if chosen or len(parameters) == 1
+    ]
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
     if momentum:
         for group in optimizer.param_groups:

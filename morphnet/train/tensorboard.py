@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-#: The tag of every metric: what it was measured on, then what it is.
+#: The tag of a metric: what it was measured on, then what it is. Others are their own.
 TAGS = {
     "train_loss": "train/loss",
     "train_error": "train/error",
@@ -42,7 +42,7 @@ class PhaseLog:
 
                 # What an attempt that was killed wrote from here on is written again, so it is hidden.
                 self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step)
-            self._writer.add_scalar(TAGS[metric].format(split=self.split), value, self.offset + step)
+            self._writer.add_scalar(TAGS.get(metric, metric).format(split=self.split), value, self.offset + step)
             self._writer.flush()  # what is on no disk when the process is killed is not logged again
         except OSError as error:
             self._give_up(error)

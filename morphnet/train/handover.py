@@ -1,0 +1,119 @@
+"""What a phase takes over from the one before, beside its network: momentum, rates, and how much of the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from morphnet.nn.initialise import initialise
+from morphnet.store import write_whole
+
+#: Beside the network of a phase: the momentum it ended with.
+MOMENTUM_FILE = "momentum.safetensors"
+MOMENTA = ("fresh", "kept")
+
+
+@dataclass(frozen=True)
+class Handover:
+    """How a phase starts from a trained network.
+
+    Attributes:
+        kept_lr: learning rate of the parameters that were there, over that of new ones.
+        momentum: ``fresh``, zeros; or ``kept``, what the phase before ended with, and zeros for new parameters.
+        shrink, perturb: weights become ``shrink`` times themselves plus ``perturb`` times random ones.
+
+    Source: Ash and Adams 2020, "On warm-starting neural network training", for the last two.
+    """
+
+    kept_lr: float = 1.0
+    momentum: str = "fresh"
+    shrink: float = 1.0
+    perturb: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kept_lr < float("inf"):
+            raise ValueError(f"after.kept_lr={self.kept_lr}: a number from 0 is needed; 0.1 makes kept layers slower")
+        if self.momentum not in MOMENTA:
+            raise ValueError(f"after.momentum={self.momentum!r}; expected {' or '.join(MOMENTA)}")
+        if not 0 < self.shrink <= 1:
+            raise ValueError(f"after.shrink={self.shrink}: a number above 0 and up to 1 is needed")
+        if not 0 <= self.perturb < float("inf"):
+            raise ValueError(f"after.perturb={self.perturb}: a number from 0 is needed")
+
+    @property
+    def changes_weights(self) -> bool:
+        return self.shrink != 1 or self.perturb != 0
+
+
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def kept_parameters(network: nn.Module, before: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """Names of the parameters of ``network`` that a network of the shapes ``before`` had as well."""
+    return frozenset(name for name, shape in shapes_of(network).items() if before.get(name) == shape)
+
+
+def shrink_and_perturb(network: nn.Module, handover: Handover, generator: torch.Generator) -> None:
+    """Convolutions and linear layers towards random ones, in place; normalisations and slopes stay.
+
+    The running statistics are those of the old weights until training has measured new ones.
+    """
+    fresh = copy.deepcopy(network)
+    initialise(fresh.cpu(), generator)
+    random = dict(fresh.named_modules())
+    with torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                for key, parameter in module.named_parameters(recurse=False):
+                    drawn = random[name].get_parameter(key).to(parameter)
+                    parameter.mul_(handover.shrink).add_(drawn, alpha=handover.perturb)
+
+
+def momentum_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The momentum of every parameter that has one, by name, on the CPU."""
+    found = {}
+    for name, parameter in network.named_parameters():
+        value = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if value is not None:
+            found[name] = value.detach().cpu().contiguous()
+    return found
+
+
+def set_momentum(network: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
+    """Gives parameters the momentum of their name, where it has their shape; the others keep what they have."""
+    for name, parameter in network.named_parameters():
+        here, given = optimizer.state.get(parameter, {}).get("momentum_buffer"), momentum.get(name)
+        if here is not None and given is not None and given.shape == here.shape:
+            here.copy_(given)
+
+
+def save_momentum(momentum: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes ``momentum`` beside the network of a phase."""
+    write_whole(folder / MOMENTUM_FILE, save(dict(momentum)))
+
+
+def load_momentum(folder: Path, key: str = "after.momentum=kept") -> dict[str, Tensor]:
+    """The momentum that the phase in ``folder`` ended with.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    path = folder / MOMENTUM_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{key} needs the momentum of the network it starts from, and there is no {path}: a network from elsewhere "
+            "has none, nor has a phase of an earlier version; give after.momentum=fresh"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); give after.momentum=fresh") from error

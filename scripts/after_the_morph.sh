@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Every run that results/after_the_morph compares: 500 iterations after a morph, begun in different ways.
+#
+#   scripts/after_the_morph.sh PARENT OUTPUT [key=value ...]
+#
+# PARENT is a trained network of CIFAR-10, as `morphnet train` takes it. It is trained on first for an epoch at a learning
+# rate of 0.001, so that there is a momentum to carry over; every run below starts from what that leaves. The same command
+# again skips what is done.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+parent=$1 output=$2
+shift 2
+
+morphnet train experiment=cifar10_after_morph name=base parent="$parent" 'phases=[{morph: null}, {name: trained_on}]' \
+  after.lr=0.001 after.milestones='[]' schedule.steps=390 trainer.watch_steps=0 hydra.run.dir="$output/base" "$@"
+
+study() {
+  morphnet train experiment=cifar10_after_morph parent="$output/base" output="$output" "$@"
+}
+study after=restart 'controls=[prelu]' "$@"
+study after=low 'controls=[prelu]' "$@"
+for policy in faster warmup kept_low momentum shrink_perturb; do
+  study after="$policy" "$@"
+done
+study name=after_bn_folded morphing.bn=folded "$@"
+study name=after_bn_paper morphing.bn=paper "$@"
+study name=after_3c3_zero_padded 'phases=[{morph: null}, {morph: 3c3}]' morphing.padding=exact morphing.layers.init=sparse "$@"
+study name=after_3c3_dense 'phases=[{morph: null}, {morph: 3c3}]' morphing.padding=exact morphing.layers.init=dense "$@"
