@@ -14,11 +14,11 @@ fi
 parent=$1 output=$2
 shift 2
 
-morphnet train experiment=cifar10_after_morph name=base parent="$parent" 'phases=[{morph: null}, {name: trained_on}]' \
+morphnet train experiment=after_morph_cifar10 name=base parent="$parent" 'phases=[{morph: null}, {name: trained_on}]' \
   after.lr=0.001 after.milestones='[]' schedule.steps=390 trainer.watch_steps=0 hydra.run.dir="$output/base" "$@"
 
 study() {
-  morphnet train experiment=cifar10_after_morph parent="$output/base" output="$output" "$@"
+  morphnet train experiment=after_morph_cifar10 parent="$output/base" output="$output" "$@"
 }
 study after=restart 'controls=[prelu]' "$@"
 study after=low 'controls=[prelu]' "$@"
