@@ -17,7 +17,7 @@ KEPT = Path("results/records")
 
 
 def collect(paths: Sequence[Path]) -> list[Path]:
-    """Copies every record, with the proof beside it and the configuration of its run; returns the runs' new folders.
+    """Copies every record, what lies beside it and the configuration of its run; returns the runs' new folders.
 
     Those that are kept there already stay as they are.
     Of absolute paths in commands and configurations the last part is kept: they say something of the machine alone.
@@ -26,7 +26,7 @@ def collect(paths: Sequence[Path]) -> list[Path]:
         ValueError: a record was made from code that is in no commit; nothing is copied then.
         FileExistsError: another run is kept under the same name; nothing is copied then.
     """
-    from morphnet.report.record import read_record
+    from morphnet.report.record import WATCH_FILE, read_record
     from morphnet.store import write_whole
 
     records = {path: read_record(path) for path in paths if KEPT.resolve() not in path.resolve().parents}
@@ -49,8 +49,9 @@ def collect(paths: Sequence[Path]) -> list[Path]:
         phase = folder / "phases" / path.parent.name
         phase.mkdir(parents=True, exist_ok=True)
         write_whole(phase / "record.json", (json.dumps(_without_machine(record), indent=1) + "\n").encode())
-        if (path.with_name("morph_report.json")).is_file():
-            write_whole(phase / "morph_report.json", path.with_name("morph_report.json").read_bytes())
+        for name in ("morph_report.json", WATCH_FILE):
+            if path.with_name(name).is_file():
+                write_whole(phase / name, path.with_name(name).read_bytes())
         if folder not in folders:
             folders.append(folder)
             if (run / "config.yaml").is_file():

@@ -6,14 +6,17 @@ import glob
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.config import ReportConfig
 
-TABLES = ("runs", "1", "2", "3", "controls")
+if TYPE_CHECKING:
+    from morphnet.report.first_steps import FirstSteps
+
+TABLES = ("runs", "1", "2", "3", "controls", "first_steps")
 #: Of the files of each format.
 SUFFIXES = {"text": "txt", "markdown": "md", "csv": "csv", "latex": "tex", "json": "json"}
 
@@ -47,23 +50,30 @@ def report(composed: DictConfig) -> None:
         for folder in collect(paths):
             _say(f"collected in {folder}")
     near = config.output or "."
-    records = [{**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix()} for path in paths]
-    found = _table(records, config.table, config.format)
+    records = [
+        {**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix(), "file": path} for path in paths
+    ]
+    found = _table(records, config.table, config.format, config.recipe)
     if found is None:
-        raise FileNotFoundError(f"records={config.records}: no run with a control there; train with controls=[relu]")
+        what = {
+            "controls": "no run with a control there; train with controls=[relu]",
+            "first_steps": "no phase whose first steps were watched; train with trainer.watch_steps=500",
+        }
+        raise FileNotFoundError(f"records={config.records}: {what[config.table]}")
     print(found)
     if config.output is not None:
-        _write(records, Path(config.output))
+        _write(records, Path(config.output), config.recipe)
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _table(records: list[dict[str, Any]], table: str, format: str) -> str | None:
+def _table(records: list[dict[str, Any]], table: str, format: str, recipe: str) -> str | None:
     """One of ``TABLES``; None if there is nothing to put in it."""
     from morphnet.report.comparison import control_lines, paper_lines, runs_of
     from morphnet.report.comparison_table import format_controls, format_paper
+    from morphnet.report.first_steps import format_first_steps
     from morphnet.report.table import format_rows, tabulate
 
     if table == "runs":
@@ -71,13 +81,17 @@ def _table(records: list[dict[str, Any]], table: str, format: str) -> str | None
     if table == "controls":
         lines = control_lines(runs_of(records))
         return format_controls(lines, format) if lines else None  # type: ignore[arg-type]
-    return format_paper(paper_lines(runs_of(records), int(table)), format)  # type: ignore[arg-type]
+    if table == "first_steps":
+        watched = _watched(records)
+        return format_first_steps(watched, format) if watched else None  # type: ignore[arg-type]
+    return format_paper(paper_lines(runs_of(records), int(table), recipe), format)  # type: ignore[arg-type]
 
 
-def _write(records: list[dict[str, Any]], output: Path) -> None:
+def _write(records: list[dict[str, Any]], output: Path, recipe: str) -> None:
     """All tables in every format, and Figures 5 and 6, into ``output``."""
     from morphnet.report.comparison import paper_lines, runs_of
     from morphnet.report.figures import TITLES, draw_cost, draw_curves
+    from morphnet.report.first_steps import draw_first_steps
     from morphnet.report.picture import save_picture
     from morphnet.store import write_whole
 
@@ -85,13 +99,13 @@ def _write(records: list[dict[str, Any]], output: Path) -> None:
     written = []
     for table in TABLES:
         for format, suffix in SUFFIXES.items():
-            found = _table(records, table, format)
+            found = _table(records, table, format, recipe)
             if found is not None:
                 written.append(output / f"{f'table{table}' if table.isdigit() else table}.{suffix}")
                 write_whole(written[-1], (found + "\n").encode())
     runs = runs_of(records)
     for number in TITLES:
-        lines = paper_lines(runs, number)
+        lines = paper_lines(runs, number, recipe)
         if any(line.runs for line in lines):
             written += save_picture(draw_cost(lines), output / f"cost_table{number}")
     for key in dict.fromkeys(run.key for run in runs):
@@ -100,7 +114,18 @@ def _write(records: list[dict[str, Any]], output: Path) -> None:
         name = f"curves_{key[0]}" + (f"_{key[1]}" if len(variants) > 1 else "")
         if any(record.get("history") for run in group for record in run.phases.values()):
             written += save_picture(draw_curves(group), output / name)
+    watched = _watched(records)
+    if watched:
+        written += save_picture(draw_first_steps(watched), output / "first_steps")
     _say(f"{len(written)} files in {output}")
+
+
+def _watched(records: list[dict[str, Any]]) -> list[FirstSteps]:
+    """The phases of ``records`` whose first steps were watched."""
+    from morphnet.report.first_steps import read_first_steps
+
+    found = [read_first_steps(record, record["file"]) for record in records]
+    return [steps for steps in found if steps is not None]
 
 
 def find_records(pattern: str) -> list[Path]:

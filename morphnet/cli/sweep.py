@@ -30,6 +30,8 @@ from morphnet.cli.errors import SweepError, explain
 from morphnet.cli.status import LOCK, STATUS, RunStatus, finished_records, read_status, write_status
 from morphnet.store import hold_or_refuse, is_held
 
+#: Launchers whose jobs run on this machine, as far as one can tell.
+LOCAL = ("basic", "joblib")
 #: Launchers whose jobs share the GPUs of one machine.
 ONE_MACHINE = ("joblib", "submitit_local")
 #: How long jobs that the launcher has given to another process may take to begin, once the launcher has failed.
@@ -93,6 +95,7 @@ class _Sweep:
         self.train, self.arguments = train, arguments
         self.folder: Path | None = None
         self.asked: list[str] | None = None
+        self.dry_run = False
         self.launcher = "basic"
         self.records: Records = []  # of a single run
         self.run_dir: Path | None = None
@@ -105,6 +108,11 @@ class _Sweep:
         self.folder = folder
         with contextlib.suppress(HydraException):  # which the sweeper will raise in a moment
             self.asked = asked_jobs(config)
+        self.dry_run = bool(config.get("dry_run"))
+        if self.asked and (self.dry_run or self.launcher in LOCAL):
+            from morphnet.cli.estimate import describe_sweep
+
+            print(describe_sweep(config, self.asked), flush=True)
 
     def job(self, composed: DictConfig) -> None:
         """One job, in any process. In a sweep a failure is written down and not raised: the other jobs go on."""
@@ -114,6 +122,11 @@ class _Sweep:
         sys.argv = list(self.arguments)
         if int(os.environ.get("RANK", "0")):  # torchrun started several processes, and the first one keeps the books
             self.train(composed, run_dir, RunStatus(run_dir, None))
+            return
+        if composed.dry_run:
+            if hydra_config.mode != RunMode.MULTIRUN:  # a sweep has said it of all jobs
+                self.train(composed, run_dir, RunStatus(run_dir, None))
+            _remove_empty(run_dir, keep=False)
             return
         status = RunStatus(run_dir, entry)
         try:
@@ -158,6 +171,10 @@ class _Sweep:
         """Prints the table of all runs that are done, and raises the list of the others."""
         if self.folder is None:
             _print_table({} if self.run_dir is None else {str(self.run_dir): self.records})
+            return
+        if self.dry_run:
+            print("nothing was run: dry_run=true", flush=True)
+            (self.folder.parent / "multirun.yaml").unlink(missing_ok=True)  # of Hydra
             return
         entries = self._entries()
         if self.asked == [] or (self.asked is None and not entries and error is None):

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +100,10 @@ class ImageData:
 
     def fingerprint(self) -> str:
         """sha256 over every image and label (of files, their names): two data sets of one name are told apart by it."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             split.describe(digest)

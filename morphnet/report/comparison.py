@@ -31,6 +31,12 @@ class Run:
         return first["experiment"], first["settings"].get("variant", "")
 
     @property
+    def recipe(self) -> str:
+        """The recipe of the run; ``paper`` for those of the paper and for none."""
+        name = next(iter(self.phases.values()))["settings"].get("recipe")
+        return "paper" if name is None or str(name).startswith("paper") else str(name)
+
+    @property
     def seed(self) -> int:
         return int(next(iter(self.phases.values()))["seed"])
 
@@ -119,8 +125,13 @@ class PaperLine:
         return [(before - after) / before for before, after in found]
 
 
-def paper_lines(runs: Sequence[Run], table: int) -> list[PaperLine]:
-    """Every row of ``table``, one line for each variant that was run; those nobody has run are there as well."""
+def paper_lines(runs: Sequence[Run], table: int, recipe: str = "paper") -> list[PaperLine]:
+    """Every row of ``table``, one line for each variant that was run; those nobody has run are there as well.
+
+    Args:
+        recipe: which runs count. ``paper`` are those of the paper's recipes, or of none.
+    """
+    runs = [run for run in runs if run.recipe == recipe]
     lines = []
     for row in (row for row in PAPER if row.table == table):
         for views in (1, 10) if row.error_ten_views is not None else (1,):

@@ -20,6 +20,9 @@ PACKAGES = ("morphnet", "torch", "torchvision", "numpy", "scikit-learn", "hydra-
 #: Beside the record of a parent that runs share: what it stands for. Such a folder is no run.
 PARENT_FILE = "parent.json"
 
+#: Beside the record of a phase whose first steps were watched.
+WATCH_FILE = "watch.csv"
+
 #: What tables need of a record, and of which kind it is.
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     "experiment": str,

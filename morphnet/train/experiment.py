@@ -23,7 +23,7 @@ from morphnet.morph import InexactError, MorphError, morph_network, words
 from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
-from morphnet.report.record import FORMAT, environment, read_record, write_record
+from morphnet.report.record import FORMAT, WATCH_FILE, environment, read_record, write_record
 from morphnet.store import describe_network, load_network, network_hash, save_network, write_whole
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.engine import Engine
@@ -41,7 +41,7 @@ from morphnet.train.phase import Beginning, Optimisation, PhaseResult, run_phase
 from morphnet.train.plan import PhasePlan
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.tensorboard import PhaseLog
-from morphnet.train.watch import WATCH_FILE, Watch
+from morphnet.train.watch import Watch
 
 
 @dataclass(frozen=True)

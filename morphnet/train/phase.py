@@ -242,10 +242,10 @@ def _train(
                     goes_on = next(steps, None) is not None
                 if not goes_on:
                     break
-                interruption.look()
                 if phase.watch is not None and phase.watch.is_due(phase.step):
-                    with interruption.shield():
+                    with interruption.shield():  # before any checkpoint of this step
                         phase.look_closer()
+                interruption.look()
                 if progress.step(phase.step) and phase.reads_at_will:
                     with interruption.shield():
                         phase.take_measured()

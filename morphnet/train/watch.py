@@ -18,8 +18,6 @@ from morphnet.nn.graph_conv import GraphConv2d
 from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.store import write_whole
 
-#: Beside the steps of a phase.
-WATCH_FILE = "watch.csv"
 #: Of every row: means over the steps since the row before, then what stands at that step.
 COLUMNS = (
     "step",

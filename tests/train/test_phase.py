@@ -48,7 +48,7 @@ def _train(data, folder, *, network=None, precision="float32", steps=14, lr=0.05
         network,
         TrainBatches(data, 50, Augmentation(1, True), (0, 0)),
         Schedule(steps, lr),
-        Optimisation(),
+        more.pop("optimisation", Optimisation()),
         choose_engine("cpu", precision, "false"),
         name="parent",
         log=log or (lambda *entry: logged.append(entry)),

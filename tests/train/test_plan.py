@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from morphnet.config import LayerMorphConfig, MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import AfterConfig, LayerMorphConfig, MorphConfig, PhaseConfig, ScheduleConfig
 from morphnet.morph import Deepen, Widen
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.train import plan_phases
@@ -167,3 +167,16 @@ FOREIGN = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
 def test_wrong_layers_and_controls_are_refused_before_anything_runs(phases, settings, message):
     with pytest.raises(ValueError, match=message):
         _plan(phases, **settings)
+
+
+def test_phases_after_the_first_may_differ_from_it_in_schedule_and_beginning():
+    given = [PhaseConfig(), PhaseConfig(morph="1c1"), PhaseConfig(morph="3c1", lr=0.5)]
+    after = AfterConfig(lr=0.01, milestones=[0.2], decay="cosine", warmup_steps=3, kept_lr=0.1)
+    plans = plan_phases(
+        given, ["relu", "scratch"], ScheduleConfig(epochs=10), 0.1, 6, cifar_architecture(20, 10), MorphConfig(),
+        False, 1000, after=after,
+    )  # fmt: skip
+    assert [p.schedule.lr for p in plans] == [0.1, 0.01, 0.5, 0.01, 0.5, 0.1]
+    assert [p.schedule.decay for p in plans] == ["step", *["cosine"] * 4, "step"]
+    assert [p.handover.kept_lr for p in plans] == [1.0, *[0.1] * 4, 1.0]
+    assert plans[1].schedule.milestones == (0.2,)

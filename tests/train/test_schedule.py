@@ -47,3 +47,16 @@ def test_wrong_schedules_are_refused_with_the_key_named(change, message):
 
 def test_a_schedule_is_a_value():
     assert Schedule(10, 0.1) == Schedule(10, 0.1)
+
+
+def test_a_cosine_falls_from_the_rate_to_nothing_after_a_linear_warm_up():
+    schedule = Schedule(110, 0.2, warmup_steps=10, warmup_lr=0.1, decay="cosine", warmup="linear")
+    rates = [schedule.rate(step) for step in (0, 5, 10, 60, 110)]
+    assert rates == pytest.approx([0.1, 0.15, 0.2, 0.1, 0.0])
+    assert scaled_schedule(**CIFAR, decay="cosine", warmup="linear").rate(32200) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("key", ["decay", "warmup"])
+def test_unknown_shapes_are_refused(key):
+    with pytest.raises(ValueError, match=rf"schedule\.{key}='poly'; expected"):
+        Schedule(10, 0.1, **{key: "poly"})

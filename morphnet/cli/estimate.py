@@ -1,0 +1,160 @@
+"""What a command is going to run and how long that will take here: ``dry_run=true``, and at the start of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from morphnet.cli.compose import to_dataclass
+from morphnet.cli.prepare import Prepared, prepare
+from morphnet.cli.sweep import short
+from morphnet.config import TrainConfig
+from morphnet.train import choose_engine
+from morphnet.train.estimate import Estimator, PhaseEstimate
+from morphnet.train.parents import describe_parent, parent_hash
+
+Record = dict[str, Any]
+HOW = "measured on a few steps of each network, beside whatever else runs now"
+
+
+def describe_run(prepared: Prepared) -> str:
+    """Every phase of one run: what it is, what it costs, how long it will take here."""
+    from morphnet.report.table import to_text
+
+    experiment = prepared.experiment
+    estimates = Estimator().phases(experiment, prepared.plans, prepared.architecture, prepared.parent)
+    done = _done_phases(prepared)
+    parent = estimates[0].macs
+    header = ["phase", "network", "parameters", "FLOP (million)", "rel. FLOP", "steps", "images/s", "time here"]
+    body = [
+        [
+            e.plan.name,
+            e.plan.label,
+            f"{e.parameters:,}",
+            f"{e.macs / 1e6:,.1f}" if e.macs >= 1e7 else f"{e.macs / 1e6:.3f}",
+            f"{e.macs / parent:.2f}x",
+            f"{e.steps:,}" if e.steps else "given",
+            f"{e.speed.training:,.0f}" if e.steps else "",
+            done.get(e.plan.folder) or in_words(e.seconds),
+        ]
+        for e in estimates
+    ]
+    total = sum(e.seconds for e in estimates if e.plan.folder not in done)
+    device = f"{str(experiment.engine.precision).removeprefix('torch.')} on {experiment.engine.device}"
+    return "\n".join(
+        [
+            f"{short(experiment.run_dir)}: {prepared.chain}; {device}",
+            to_text(header, body),
+            *_summary(total, HOW, _compiled(prepared, estimates)),
+            "nothing was run: dry_run=true",
+        ]
+    )
+
+
+def describe_sweep(config: DictConfig, jobs: Sequence[str]) -> str:
+    """Every experiment of a sweep, and how long all its jobs will take here, one after the other.
+
+    Args:
+        config: of the sweep.
+        jobs: the overrides of each job.
+    """
+    from morphnet.report.table import to_text
+
+    estimator, loaded, parents = Estimator(), {}, set()  # type: ignore[var-annotated]
+    lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
+    unknown = []
+    compiled: list[str] = []
+    for number, overrides in enumerate(jobs):
+        try:
+            prepared = _prepared(config, overrides, number, loaded)
+            estimates = estimator.phases(prepared.experiment, prepared.plans, prepared.architecture, prepared.parent)
+        except Exception as error:  # the job itself will say so, and the others go on
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            unknown.append(f"  {overrides}: {first[:200]}")
+            continue
+        done = _done_phases(prepared)
+        shared = _parent_hash(prepared)
+        if shared is not None and shared in parents:
+            done.setdefault(prepared.plans[0].folder, "shared")
+        parents.add(shared)
+        left = [e for e in estimates if e.plan.folder not in done]
+        row = lines.setdefault((prepared.experiment.name, prepared.chain), [0, 0, 0, 0.0])
+        for i, value in enumerate((1, len(left), sum(e.steps for e in left), sum(e.seconds for e in left))):
+            row[i] += value
+        compiled = compiled or _compiled(prepared, left)
+    header = ["experiment", "phases", "runs", "phases to train", "steps", "time here"]
+    body = [[*key, f"{r[0]:.0f}", f"{r[1]:.0f}", f"{r[2]:,.0f}", in_words(r[3])] for key, r in lines.items()]
+    total = sum(row[3] for row in lines.values())
+    said = []
+    if body:
+        said = [to_text(header, body), *_summary(total, f"one after the other, {HOW}", compiled)]
+    if unknown:
+        said += [f"{len(unknown)} of {len(jobs)} jobs cannot be estimated:", *unknown]
+    return "\n".join(said)
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as a person says it: ``8 s``, ``12 min``, ``5 h 20 min``, ``3 days 4 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s" if seconds else "none"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+
+
+def _summary(seconds: float, how: str, compiled: list[str]) -> list[str]:
+    return [f"about {in_words(seconds)} here, {how}", *compiled] if seconds else ["all of it is done"]
+
+
+def _prepared(config: DictConfig, overrides: str, number: int, loaded: dict[str, Any]) -> Prepared:
+    """One job of a sweep, composed as its launcher will compose it."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra = GlobalHydra.instance().config_loader()
+    composed = hydra.load_sweep_config(config, overrides.split(" ") if overrides else [])
+    with open_dict(composed):
+        composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(composed)
+    try:
+        run_dir = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+        recipe = composed.hydra.runtime.choices.get("recipe")
+        with open_dict(composed):
+            del composed["hydra"]
+        train = to_dataclass(composed, TrainConfig)
+        engine = choose_engine(train.device, train.precision, train.trainer.compile, train.trainer.cuda_graph)
+        return prepare(composed, train, run_dir, recipe, engine, loaded=loaded)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _done_phases(prepared: Prepared) -> dict[str, str]:
+    """Folders of phases that need no training any more, and why."""
+    phases = prepared.experiment.run_dir / "phases"
+    found = {p.folder: "done" for p in prepared.plans if (phases / p.folder / "record.json").is_file()}
+    shared, parents = _parent_hash(prepared), prepared.experiment.parents
+    if shared is not None and parents is not None and (parents / shared / "record.json").is_file():
+        found.setdefault(prepared.plans[0].folder, "trained already")
+    return found
+
+
+def _parent_hash(prepared: Prepared) -> str | None:
+    """Of a parent that runs share; None where this run's is not shared."""
+    experiment, plan = prepared.experiment, prepared.plans[0]
+    if prepared.parent is not None or experiment.parents is None or prepared.architecture is None:
+        return None
+    return parent_hash(describe_parent(experiment, plan, prepared.architecture))
+
+
+def _compiled(prepared: Prepared, estimates: Sequence[PhaseEstimate]) -> list[str]:
+    """One line if phases are going to be compiled, which the probe is not."""
+    experiment = prepared.experiment
+    count = sum(bool(e.steps) and experiment.engine.compiles(e.steps * experiment.batch_size) for e in estimates)
+    return ["long phases are compiled, a minute for each network at first, and run faster than that"] if count else []

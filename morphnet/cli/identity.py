@@ -1,0 +1,121 @@
+"""Whether two configurations describe the same run, and which runs differ in their seed alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from morphnet.cli.compose import digest, plain, read_yaml, to_yaml
+from morphnet.cli.sweep import short
+from morphnet.config import DataConfig, TrainConfig
+
+#: Keys that may differ between a run and its continuation: they change nothing in the result.
+FREE_KEYS = {
+    "output",
+    "share_parent",
+    "trainer.checkpoint_seconds",
+    "trainer.restarts",
+    "data.root",
+    "data.download",
+    "data.workers",
+    "dry_run",
+}
+#: Where files lie; what is in them is compared by its hash.
+PATHS = {"data.path", "data.labels", "parent", "weights"}
+
+#: Keys that came later: where they have their default, runs made before keep their variant.
+LATER = (
+    "after",
+    "data.policy",
+    "dry_run",
+    "optim.ema",
+    "optim.label_smoothing",
+    "schedule.decay",
+    "schedule.warmup",
+    "trainer.watch_every",
+    "trainer.watch_steps",
+)
+#: What only images in files have.
+OF_FILES = {"data.crop", "data.shorter_side", "data.eval_shorter_side", "data.views", "data.exif"}
+
+
+def check_same_run(composed: DictConfig, run_dir: Path) -> None:
+    """Refuses to go on in a directory that another configuration made."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        if (run_dir / "phases").exists():
+            raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
+        return
+    # Settings that came later are absent in an older file: it was made with what they are by default.
+    before = {**_defaults(), **_flat(read_yaml(path))}
+    now = _flat(plain(composed))
+    changed = [
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in FREE_KEYS
+    ]
+    if changed:
+        raise FileExistsError(
+            f"{short(run_dir)} holds a run with other settings:\n  "
+            + "\n  ".join(changed)
+            + "\nkeep it and give another hydra.run.dir=..., or delete it"
+        )
+
+
+def claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -> None:
+    """Writes down what a run is made from, or compares it with what was written when the run began."""
+    from morphnet.store import write_whole
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "inputs.json"
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{short(path)} is damaged ({error}); delete the run, or put the file back") from error
+        if not isinstance(before, dict):
+            raise ValueError(f"{short(path)} is damaged (it holds no names); delete the run, or put the file back")
+        for what, value in inputs.items():
+            if what == "processes" and before.get(what, "1") != value:
+                begun = f"{short(run_dir)} was begun by {before.get(what, '1')} processes, and there are {value} now"
+                raise FileExistsError(f"{begun}; give as many, or another hydra.run.dir=...")
+            if what != "processes" and before.get(what) != value:
+                raise FileExistsError(
+                    f"{short(run_dir)} was begun with other content of the {what}; put that back, or give another "
+                    "hydra.run.dir=..."
+                )
+    else:
+        write_whole(path, (json.dumps(inputs, indent=1) + "\n").encode())
+    if not (run_dir / "config.yaml").is_file():
+        write_whole(run_dir / "config.yaml", to_yaml(composed).encode())
+
+
+def variant_of(composed: DictConfig, inputs: dict[str, str | None]) -> str:
+    """Eight hexadecimal digits of everything but the seed: runs that differ in their seed alone share them."""
+    left_out = {*FREE_KEYS, *PATHS, "seed"}
+    if composed.data.crop is None:
+        left_out |= OF_FILES  # they mean nothing then, and runs made before they came keep their digits
+    settings = {k: v for k, v in _flat(plain(composed)).items() if k not in left_out}
+    later = {k: v for k, v in _defaults().items() if k.startswith(LATER)}
+    settings = {k: v for k, v in settings.items() if k not in later or later[k] != v}
+    return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
+
+
+def _defaults() -> dict[str, Any]:
+    """What every key is that a configuration does not give; those that have to be given stand as ``???``."""
+    of_data = _flat(OmegaConf.to_container(OmegaConf.structured(DataConfig)), "data")
+    whole = _flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig)))
+    return {**of_data, **{key: value for key, value in whole.items() if key.startswith(LATER)}}
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(values, dict):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list):
+        items = [(str(i), value) for i, value in enumerate(values)]
+    else:
+        return {prefix: values}
+    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}

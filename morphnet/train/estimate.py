@@ -1,0 +1,206 @@
+"""How long phases will take on this machine, from a few measured steps of each network."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from morphnet.data import evaluation_batches, train_batches
+from morphnet.flops import count_macs, count_parameters
+from morphnet.morph import morph_network, plan_morph
+from morphnet.nn.mode import evaluation_mode
+from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
+from morphnet.spec import parse_spec
+from morphnet.store import describe_network
+from morphnet.train.average import WeightAverage
+from morphnet.train.experiment import Experiment
+from morphnet.train.loop import evaluate
+from morphnet.train.plan import PhasePlan
+from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
+
+#: Seconds of steps that are measured of each network, and the most steps, after one that is not counted.
+PROBE_SECONDS, PROBE_STEPS = 1.0, 5
+#: Images of an evaluation that are measured.
+EVALUATED = 128
+#: A step that is measured is made of so few images that it takes about as long at most.
+STEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second of training steps, and of evaluation over one view."""
+
+    training: float
+    evaluation: float
+
+
+@dataclass(frozen=True)
+class PhaseEstimate:
+    """What a phase is going to cost.
+
+    Attributes:
+        steps: iterations; 0 where the network is only evaluated.
+        seconds: of training and evaluation, as measured steps say.
+    """
+
+    plan: PhasePlan
+    macs: int
+    parameters: int
+    steps: int
+    speed: Speed
+    seconds: float
+
+
+class Estimator:
+    """Measures each network once, however many phases train it."""
+
+    def __init__(self) -> None:
+        self._speeds: dict[str, Speed] = {}
+
+    def __len__(self) -> int:
+        """How many networks have been measured."""
+        return len(self._speeds)
+
+    def phases(
+        self,
+        experiment: Experiment,
+        plans: Sequence[PhasePlan],
+        architecture: Architecture | None,
+        parent: nn.Module | None,
+    ) -> list[PhaseEstimate]:
+        """An estimate for each of ``plans``; weights have no part in it, so nothing has to be trained.
+
+        Args:
+            architecture: of the parent, where none is given.
+        """
+        networks: list[nn.Module] = []
+        found = []
+        batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, ("estimate",))
+        for plan in plans:
+            network = _shape(experiment, plan, networks, architecture, parent)
+            networks.append(network)
+            macs, parameters = count_macs(network, (1, *experiment.data.input_size)), count_parameters(network)
+            speed = self._speed(experiment, network)
+            steps = plan.schedule.steps if plan.schedule is not None else 0
+            evaluations = 1 + -(-steps // (len(batches) * experiment.evaluate_every))
+            views = experiment.data.views if experiment.data.views > 1 else 0
+            images = len(experiment.data.test) * (evaluations + views)
+            seconds = steps * experiment.batch_size / speed.training + images / speed.evaluation
+            found.append(PhaseEstimate(plan, macs, parameters, steps, speed, seconds))
+        return found
+
+    def _speed(self, experiment: Experiment, network: nn.Module) -> Speed:
+        described = [describe_network(network), list(experiment.data.input_size), experiment.batch_size]
+        more = [str(experiment.engine), experiment.ranks.count, str(experiment.augmentation), torch.get_num_threads()]
+        key = json.dumps([*described, *more, str(experiment.optimisation)], default=str)
+        if key not in self._speeds:
+            self._speeds[key] = measure_speed(experiment, network)
+        return self._speeds[key]
+
+
+def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
+    """Images a second of a copy of ``network``: eager steps of its training (or replays of a graph), and evaluation.
+
+    Of several processes one is measured, on its share of a batch, and counts for all that have a GPU of their own.
+    """
+    engine, data = experiment.engine, experiment.data
+    network = engine.place(copy.deepcopy(network))
+    images, labels = next(iter(evaluation_batches(data)))
+    few = images[:8]
+    with evaluation_mode(network), torch.inference_mode(), engine.autocast():
+        network(engine.place_images(few))
+        started = time.perf_counter()
+        network(engine.place_images(few)).sum().item()
+        forward = (time.perf_counter() - started) / len(few)
+    share = max(1, experiment.batch_size // experiment.ranks.count)
+    probed = share if engine.device.type != "cpu" else max(1, min(share, int(STEP_SECONDS / (3 * forward))))
+    with kept_random_state(engine.device):
+        training = _training_speed(experiment, network, probed)
+    if engine.device.type == "cuda":
+        training *= experiment.ranks.count
+    started = time.perf_counter()
+    evaluate(network, [(images[:EVALUATED], labels[:EVALUATED])], engine.evaluator())
+    return Speed(training, min(EVALUATED, len(images)) / (time.perf_counter() - started))
+
+
+def _training_speed(experiment: Experiment, network: nn.Module, images: int) -> float:
+    engine, settings = experiment.engine, experiment.optimisation
+    optimizer = make_optimizer(network, 1e-9, settings.momentum, settings.weight_decay, settings.nesterov)
+    fewer = train_batches(experiment.data, images, experiment.augmentation, ("estimate",))
+    average = WeightAverage(network, settings.ema) if settings.ema else None
+    smoothing = settings.label_smoothing
+    scaler = engine.scaler()
+    step = TrainStep(network.train(), fewer, optimizer, engine, scaler, label_smoothing=smoothing, average=average)
+    try:
+        step.load(0)
+        if engine.captures(experiment.ranks.count):
+            step.capture()
+        step.run(0, 1e-9)
+        step.measured(0, 1)
+        started, done = time.perf_counter(), 0
+        for row in itertools.islice(range(1, len(fewer)), PROBE_STEPS):
+            step.run(row, 1e-9)
+            done += 1
+            if engine.device.type == "cpu" and time.perf_counter() - started > PROBE_SECONDS:
+                break
+        step.measured(0, 1 + done)
+        if not done:  # the data are one batch
+            started, done = time.perf_counter(), 1
+            step.load(0)
+            step.run(0, 1e-9)
+            step.measured(0, 1)
+        return done * images / (time.perf_counter() - started)
+    finally:
+        step.feed.close()
+
+
+def _shape(
+    experiment: Experiment,
+    plan: PhasePlan,
+    before: Sequence[nn.Module],
+    architecture: Architecture | None,
+    parent: nn.Module | None,
+) -> nn.Module:
+    """A network like the one that the phase trains, with weights of no meaning."""
+    if plan.source is None:
+        if parent is not None:
+            return parent
+        assert architecture is not None
+        return ResNet(architecture)
+    source, morphing = before[plan.source], experiment.morphing
+    if plan.morph is not None:
+        assert isinstance(source, ResNet)
+        return ResNet(
+            plan_morph(
+                source.architecture,
+                parse_spec(plan.morph),
+                split=morphing.split,
+                width=morphing.width,
+                padding=morphing.padding,  # type: ignore[arg-type]
+                activation=morphing.activation,
+            ).child
+        )
+    if plan.layers is not None:
+        few = [torch.randn(2, *experiment.data.input_size) for _ in range(4)]
+        child, _ = morph_network(
+            source.cpu(),
+            plan.layers,
+            calibration=few,
+            bn=morphing.layers.bn,
+            padding=morphing.layers.padding,
+            activation=morphing.activation,
+            init="sparse",
+            allow_inexact=True,
+        )
+        return child  # type: ignore[no-any-return]
+    if plan.parametric:
+        assert isinstance(source, ResNet)
+        return with_parametric_activations(source)
+    return source

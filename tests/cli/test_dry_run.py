@@ -1,0 +1,67 @@
+"""``dry_run=true``, and what a sweep says before it starts."""
+
+import pytest
+
+from morphnet.cli import main
+from morphnet.cli.estimate import in_words
+from tests.cli.test_sweep import SHORT, train  # noqa: F401
+
+
+def test_a_dry_run_tells_everything_and_leaves_nothing(train, tmp_path):  # noqa: F811
+    small = ["network.depth=14", "network.widths=[4,4,4]"]
+    code, output, errors = train("dry_run=true", *small, "phases=[{morph:null},{morph:1c1}]", "controls=[]")
+    assert (code, errors) == (0, "")
+    assert "parent -> 1c1" in output
+    assert "nothing was run" in output
+    assert "about " in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_what_is_done_says_so(train, tmp_path):  # noqa: F811
+    assert train(*SHORT, "schedule.epochs=1")[0] == 0
+    _, output, _ = train(*SHORT, "schedule.epochs=1", "dry_run=true")
+    assert [line.split()[-1] for line in output.splitlines() if line.startswith("parent ")] == ["done"]
+    assert "about none here" not in output
+
+
+def test_a_sweep_says_beforehand_how_long_it_takes(train, tmp_path):  # noqa: F811
+    jobs = ["-m", "seed=0,1", "schedule.epochs=1", *SHORT]
+    code, output, errors = train(*jobs, "dry_run=true")
+    assert (code, errors) == (0, "")
+    line = next(line for line in output.splitlines() if line.startswith("digits"))
+    assert line.split()[2:5] == ["2", "2", "6"]  # runs, phases, steps
+    assert output.rstrip().endswith("nothing was run: dry_run=true")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    _, begun, _ = train(*jobs)
+    assert begun.index("about ") < begun.index("parent: step")
+    _, again, _ = train(*jobs)
+    assert next(line for line in again.splitlines() if line.startswith("digits")).split()[3] == "0"
+
+
+def test_a_parent_that_runs_share_counts_once(train):  # noqa: F811
+    _, output, _ = train("-m", "dry_run=true", "name=a,b", "schedule.epochs=1", *SHORT)
+    phases = [line.split()[3] for line in output.splitlines() if line.startswith(("a ", "b "))]
+    assert phases == ["1", "0"]
+
+
+def test_a_job_that_cannot_run_does_not_hide_the_others(train):  # noqa: F811
+    _, output, _ = train("-m", "dry_run=true", "optim.batch_size=50,0", "schedule.epochs=1", *SHORT)
+    assert "1 of 2 jobs cannot be estimated" in output
+    assert "optim.batch_size=0" in output
+    assert next(line for line in output.splitlines() if line.startswith("digits")).split()[2] == "1"
+
+
+def test_a_dry_run_checks_as_a_run_does(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["morphnet"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    assert main(["train", "dry_run=true", "phases=[{morph:null},{morph:9q9}]"]) == 2
+    assert "9q9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "none"), (0.2, "1 s"), (89, "89 s"), (300, "5 min"), (19200, "5 h 20 min"), (273_600, "3 days 4 h")],
+)
+def test_lengths_of_time_in_words(seconds, words):
+    assert in_words(seconds) == words
