@@ -99,7 +99,7 @@ def variant_of(composed: DictConfig, inputs: dict[str, str | None]) -> str:
     if composed.data.crop is None:
         left_out |= OF_FILES  # they mean nothing then, and runs made before they came keep their digits
     settings = {k: v for k, v in _flat(plain(composed)).items() if k not in left_out}
-    later = {k: v for k, v in _defaults().items() if k.startswith(LATER)}
+    later = {k: v for k, v in _defaults().items() if _came_later(k)}
     settings = {k: v for k, v in settings.items() if k not in later or later[k] != v}
     return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
 
@@ -108,7 +108,11 @@ def _defaults() -> dict[str, Any]:
     """What every key is that a configuration does not give; those that have to be given stand as ``???``."""
     of_data = _flat(OmegaConf.to_container(OmegaConf.structured(DataConfig)), "data")
     whole = _flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig)))
-    return {**of_data, **{key: value for key, value in whole.items() if key.startswith(LATER)}}
+    return {**of_data, **{key: value for key, value in whole.items() if _came_later(key)}}
+
+
+def _came_later(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in LATER)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
