@@ -34,8 +34,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from morphnet.data import TrainBatches
-from morphnet.data.batches import Augmentation
 from morphnet.data.images import ImageData, Split
+from morphnet.data.memory import Augmentation
 from morphnet.nn.resnet import ResNet
 from morphnet.train import keep_freed_memory
 from morphnet.train.engine import quiet_compilation

@@ -41,8 +41,8 @@ from torch import nn
 
 from morphnet import count_macs
 from morphnet.data import TrainBatches
-from morphnet.data.batches import Augmentation
 from morphnet.data.images import ImageData, Split, with_normalisation
+from morphnet.data.memory import Augmentation
 from morphnet.data.sources import load_arrays
 from morphnet.morph import plan_morph
 from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture

@@ -1,16 +1,9 @@
 """Image data sets, in memory or in files, and batches of them."""
 
-from morphnet.data.batches import (
-    Augmentation,
-    Batches,
-    TrainBatches,
-    calibration_batches,
-    evaluation_batches,
-    evaluation_count,
-    generator_for,
-    train_batches,
-)
+from morphnet.data.batches import calibration_batches, evaluation_batches, evaluation_count, train_batches
+from morphnet.data.feed import Batches, generator_for
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
+from morphnet.data.memory import Augmentation, TrainBatches
 from morphnet.data.sources import load_arrays, load_cifar, load_digits
 
 __all__ = [

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 #: Names of ``data.policy``.
 POLICIES = ("none", "randaugment", "trivialaugment", "cutout")
@@ -29,6 +28,8 @@ class Policy:
     """
 
     def __init__(self, name: str, mean: Sequence[float], key: Sequence[object]) -> None:
+        from torchvision.transforms import v2  # takes a second, which only those who want it should wait
+
         fill = [round(255 * m) for m in mean]
         makers: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
             "randaugment": lambda: v2.RandAugment(fill=fill),

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from morphnet.data.batches import check_batch_size, generator_for
 from morphnet.data.decoding import UnreadableError
+from morphnet.data.feed import check_batch_size, generator_for
 from morphnet.data.files import FileSplit, Unreadable
 from morphnet.data.images import ImageData, Normaliser
 from morphnet.data.views import centre_view, random_view, ten_views

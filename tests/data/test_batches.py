@@ -13,7 +13,7 @@ from morphnet.data import (
     load_digits,
     with_normalisation,
 )
-from morphnet.data.batches import random_crop
+from morphnet.data.memory import random_crop
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from morphnet.data import calibration_batches, evaluation_batches, train_batches, with_normalisation
-from morphnet.data.batches import Augmentation
 from morphnet.data.decoding import UnreadableError
 from morphnet.data.files import FileSplit, Viewing, load_folder
 from morphnet.data.images import ImageData
+from morphnet.data.memory import Augmentation
 from morphnet.data.stream import ScaleAugmentation, StreamBatches, _TrainingRows
 from morphnet.train import choose_engine, evaluate
 from tests.pictures import write_folder

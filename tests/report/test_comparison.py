@@ -146,3 +146,15 @@ LINES = control_lines(RUNS)
 
 def test_a_cell_links_to_its_records():
     assert "[seed 1](runs/1/1c1/record.json)" in format_paper(paper_lines(RUNS, 1), "markdown")
+
+
+def test_runs_of_another_recipe_do_not_count_as_the_papers():
+    records = [*_run(0), *_run(1)]
+    for record in records[3:]:
+        record["settings"] = {**record["settings"], "recipe": "modern", "variant": "m"}
+    for record in records[:3]:
+        record["settings"] = {**record["settings"], "recipe": "paper"}
+    runs = runs_of(records)
+    seeds = [[run.seed for run in _line(paper_lines(runs, 1, *r), "morph20_1c1").runs] for r in ((), ("modern",))]
+    assert seeds == [[0], [1]]
+    assert all(not line.runs for line in paper_lines(runs, 1, "morphnet"))

@@ -1,0 +1,194 @@
+"""Batches of images in memory, whose order and augmentation are a function of (seed, phase, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from morphnet.data.feed import check_batch_size, generator_for
+from morphnet.data.images import ImageData, Normaliser, Split
+from morphnet.data.policy import POLICIES, Policy
+from morphnet.later import LATER
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images in memory are varied.
+
+    Attributes:
+        pad: zeros added on each side before a random crop of the old size.
+        flip: whether images are mirrored at random.
+        policy: what torchvision does to each image after that, one of ``POLICIES``.
+    """
+
+    pad: int = 0
+    flip: bool = False
+    policy: str = field(default="none", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"data.policy={self.policy!r}; expected one of {', '.join(POLICIES)}")
+        if self.pad < 0:
+            raise ValueError(f"data.pad={self.pad}: a number of pixels from 0 is needed")
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What every place of every batch of an epoch shows.
+
+    Attributes:
+        order: indices of images, shape ``(batches, batch_size)``.
+        offsets: row and column of each crop, shape ``(batches, 2, batch_size)``.
+        mirrored: shape ``(batches, batch_size)``.
+    """
+
+    order: Tensor
+    offsets: Tensor
+    mirrored: Tensor
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.order, self.offsets, self.mirrored
+
+    def part(self, index: int, count: int) -> EpochPlan:
+        """Part ``index`` of ``count`` of every batch: what one of ``count`` processes trains on."""
+        width = self.order.shape[-1] // count
+        return EpochPlan(*(t.narrow(-1, index * width, width) for t in self.tensors()))
+
+    def to(self, device: torch.device) -> EpochPlan:
+        return EpochPlan(*(t.to(device) for t in self.tensors()))
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """The training batches of one epoch after the other, on the device the images are on.
+
+    Attributes:
+        data: what they are drawn from.
+        batch_size: images in a batch; an incomplete last one is left out, a different one each epoch.
+        key: what the order depends on beside the epoch: (seed, phase).
+    """
+
+    data: ImageData
+    batch_size: int
+    augmentation: Augmentation
+    key: tuple[object, ...]
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size, self.data)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.data.train) // self.batch_size
+
+    def plan(self, index: int) -> EpochPlan:
+        """Everything random in epoch ``index``, on the CPU: a function of the key and the epoch alone."""
+        generator = generator_for(*self.key, index)
+        count, shape = len(self) * self.batch_size, (len(self), self.batch_size)
+        order = torch.randperm(len(self.data.train), generator=generator)[:count]
+        offsets = torch.randint(2 * self.augmentation.pad + 1, (2, count), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        return EpochPlan(order.view(shape), offsets.view(2, *shape).transpose(0, 1), mirrored.view(shape))
+
+    def batch(self, order: Tensor, offsets: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+        """(images, labels) of one row of a plan, before any policy: float32 ``(N, C, H, W)``, int64 ``(N,)``.
+
+        Reads nothing back from the device, so that it can be captured as part of a CUDA graph.
+        """
+        return self.normaliser(self.raw(order, offsets, mirrored)), self.split.labels[order]
+
+    def raw(self, order: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
+        """The images of one row, cropped and mirrored and not yet normalised: uint8 ``(N, C, H, W)``."""
+        images = self.split.images[order]
+        if self.augmentation.pad:
+            images = random_crop(images, self.augmentation.pad, offsets)
+        if self.augmentation.flip:
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        return images
+
+    @cached_property
+    def policy(self) -> Policy | None:
+        """What is done to every image beside that, on the host."""
+        name = self.augmentation.policy
+        return None if name == "none" else Policy(name, self.data.mean, self.key)
+
+    @property
+    def split(self) -> Split:
+        assert isinstance(self.data.train, Split)
+        return self.data.train
+
+    @cached_property
+    def normaliser(self) -> Normaliser:
+        return Normaliser(self.data.mean, self.data.std, self.split.device)
+
+    def feed(self, index: int = 0, count: int = 1) -> MemoryFeed:
+        """What gives process ``index`` of ``count`` its part of every batch."""
+        return MemoryFeed(self, index, count)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of epoch ``index`` from batch ``start`` on."""
+        plan = self.plan(index).to(self.split.device)
+        for row in range(start, len(self)):
+            part = [t[row] for t in plan.tensors()]
+            if self.policy is None:
+                yield self.batch(*part)
+            else:
+                images = self.policy(self.raw(*part), (index, row), 0)
+                yield self.normaliser(images), self.split.labels[part[0]]
+
+
+class MemoryFeed:
+    """Batches of images on the device: the plan of an epoch is laid there, in the same tensors every time."""
+
+    def __init__(self, batches: TrainBatches, index: int, count: int) -> None:
+        self.batches, self.index, self.count = batches, index, count
+        device, rows, width = batches.split.device, len(batches), batches.batch_size // count
+        self.order = torch.zeros(rows, width, dtype=torch.int64, device=device)
+        self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
+        self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
+        self._next = (0, 0)  # epoch and row
+        self._varied: Tensor | None = None  # images of a policy, made on the host before each step
+
+    def load(self, epoch: int, row: int) -> None:
+        self._next = (epoch, row)
+        plan = self.batches.plan(epoch).part(self.index, self.count)
+        for here, there in zip((self.order, self.offsets, self.mirrored), plan.tensors(), strict=True):
+            here.copy_(there)
+
+    def advance(self) -> None:
+        if self.batches.policy is None:
+            return
+        epoch, row = self._next
+        raw = self.batches.raw(self.order[row], self.offsets[row], self.mirrored[row])
+        images = self.batches.policy(raw, self._next, self.index * raw.shape[0])
+        if self._varied is None:
+            self._varied = torch.empty_like(images)  # stays in its place, as a CUDA graph needs it
+        self._varied.copy_(images)
+        self._next = (epoch, row + 1)
+
+    def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        # index_select and not [row]: the latter reads the index back from the device.
+        plan = [t.index_select(0, row).squeeze(0) for t in (self.order, self.offsets, self.mirrored)]
+        if self._varied is None:
+            return self.batches.batch(*plan)
+        return self.batches.normaliser(self._varied), self.batches.split.labels[plan[0]]
+
+    def close(self) -> None:
+        pass
+
+
+def random_crop(images: Tensor, pad: int, offsets: Tensor) -> Tensor:
+    """Each image padded with ``pad`` zeros on every side and cropped to its old size.
+
+    Args:
+        images: shape ``(N, C, H, W)``.
+        offsets: row and column of each crop, shape ``(2, N)``, from 0 to ``2 pad``.
+    """
+    height, width = images.shape[2:]
+    padded = F.pad(images, (pad, pad, pad, pad))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
