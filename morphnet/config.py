@@ -269,7 +269,7 @@ class ReportConfig:
 
     records: str = "outputs/**"
     table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls | first_steps
-    recipe: str = "paper"  # of the runs that count in the paper's tables
+    with_recipe: str = "paper"  # of the runs that count in the paper's tables
     format: str = "text"  # text | markdown | csv | latex | json
     output: str | None = None  # a folder for all tables in every format, and Figures 5 and 6
     verify: bool = False  # evaluate the saved networks first; another error than recorded is one of the command

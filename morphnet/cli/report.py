@@ -53,7 +53,7 @@ def report(composed: DictConfig) -> None:
     records = [
         {**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix(), "file": path} for path in paths
     ]
-    found = _table(records, config.table, config.format, config.recipe)
+    found = _table(records, config.table, config.format, config.with_recipe)
     if found is None:
         what = {
             "controls": "no run with a control there; train with controls=[relu]",
@@ -62,7 +62,7 @@ def report(composed: DictConfig) -> None:
         raise FileNotFoundError(f"records={config.records}: {what[config.table]}")
     print(found)
     if config.output is not None:
-        _write(records, Path(config.output), config.recipe)
+        _write(records, Path(config.output), config.with_recipe)
 
 
 def _say(line: str) -> None:

@@ -124,9 +124,11 @@ class _Sweep:
             self.train(composed, run_dir, RunStatus(run_dir, None))
             return
         if composed.dry_run:
-            if hydra_config.mode != RunMode.MULTIRUN:  # a sweep has said it of all jobs
-                self.train(composed, run_dir, RunStatus(run_dir, None))
-            _remove_empty(run_dir, keep=False)
+            try:
+                if hydra_config.mode != RunMode.MULTIRUN:  # a sweep has said it of all jobs
+                    self.train(composed, run_dir, RunStatus(run_dir, None))
+            finally:
+                _remove_empty(run_dir, keep=False)
             return
         status = RunStatus(run_dir, entry)
         try:

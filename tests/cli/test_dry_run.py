@@ -57,6 +57,7 @@ def test_a_dry_run_checks_as_a_run_does(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     assert main(["train", "dry_run=true", "phases=[{morph:null},{morph:9q9}]"]) == 2
     assert "9q9" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
