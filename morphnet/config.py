@@ -24,7 +24,7 @@ class NetworkConfig:
 class DataConfig:
     """A data set and how it is augmented."""
 
-    name: str = "???"  # digits | cifar10 | cifar100 | any name for an .npz or a folder
+    name: str = "???"  # of the data: digits | cifar10 | cifar100 | any name for an .npz or a folder
     path: str | None = None  # an .npz of train_images, ..., or with crop a folder of train/<class>/ and val/<class>/
     root: str = "data"  # where torchvision keeps its downloads
     download: bool = False
@@ -80,7 +80,7 @@ class AfterConfig:
     It holds for children and for controls alike, except those trained from scratch.
     """
 
-    lr: float | None = None
+    lr: float | None = None  # null here and below: as in schedule and optim
     milestones: list[float] | None = None
     factor: float | None = None
     decay: str | None = None
@@ -104,7 +104,7 @@ class PhaseConfig:
     widen: float | None = None  # factor of output channels
     enlarge: Any = None  # kernel to grow to
     target: str | None = None  # of module, deepen, widen or enlarge: a pattern of layer names
-    steps: int | None = None
+    steps: int | None = None  # null here and below: as in after, or in schedule and optim
     epochs: float | None = None
     lr: float | None = None
     milestones: list[float] | None = None
@@ -178,7 +178,7 @@ class TrainConfig:
 
     name: str = "custom"  # of the experiment, in records and run directories
     output: str = "outputs"  # where run directories are made
-    seed: int = 0
+    seed: int = 0  # everything random is a function of it
     parent: str | None = None  # SOURCE of a trained parent, instead of training one
     share_parent: bool = True  # a parent trained here lies in output/parents, where other runs find it
     weights: str = "none"  # of torchvision:NAME: none | default | a path
@@ -201,26 +201,26 @@ class TrainConfig:
 class MorphCommandConfig:
     """``morphnet morph``: a spec for the shortcuts, or a module or layer morph for the layers of ``target``."""
 
-    parent: str = "???"
-    output: str = "???"
-    morph: str | None = None
+    parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
+    output: str = "???"  # a new folder
+    morph: str | None = None  # {k1}c{k2}[_2branch][_half], for residual shortcuts; or for the layers of target:
     module: ModuleConfig = field(default_factory=ModuleConfig)
-    deepen: Any = None
-    widen: float | None = None
-    enlarge: Any = None
-    target: str | None = None
-    weights: str = "none"
-    bn: str | None = None
-    padding: str | None = None
-    method: str = "auto"
-    init: str = "dense"
-    split: float = 0.5
-    width: float = 1.0
-    activation: str = "prelu"
-    calibration_batches: int = 8
-    input_size: list[int] | None = None
+    deepen: Any = None  # kernel of a second convolution
+    widen: float | None = None  # factor of output channels
+    enlarge: Any = None  # kernel to grow to
+    target: str | None = None  # pattern of layer names: 'layer3.*.conv2'
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    bn: str | None = None  # with morph calibrated | folded | paper | paper_first; with target none | calibrated | paper
+    padding: str | None = None  # same | exact; null: same with morph, exact with target
+    method: str = "auto"  # auto | als (module) | net2net (morph, deepen)
+    init: str = "dense"  # dense | sparse
+    split: float = 0.5  # share of the identity that becomes the first branch
+    width: float = 1.0  # C_l over the block's channels
+    activation: str = "prelu"  # of the new places
+    calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
+    input_size: list[int] | None = None  # [C,H,W] of the random inputs of the proof, where there is no data
     seed: int = 0
-    device: str = "auto"
+    device: str = "auto"  # auto | cpu | cuda | cuda:0
     network: NetworkConfig | None = None
     data: DataConfig | None = None
 
@@ -229,10 +229,10 @@ class MorphCommandConfig:
 class EvalConfig:
     """``morphnet eval``."""
 
-    parent: str = "???"
-    weights: str = "none"
-    device: str = "auto"
-    precision: str = "float32"
+    parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    device: str = "auto"  # auto | cpu | cuda | cuda:0
+    precision: str = "float32"  # float32 | bfloat16 | float16 | float64
     format: str = "text"  # text | json
     network: NetworkConfig | None = None
     data: DataConfig | None = None  # data.views=10 counts over ten views as well
@@ -250,15 +250,15 @@ class GraphConfig:
     """``morphnet graph``."""
 
     module: ModuleConfig = field(default_factory=ModuleConfig)  # without edges: not given
-    morph: str | None = None
-    in_channels: int = 16
+    morph: str | None = None  # {k1}c{k2}[_2branch]: the module of a spec
+    in_channels: int = 16  # of the convolution it grows from
     out_channels: int = 16
     kernel: Any = None  # of the parent; null: 1 with morph, whose parent is an identity, else 3
     solve: Any = field(
         default_factory=list
     )  # one or a list of dense, sparse, als: filters for a random parent (spec: identity)
     seed: int = 0  # of that parent and of the filters
-    output: str = "outputs/graph"
+    output: str = "outputs/graph"  # folder of the pictures
     format: str = "text"  # text | json
     pictures: bool = True
 
@@ -267,7 +267,7 @@ class GraphConfig:
 class ReportConfig:
     """``morphnet report``."""
 
-    records: str = "outputs/**"
+    records: str = "outputs/**"  # a pattern of run directories or records
     table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls | first_steps
     with_recipe: str = "paper"  # of the runs that count in the paper's tables
     format: str = "text"  # text | markdown | csv | latex | json

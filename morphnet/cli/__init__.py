@@ -22,6 +22,7 @@ COMMANDS = {
     "graph": "a module and how it grows from one convolution, as text and picture",
     "flops": "FLOP of every row of the paper's tables, printed and counted",
     "report": "the records of finished runs as one table",
+    "completion": "a script for the shell that completes all of this",
 }
 
 HELP = """\
@@ -42,8 +43,8 @@ examples:
   morphnet graph module=bridge                              a module of configs/module, or morph=3c3
   morphnet flops format=markdown
 
-Every command takes Hydra's options: `morphnet train --help` lists its keys, `--cfg job` shows the composed
-configuration, `-m` runs a sweep. HYDRA_FULL_ERROR=1 shows where an error comes from.
+`morphnet COMMAND --help` lists a command's keys, groups and examples.
+HYDRA_FULL_ERROR=1 shows where an error comes from.
 """
 
 
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if len(arguments) > 1 and arguments[0] == "help":
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         listed = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
@@ -75,6 +78,11 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
         print(f"morphnet: error: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
+    if {"-h", "--help"} & set(rest) and command != "completion":
+        from morphnet.cli.help import help_of
+
+        print(help_of(command), flush=True)
+        return 0
     sys.argv = [f"morphnet {command}", *rest]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here

@@ -12,16 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from morphnet.config import (
-    DataConfig,
-    MorphConfig,
-    NetworkConfig,
-    OptimConfig,
-    PhaseConfig,
-    ScheduleConfig,
-    TrainConfig,
-    TrainerConfig,
-)
+from morphnet.cli.reference import SCHEMAS, keys_of
 
 #: Errors that say what is wrong with what was given; anything else is shown with its type.
 EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, NotADirectoryError)
@@ -119,21 +110,17 @@ def _explain_hydra(error: BaseException) -> str:
     message = "\n  ".join(lines)
     unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
     if unknown:
-        near = difflib.get_close_matches(unknown[1], _keys(), 1)
+        whole = re.search(r"Could not override '([^']+)'", message)
+        given = whole[1] if whole else unknown[1]
+        near = difflib.get_close_matches(re.sub(r"\.\d+\.", ".N.", given), _keys(), 1)
+        near = near or difflib.get_close_matches(unknown[1], _keys(), 1)
         if near and near != [unknown[1]]:
-            message += f"\n  did you mean {near[0]!r}?"
+            place = re.search(r"\.\d+\.", given)
+            message += f"\n  did you mean {near[0].replace('.N.', place[0] if place else '.N.')!r}?"
     return message
 
 
 def _keys() -> Iterable[str]:
-    schemas = (
-        TrainConfig,
-        NetworkConfig,
-        DataConfig,
-        OptimConfig,
-        ScheduleConfig,
-        PhaseConfig,
-        MorphConfig,
-        TrainerConfig,
-    )
-    return sorted({key for schema in schemas for key in schema.__dataclass_fields__})
+    """Every key there is, in full and by its last part."""
+    keys = {key.name for command in SCHEMAS for key in keys_of(command)}
+    return sorted({*keys, *(name.rsplit(".", 1)[-1] for name in keys)})

@@ -27,10 +27,10 @@ def run(capsys, monkeypatch, tmp_path):
 
 TRAIN = [
     (["sead=1"], "did you mean 'seed'"),
-    (["optim.lrr=1"], "did you mean 'lr'"),
+    (["optim.lrr=1"], "did you mean 'optim.lr'"),
     (["optim.lr=abc"], "abc"),
     (["seed=x"], "Value 'x'"),
-    (["phases.1.epocs=3"], "did you mean 'epochs'"),
+    (["phases.1.epocs=3"], "did you mean 'phases.1.epochs'"),
     (["network=cifar_resnet21"], "did you mean network=cifar_resnet20"),
     (["experiment=digitz"], "did you mean experiment=digits"),
     (["recipe=papier"], "did you mean recipe=paper"),

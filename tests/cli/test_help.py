@@ -1,0 +1,102 @@
+"""``--help``, shell completion, and the reference both are made from."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+import morphnet.config as config
+from morphnet.cli import COMMANDS, main
+from morphnet.cli.completion import SHELLS, script, words_of
+from morphnet.cli.help import help_of
+from morphnet.cli.reference import GROUPS, SCHEMAS, keys_of, options_of
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_every_key_of_the_schema_is_in_the_help_with_its_default(command):
+    schema = getattr(config, SCHEMAS[command])
+    keys = {key.name: key for key in keys_of(command)}
+    text = help_of(command, 200)
+    for field in dataclasses.fields(schema):
+        assert field.name in keys or any(name.startswith(f"{field.name}.") for name in keys)
+    for key in keys.values():
+        assert f"  {key.name}={key.default}" in text
+        assert key.comment[:60] in text.replace("\n" + " " * 36, " ")
+    for group in GROUPS[command]:
+        assert options_of(group)
+        assert all(option in text for option in options_of(group))
+
+
+def test_defaults_are_as_a_command_line_writes_them():
+    keys = {key.name: key for key in keys_of("train")}
+    assert keys["schedule.milestones"].default == "[0.5,0.75]"
+    assert keys["parent"].default == "null"
+    assert keys["share_parent"].default == "true"
+    assert keys["optim.weight_decay"].default == "0.0001"
+    assert keys["data.name"].default == "???"
+    assert keys["phases.N.morph"].comment == "the spec its network is morphed to first"
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["help", "train"], ["train", "seed=1", "-h"]])
+def test_help_of_a_command_is_printed_by_any_of_its_forms(arguments, capsys):
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("usage: morphnet train")
+
+
+def test_help_waits_for_neither_hydra_nor_torch():
+    code = (
+        "import sys; from morphnet.cli import main; main(['train', '--help']); "
+        "assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)"
+    )
+    started = time.perf_counter()
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert time.perf_counter() - started < 5  # 0.2 s on a machine that does nothing else
+
+
+def test_examples_name_presets_and_modules_that_are_there():
+    from morphnet.cli.help import ABOUT
+
+    for _, examples in ABOUT.values():
+        for arguments, _ in examples:
+            for word in arguments.split():
+                group, _, name = word.partition("=")
+                if group in ("experiment", "network", "data") or (
+                    group == "module" and "--config-dir" not in arguments
+                ):
+                    assert name in options_of(group)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("morphnet ev", "eval"),
+        ("morphnet train experiment=cifar10_resn", "cifar10_resnet110 cifar10_resnet20 cifar10_resnet56"),
+        ("morphnet morph module=br", "bridge"),
+        ("morphnet train optim.l", "optim.lr= optim.label_smoothing="),
+        ("morphnet report table", "table="),
+        ("morphnet train nothing_like_it", ""),
+    ],
+)
+def test_bash_completes(line, expected):
+    steps = f'{script("bash")}\nCOMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}; _morphnet; echo "${{COMPREPLY[*]}}"'
+    done = subprocess.run(["bash", "-c", steps], capture_output=True, text=True)
+    assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_script_knows_every_command(shell, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["morphnet"])
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert all(word in text for word in words_of("train"))
+
+
+def test_an_unknown_shell_is_refused_with_those_there_are(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["morphnet"])
+    assert main(["completion", "tcsh"]) == 2
+    assert "bash|zsh|fish" in capsys.readouterr().err
