@@ -63,9 +63,8 @@ def test_examples_name_presets_and_modules_that_are_there():
         for arguments, _ in examples:
             for word in arguments.split():
                 group, _, name = word.partition("=")
-                if group in ("experiment", "network", "data") or (
-                    group == "module" and "--config-dir" not in arguments
-                ):
+                own = "--config-dir" in arguments  # a module of the user's
+                if group in ("experiment", "network", "data") or (group == "module" and not own):
                     assert name in options_of(group)
 
 
@@ -98,5 +97,6 @@ def test_every_script_knows_every_command(shell, capsys, monkeypatch):
 
 def test_an_unknown_shell_is_refused_with_those_there_are(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["morphnet"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     assert main(["completion", "tcsh"]) == 2
     assert "bash|zsh|fish" in capsys.readouterr().err
