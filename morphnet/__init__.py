@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from morphnet.export import export_network
     from morphnet.flops import count_macs
     from morphnet.graph import Edge, ModuleGraph, reduce
     from morphnet.morph import (
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         MorphError,
         MorphReport,
         Widen,
+        collapse,
         morph_conv,
         morph_network,
     )
@@ -40,7 +42,9 @@ __all__ = [
     "MorphReport",
     "Solution",
     "Widen",
+    "collapse",
     "count_macs",
+    "export_network",
     "load_network",
     "morph_conv",
     "morph_network",
@@ -62,11 +66,13 @@ _HOME = {
     "MorphError": "morphnet.morph",
     "MorphReport": "morphnet.morph",
     "Widen": "morphnet.morph",
+    "collapse": "morphnet.morph",
     "morph_conv": "morphnet.morph",
     "morph_network": "morphnet.morph",
     "load_network": "morphnet.store",
     "save_network": "morphnet.store",
     "count_macs": "morphnet.flops",
+    "export_network": "morphnet.export",
 }
 
 

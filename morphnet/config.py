@@ -239,6 +239,32 @@ class EvalConfig:
 
 
 @dataclass
+class CollapseConfig:
+    """``morphnet collapse``."""
+
+    parent: str = "???"  # a run directory or a saved network, with morphed modules
+    output: str = "???"  # a new folder
+    tolerance: float = 0.05  # distance of slopes from 1 up to which a module counts as linear
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    device: str = "auto"  # auto | cpu | cuda | cuda:0
+    network: NetworkConfig | None = None
+    data: DataConfig | None = None
+
+
+@dataclass
+class ExportConfig:
+    """``morphnet export``."""
+
+    parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
+    output: str = "???"  # a new folder
+    format: str = "onnx"  # onnx | program (torch.export) | source (model.py and weights.pt, without morphnet)
+    input_size: list[int] | None = None  # [C,H,W] of its images; null: as its file says
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    network: NetworkConfig | None = None
+    data: DataConfig | None = None
+
+
+@dataclass
 class FlopsConfig:
     """``morphnet flops``."""
 

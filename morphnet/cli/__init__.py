@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "train a parent, morph it, train the child on, and print a table",
     "morph": "morph a trained network once, with its proof",
     "eval": "count the errors of a network",
+    "collapse": "modules that stayed near linear become one convolution again, for inference",
+    "export": "a network for use elsewhere: ONNX, torch.export, or plain PyTorch source",
     "graph": "a module and how it grows from one convolution, as text and picture",
     "flops": "FLOP of every row of the paper's tables, printed and counted",
     "report": "the records of finished runs as one table",
@@ -40,6 +42,7 @@ examples:
   morphnet morph parent=outputs/digits/seed0 morph=1c1_2branch output=grown
   morphnet morph parent=torchvision:resnet18 module=bridge target='layer3.*.conv2' output=bridged
   morphnet eval  parent=grown data=digits
+  morphnet export parent=grown format=onnx output=exported
   morphnet graph module=bridge                              a module of configs/module, or morph=3c3
   morphnet flops format=markdown
 

@@ -15,7 +15,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import morphnet
-from morphnet.config import EvalConfig, FlopsConfig, GraphConfig, MorphCommandConfig, ReportConfig, TrainConfig
+from morphnet.config import (
+    CollapseConfig,
+    EvalConfig,
+    ExportConfig,
+    FlopsConfig,
+    GraphConfig,
+    MorphCommandConfig,
+    ReportConfig,
+    TrainConfig,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,7 +69,9 @@ def register() -> None:
     for name, schema in (
         ("train_schema", TrainConfig),
         ("morph_schema", MorphCommandConfig),
+        ("collapse_schema", CollapseConfig),
         ("eval_schema", EvalConfig),
+        ("export_schema", ExportConfig),
         ("flops_schema", FlopsConfig),
         ("graph_schema", GraphConfig),
         ("report_schema", ReportConfig),

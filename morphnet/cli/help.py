@@ -35,6 +35,22 @@ ABOUT = {
             ("parent=outputs/digits/seed0", "the last child of a run, on the run's data"),
         ),
     ),
+    "collapse": (
+        "Makes a copy of a network for inference, in which modules whose slopes stayed near 1 are one convolution "
+        "each; says what that saves, and what it changes on the test images.",
+        (
+            ("parent=outputs/digits/seed0 output=small", "the last child of a run, measured on the run's data"),
+            ("parent=outputs/digits/seed0 tolerance=0.2 output=small", "also modules that bend more"),
+        ),
+    ),
+    "export": (
+        "Writes a network for use elsewhere, loads what it wrote, and checks that it computes the same.",
+        (
+            ("parent=outputs/digits/seed0 format=onnx output=exported", "needs pip install 'morphnet[export]'"),
+            ("parent=grown format=program output=exported", "torch.export"),
+            ("parent=grown format=source output=exported", "model.py and weights.pt, which need no morphnet"),
+        ),
+    ),
     "graph": (
         "Shows a module, how it reduces to one convolution step by step, and whether a filter can be morphed into it "
         "exactly; as text and picture.",

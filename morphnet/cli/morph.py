@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from morphnet.cli.compose import run_job, to_dataclass, to_yaml
+from morphnet.cli.output import new_folder
 from morphnet.config import DataConfig, MorphCommandConfig
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ def main() -> None:
 
 def morph(composed: DictConfig) -> None:
     config = to_dataclass(composed, MorphCommandConfig)
-    if not config.output:
-        raise ValueError("output is empty: give a new folder")
-    output = Path(config.output)
-    _check_output(output)
+    output = new_folder(config.output)
 
     from morphnet.cli.inputs import load_parent
     from morphnet.cli.operations import layer_morphs
@@ -129,13 +127,6 @@ def _images(
         "std": list(data.std),
     }
     return {"calibration": batches}, facts
-
-
-def _check_output(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"output={output} is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()):
-        raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
 
 
 def _write_report(output: Path, report: dict[str, object]) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 SCHEMAS = {
     "train": "TrainConfig",
     "morph": "MorphCommandConfig",
+    "collapse": "CollapseConfig",
     "eval": "EvalConfig",
+    "export": "ExportConfig",
     "graph": "GraphConfig",
     "flops": "FlopsConfig",
     "report": "ReportConfig",
@@ -25,7 +27,9 @@ SCHEMAS = {
 GROUPS = {
     "train": ("experiment", "network", "data", "recipe", "after", "optim", "schedule", "trainer"),
     "morph": ("module", "network", "data"),
+    "collapse": ("network", "data"),
     "eval": ("network", "data"),
+    "export": ("network", "data"),
     "graph": ("module",),
     "flops": (),
     "report": (),

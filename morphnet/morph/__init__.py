@@ -1,5 +1,6 @@
 """Where specs, filters and networks meet: plan, apply, measure, prove."""
 
+from morphnet.morph.collapse import CollapseReport, collapse
 from morphnet.morph.layer import InexactError, morph_conv
 from morphnet.morph.named import find_targets
 from morphnet.morph.network import LAYER_BN_SETTINGS, morph_network
@@ -11,6 +12,7 @@ from morphnet.morph.statistics import BN_SETTINGS
 __all__ = [
     "BN_SETTINGS",
     "LAYER_BN_SETTINGS",
+    "CollapseReport",
     "Deepen",
     "Enlarge",
     "InexactError",
@@ -20,6 +22,7 @@ __all__ = [
     "MorphReport",
     "Operation",
     "Widen",
+    "collapse",
     "find_targets",
     "morph_conv",
     "morph_network",

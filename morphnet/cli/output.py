@@ -1,0 +1,21 @@
+"""The folder a command writes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def new_folder(name: str) -> Path:
+    """``name`` as a folder that is not there, or empty.
+
+    Raises:
+        ValueError, FileExistsError: it is no such folder.
+    """
+    if not name:
+        raise ValueError("output is empty: give a new folder")
+    output = Path(name)
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"output={output} is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()):
+        raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
+    return output

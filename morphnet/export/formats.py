@@ -1,0 +1,140 @@
+"""Writes a network in one of several formats, and checks that what was written computes the same."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from morphnet import __version__
+from morphnet.export.standalone import write_source
+from morphnet.nn.metadata import metadata_of
+
+#: Largest difference of logits, over the largest logit, that a file may have: another order of sums.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how far its logits are from the network's, over the largest logit."""
+
+    files: tuple[Path, ...]
+    difference: float
+    checked_with: str
+
+
+def export_network(network: nn.Module, output: Path, format: str, input_size: tuple[int, ...]) -> ExportReport:
+    """Writes ``network``, in evaluation mode and float32 on the CPU, into the folder ``output``.
+
+    Args:
+        format: one of ``FORMATS``: ``onnx``, ``program`` (``torch.export``), ``source`` (``model.py`` and
+            ``weights.pt``, which need no morphnet).
+        input_size: ``(C, H, W)`` of its images; the number of images in a batch stays free.
+
+    Raises:
+        ValueError: the format is unknown, a package that it needs is missing, or the network cannot be written so.
+        RuntimeError: what was written computes something else; it is taken away again.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}; expected one of {', '.join(FORMATS)}")
+    network = copy.deepcopy(network).cpu().float().eval()
+    images = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(images)
+    output.mkdir(parents=True, exist_ok=True)
+    files, run, checked_with = FORMATS[format](network, output, images)
+    found = run(images[:3])  # another number of images than it was written with
+    difference = float((found - expected[:3]).abs().max() / expected.abs().max().clamp_min(1e-30))
+    if not difference <= TOLERANCE:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise RuntimeError(f"the logits of what was written differ by {difference:.1e} of the largest; it was deleted")
+    return ExportReport(tuple(files), difference, checked_with)
+
+
+Written = tuple[list[Path], Callable[[Tensor], Tensor], str]
+
+
+def _program(network: nn.Module, output: Path, images: Tensor) -> Written:
+    path = output / "network.pt2"
+    torch.export.save(_traced(network, images), path)
+    module = torch.export.load(path).module()
+
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return module(x)  # type: ignore[no-any-return]
+
+    return [path], run, f"torch {torch.__version__}"
+
+
+def _traced(network: nn.Module, images: Tensor) -> Any:
+    try:
+        return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    except Exception as error:  # of the network's own code
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"torch.export cannot follow this {type(network).__name__}: {first[:300]}") from error
+
+
+def _onnx(network: nn.Module, output: Path, images: Tensor) -> Written:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"format=onnx needs {', '.join(missing)}: pip install 'morphnet[export]'")
+    import onnxruntime
+
+    path = output / "network.onnx"
+    program = torch.onnx.export(
+        _traced(network, images), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+    )
+    assert program is not None
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+    files = [path, *(p for p in [path.with_name(f"{path.name}.data")] if p.exists())]
+    return files, run, f"onnxruntime {onnxruntime.__version__}"
+
+
+def _source(network: nn.Module, output: Path, images: Tensor) -> Written:
+    known = metadata_of(network)
+    normalisation = ""
+    if "mean" in known and "std" in known:
+        normalisation = (
+            f"Images are scaled to [0, 1], then normalised by mean {known['mean']}, deviation {known['std']}."
+        )
+    source = write_source(
+        network,
+        what=f"A {type(network).__name__}" + (f" for {known['data']}." if known.get("data") else "."),
+        version=__version__,
+        weights="weights.pt",
+        size=f"(N, {', '.join(map(str, images.shape[1:]))})",
+        normalisation=normalisation,
+    )
+    path, weights = output / "model.py", output / "weights.pt"
+    path.write_text(source, encoding="utf-8")
+    torch.save(network.state_dict(), weights)
+    again = runpy.run_path(str(path))["Network"]()
+    again.load_state_dict(torch.load(weights, weights_only=True))
+    again.eval()
+
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return again(x)  # type: ignore[no-any-return]
+
+    return [path, weights], run, f"torch {torch.__version__}"
+
+
+#: Every format, and what writes it.
+FORMATS: dict[str, Callable[[nn.Module, Path, Tensor], Written]] = {
+    "onnx": _onnx,
+    "program": _program,
+    "source": _source,
+}

@@ -1,0 +1,102 @@
+"""Networks for use elsewhere: what is written computes the same, without morphnet where that is promised."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from morphnet import Edge, ModuleGraph, export_network, morph_network
+from morphnet.nn.activation import ParametricActivation
+
+SIZE = (3, 16, 16)
+onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="onnx, onnxscript and onnxruntime are needed: pip install '.[export]'",
+)
+FORK = ModuleGraph([Edge("s", "a", kernel=3), Edge("a", "t", kernel=(1, 3)), Edge("s", "t", kernel=3)])
+
+
+@pytest.fixture
+def child(make_network):
+    batches = [torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    grown, _ = morph_network(make_network(14), "1c1", calibration=batches, allow_inexact=True)
+    grown, _ = morph_network(grown, {"layer2.?.conv2": FORK}, example_input=torch.zeros(2, *SIZE))
+    with torch.no_grad():
+        for module in grown.modules():
+            if isinstance(module, ParametricActivation):
+                module.a.add_(0.1 * torch.randn(module.a.shape, generator=torch.Generator().manual_seed(1)))
+    return grown
+
+
+@pytest.mark.parametrize("format", ["program", "source", pytest.param("onnx", marks=onnx)])
+def test_what_is_written_computes_the_same(child, tmp_path, format):
+    report = export_network(child, tmp_path / "out", format, SIZE)
+    assert report.difference < 1e-5
+    assert all(file.is_file() for file in report.files)
+
+
+def test_the_source_needs_no_morphnet_and_has_the_networks_names(child, tmp_path):
+    child.metadata.update(mean=[0.5] * 3, std=[0.25] * 3, data="noise")
+    export_network(child, tmp_path, "source", SIZE)
+    images = torch.randn(5, *SIZE, generator=torch.Generator().manual_seed(9))
+    with torch.inference_mode():
+        torch.save((images, child.eval()(images)), tmp_path / "expected.pt")
+    code = """
+import sys, torch
+sys.modules["morphnet"] = None  # importing it fails
+from model import Network
+network = Network()
+network.load_state_dict(torch.load("weights.pt", weights_only=True))
+images, expected = torch.load("expected.pt", weights_only=True)
+with torch.inference_mode():
+    assert torch.allclose(network.eval()(images), expected, rtol=0, atol=1e-5 * expected.abs().max())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "weights.pt", weights_only=True).keys() == child.state_dict().keys()
+    assert "mean [0.5, 0.5, 0.5]" in (tmp_path / "model.py").read_text()
+
+
+class _Branches(nn.Module):
+    """Code that nobody can write down: its way depends on the numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return y if float(y.sum()) > 0 else -y
+
+
+@pytest.mark.parametrize("format", ["program", "source"])
+def test_code_that_cannot_be_followed_is_said(tmp_path, format):
+    with pytest.raises(ValueError, match="_Branches"):
+        export_network(_Branches(), tmp_path, format, SIZE)
+
+
+def test_an_unknown_format_is_refused_with_those_there_are(child, tmp_path):
+    with pytest.raises(ValueError, match="format='tflite'; expected one of onnx, program, source"):
+        export_network(child, tmp_path, "tflite", SIZE)
+
+
+def test_what_computes_something_else_is_taken_away(child, tmp_path, monkeypatch):
+    import morphnet.export.formats as formats
+
+    def wrong(network, output, images):
+        (output / "network.bin").write_bytes(b"x")
+        return [output / "network.bin"], lambda x: network(x) + 1, "nothing"
+
+    monkeypatch.setitem(formats.FORMATS, "wrong", wrong)
+    with pytest.raises(RuntimeError, match="it was deleted"):
+        export_network(child, tmp_path, "wrong", SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(child, tmp_path, monkeypatch):
+    monkeypatch.setattr("morphnet.export.formats.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"format=onnx needs onnx, .*pip install 'morphnet\[export\]'"):
+        export_network(child, tmp_path, "onnx", SIZE)
