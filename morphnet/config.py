@@ -296,7 +296,7 @@ class ReportConfig:
     records: str = "outputs/**"  # a pattern of run directories or records
     table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls | first_steps
     with_recipe: str = "paper"  # of the runs that count in the paper's tables
-    format: str = "text"  # text | markdown | csv | latex | json
+    format: str = "text"  # text | markdown | csv | latex | json | html: one page with everything, in output or report/
     output: str | None = None  # a folder for all tables in every format, and Figures 5 and 6
     verify: bool = False  # evaluate the saved networks first; another error than recorded is one of the command
     collect: bool = False  # copy the records to results/records; those of uncommitted code are refused

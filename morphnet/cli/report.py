@@ -32,7 +32,7 @@ def report(composed: DictConfig) -> None:
     from morphnet.report.record import read_record
     from morphnet.report.table import FORMATS
 
-    for key, value, expected in (("table", config.table, TABLES), ("format", config.format, FORMATS)):
+    for key, value, expected in (("table", config.table, TABLES), ("format", config.format, (*FORMATS, "html"))):
         if value not in expected:
             raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
     if config.output is not None and (not config.output or Path(config.output).is_file()):
@@ -49,6 +49,13 @@ def report(composed: DictConfig) -> None:
 
         for folder in collect(paths):
             _say(f"collected in {folder}")
+    if config.format == "html":
+        from morphnet.report.page import write_page
+
+        place = Path(config.output or "report") / "report.html"
+        write_page([{**read_record(path), "file": path} for path in paths], place, config.with_recipe)
+        print(place)
+        return
     near = config.output or "."
     records = [
         {**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix(), "file": path} for path in paths

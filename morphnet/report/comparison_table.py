@@ -31,10 +31,15 @@ def format_paper(lines: Sequence[PaperLine], format: Format = "text") -> str:
     if format == "csv":
         values = [_paper_values(line) for line in lines]
         return to_csv([list(values[0]), *([_plain(v) for v in row.values()] for row in values)])
+    return WRITERS[format](*paper_columns(lines, format))
+
+
+def paper_columns(lines: Sequence[PaperLine], format: Format) -> tuple[list[str], list[list[str]]]:
+    """Header and cells as a person reads them."""
     views = any(line.views > 1 for line in lines)
     body = [_paper_cells(line, format) for line in lines]
     kept = [i for i, name in enumerate(PAPER_HEADER) if name != "views" or views]
-    return WRITERS[format]([PAPER_HEADER[i] for i in kept], [[cells[i] for i in kept] for cells in body])
+    return [PAPER_HEADER[i] for i in kept], [[cells[i] for i in kept] for cells in body]
 
 
 def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> str:
@@ -47,7 +52,12 @@ def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> st
     if format == "csv":
         values = [_control_values(line) for line in lines]
         return to_csv([list(values[0]), *([_plain(v) for v in row.values()] for row in values)])
-    return WRITERS[format](CONTROL_HEADER, [_control_cells(line) for line in lines])
+    return WRITERS[format](*control_columns(lines))
+
+
+def control_columns(lines: Sequence[ControlLine]) -> tuple[Sequence[str], list[list[str]]]:
+    """Header and cells as a person reads them."""
+    return CONTROL_HEADER, [_control_cells(line) for line in lines]
 
 
 def _paper_cells(line: PaperLine, format: Format) -> list[str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from morphnet.report.comparison import PaperLine, Record, Run, kind_of
+from morphnet.report.table import Row
 
 #: Errors of the literature that a figure shows as lines, by table: what the paper compares itself with.
 LITERATURE = {1: (("ResNet-164, He et al. 2016 (literature)", 0.0546),)}
@@ -84,6 +85,25 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
             axes.plot(*zip(*points, strict=True), style, color=labels[kind], lw=1, alpha=0.85)
     first = runs[0]
     axes.set(xlabel="iterations", ylabel="error (%)", title=first.key[0])
+    _finish(axes)
+    return figure
+
+
+def draw_rows(rows: Sequence[Row]) -> Figure:
+    """Error against multiply-accumulates of every row of a table, with its deviation over seeds."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {"parent": GRAY, "child": CHILD, "control": OURS}
+    for row in rows:
+        spread = None if row.error_deviation is None else 100 * row.error_deviation
+        place = (row.macs / 1e6, 100 * row.error_mean)
+        axes.errorbar(*place, yerr=spread, fmt="o", color=colours[row.role], ms=5, capsize=2, lw=1)
+        axes.annotate(row.network, place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
+    for role, colour in colours.items():
+        if any(row.role == role for row in rows):
+            axes.plot([], [], "o", color=colour, label=role)
+    axes.margins(x=0.2)
+    axes.set(xlabel="FLOP (million multiply-accumulates)", ylabel="error (%)", title="Error against cost")
     _finish(axes)
     return figure
 

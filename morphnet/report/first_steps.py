@@ -85,7 +85,12 @@ def format_first_steps(found: Sequence[FirstSteps], format: Format = "text") -> 
         if format == "json":
             return json.dumps(values, indent=1)
         return to_csv([list(values[0]), *([str("" if v is None else v) for v in row.values()] for row in values)])
-    return WRITERS[format](HEADER, [_cells(f) for f in found])
+    return WRITERS[format](*first_steps_columns(found))
+
+
+def first_steps_columns(found: Sequence[FirstSteps]) -> tuple[Sequence[str], list[list[str]]]:
+    """Header and cells as a person reads them."""
+    return HEADER, [_cells(f) for f in found]
 
 
 def draw_first_steps(found: Sequence[FirstSteps]) -> Figure:
@@ -103,6 +108,7 @@ def draw_first_steps(found: Sequence[FirstSteps]) -> Figure:
         axes.set_title(title, fontsize=9)
         axes.grid(color="#e5e7eb", lw=0.6)
         axes.tick_params(labelsize=8)
+        axes.ticklabel_format(useOffset=False)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     for axes in panels[1]:

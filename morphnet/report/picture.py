@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ STARTS = 40
 LINE, MARKED = "#404040", "#c2410c"
 
 Point = tuple[float, float]
+#: (left, right, bottom, top).
+Box = tuple[float, float, float, float]
 #: A vertex, or the place where an edge passes a column.
 Item = str | tuple[Edge, int]
 
@@ -66,7 +68,7 @@ class _Layout:
             routes[step.edge] = _Route(points, len(first.points))
         return _Layout({v: place for v, place in self.places.items() if v != step.vertex}, routes)
 
-    def box(self) -> tuple[float, float, float, float]:
+    def box(self) -> Box:
         """Left, right, bottom and top."""
         points = [*self.places.values(), *(point for route in self.routes.values() for point in route.points)]
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -82,6 +84,30 @@ def draw_module(axes: Axes, graph: ModuleGraph, widths: Mapping[str, int] | None
     """
     layout = _lay_out(graph)
     _draw(axes, graph, layout, layout.box(), widths or {}, title, ())
+
+
+def draw_modules(panels: Sequence[tuple[ModuleGraph, Mapping[str, int], str]]) -> Figure:
+    """Modules beside each other, each with the widths of its vertices and a title; at most four in a row."""
+    layouts = [_lay_out(graph) for graph, _, _ in panels]
+    boxes = [layout.box() for layout in layouts]
+    width = max(max(box[1] - box[0] for box in boxes), 2.6)
+    height = max(box[3] - box[2] for box in boxes) + TITLE
+    boxes = [_widened(box, width, height - TITLE) for box in boxes]  # the same scale for all
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(columns * width, rows * height))
+    for i, ((graph, widths, title), layout, box) in enumerate(zip(panels, layouts, boxes, strict=True)):
+        row, column = divmod(i, columns)
+        inner = (height - TITLE) / height
+        axes = figure.add_axes((column / columns, 1 - (row + 1) / rows, 1 / columns, inner / rows), label=f"panel {i}")
+        _draw(axes, graph, layout, box, widths, title, ())
+    return figure
+
+
+def _widened(box: Box, width: float, height: float) -> Box:
+    """``box`` about its middle, of another size."""
+    x, y = (box[0] + box[1]) / 2, (box[2] + box[3]) / 2
+    return (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
 
 
 def draw_reduction(reduction: Reduction, widths: Mapping[str, int]) -> Figure:
@@ -147,7 +173,7 @@ def _draw(
     axes: Axes,
     graph: ModuleGraph,
     layout: _Layout,
-    box: tuple[float, float, float, float],
+    box: Box,
     widths: Mapping[str, int],
     title: str,
     marked: Collection[Edge],

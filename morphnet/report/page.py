@@ -1,0 +1,293 @@
+"""The records of a run or a sweep as one HTML page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+from morphnet.report.comparison import Run, control_lines, paper_lines, runs_of
+from morphnet.report.comparison_table import control_columns, paper_columns
+from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
+from morphnet.report.first_steps import draw_first_steps, first_steps_columns, read_first_steps
+from morphnet.report.picture import draw_modules
+from morphnet.report.table import columns, tabulate
+from morphnet.spec import parse_spec, spec_graph
+from morphnet.store.files import write_whole
+
+#: Colours of figures, and the name under which the page has one for light and one for dark.
+_COLOURS = {
+    "#000000": "currentColor",
+    "#404040": "currentColor",
+    "#ffffff": "var(--paper)",
+    "#dbeafe": "var(--node)",
+    "#e5e7eb": "var(--rule)",
+    "#6b7280": "var(--muted)",
+    "#1d4ed8": "var(--blue)",
+    "#c2410c": "var(--red)",
+    "#15803d": "var(--green)",
+    "#7e22ce": "var(--violet)",
+    "#0e7490": "var(--cyan)",
+    "#be185d": "var(--pink)",
+    "#a16207": "var(--ochre)",
+    "#4d7c0f": "var(--olive)",
+}
+_STYLE = """
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2937; --muted: #6b7280; --rule: #e5e7eb;
+  --band: #f6f7f9; --node: #dbeafe;
+  --blue: #1d4ed8; --red: #c2410c; --green: #15803d; --violet: #7e22ce; --cyan: #0e7490; --pink: #be185d;
+  --ochre: #a16207; --olive: #4d7c0f; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171c; --ink: #e5e7eb; --muted: #9ca3af; --rule: #2f3640;
+  --band: #1b2027; --node: #1e3a5f; --blue: #7aa2ff; --red: #ff9a62; --green: #5fd38a; --violet: #c79bff;
+  --cyan: #5ccfe6; --pink: #ff8ac0; --ochre: #e0b34f; --olive: #b3d65c; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+p, .note { color: var(--muted); margin: .25rem 0 1rem; max-width: 60rem; }
+a { color: var(--blue); }
+.wide { overflow-x: auto; margin: .5rem 0; border: 1px solid var(--rule); border-radius: 6px; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem .7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--rule); }
+tr:last-child td { border-bottom: 0; } th { background: var(--band); font-weight: 600; }
+td.number, th.number { text-align: right; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem; }
+figure { margin: 0; overflow-x: auto; }
+figure svg { display: block; width: 100%; min-width: 24rem; height: auto; max-height: 40rem; }
+.facts td { white-space: normal; overflow-wrap: anywhere; }
+figcaption { color: var(--muted); font-size: .875rem; }
+details { border: 1px solid var(--rule); border-radius: 6px; margin: .75rem 0; padding: 0 1rem; }
+summary { cursor: pointer; padding: .6rem 0; font-weight: 600; }
+details > :last-child { margin-bottom: 1rem; }
+pre { overflow-x: auto; background: var(--band); padding: .75rem; border-radius: 6px; font-size: .8rem; }
+.good { color: var(--green); } .bad { color: var(--red); font-weight: 600; }
+nav { font-size: .9rem; } nav a { margin-right: 1rem; }
+@media print { body { max-width: none; padding: 0; font-size: 11px; } nav { display: none; }
+  details { break-inside: avoid; } pre, .wide { overflow: visible; white-space: pre-wrap; }
+  th, td { white-space: normal; padding: .2rem .4rem; } figure { break-inside: avoid; } }
+"""
+
+
+def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str:
+    """The page of ``records``, each with its ``file``, beside which its proof and its configuration are looked for.
+
+    Tables, figures, each module before and after its morph, proofs, lineage, configuration and environment; no script,
+    nothing loaded from elsewhere.
+    """
+    runs = runs_of(records)
+    watched = [found for r in records if (found := read_first_steps(r, r["file"])) is not None]
+    names = list(dict.fromkeys(run.key[0] for run in runs))
+    parts = [_section("results", "Results", _table(*columns(tabulate(records))), _RESULTS)]
+    controls = control_lines(runs)
+    if controls:
+        parts.append(_section("controls", "Beside their controls", _table(*control_columns(controls)), _CONTROLS))
+    for number, title in TITLES.items():
+        lines = paper_lines(runs, number, recipe)
+        if any(line.runs for line in lines):
+            body = _table(*paper_columns([line for line in lines if line.runs], "text"))
+            drawn = _figure(draw_cost(lines), f"table{number}", "The paper's rows hollow, measured ones filled.")
+            parts.append(_section(f"table{number}", f"Table {number} of the paper, {title}", body + drawn, _PAPER))
+    figures = [_figure(draw_rows(tabulate(records)), "cost", "Error against cost, every network of the table above.")]
+    for i, key in enumerate(dict.fromkeys(run.key for run in runs)):
+        group = [run for run in runs if run.key == key]
+        if any(record.get("history") for run in group for record in run.phases.values()):
+            figures.append(_figure(draw_curves(group), f"curves{i}", f"Error over training: {key[0]}."))
+    parts.append(_section("figures", "Figures", f'<div class="figures">{"".join(figures)}</div>'))
+    if watched:
+        body = _table(*first_steps_columns(watched)) + _figure(draw_first_steps(watched), "first", "")
+        parts.append(_section("first-steps", "First steps after a morph", body))
+    parts.append(_section("runs", "Runs", "".join(_run(run, open_=len(runs) == 1) for run in runs)))
+    links = "".join(f'<a href="#{i}">{escape(t)}</a>' for i, t in _HEADING.findall("".join(parts)))
+    title = names[0] if len(names) == 1 else f"{len(names)} experiments"
+    finished = (
+        max((str(r.get("finished") or "") for r in records), default="").replace("T", " ").replace("+00:00", " UTC")
+    )
+    said = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of morphnet" + (
+        f", the last one done {finished}" * bool(finished)
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · morphnet</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
+        f"<body><h1>{escape(title)}</h1><p>{escape(said)}</p><nav>{links}</nav>\n{''.join(parts)}</body></html>\n"
+    )
+
+
+_HEADING = re.compile(r'<section id="([^"]+)"><h2>([^<]+)</h2>')
+_RESULTS = (
+    "Error at the end of training, mean and deviation over seeds; “at start” is before the phase's first step. FLOP "
+    "are multiply-accumulates, “rel.” over the parent's."
+)
+_CONTROLS = (
+    "“Over the child” is the control's error minus the child's on the same seed: above zero, the child is better."
+)
+_PAPER = "Rows that were run; improvement is the parent's error minus the child's, in points."
+
+
+def _section(anchor: str, title: str, body: str, note: str = "") -> str:
+    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<section id="{anchor}"><h2>{escape(title)}</h2>{said}{body}</section>\n'
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    numeric = [all(row[i][:1].isdigit() or row[i][:1] in ("", "-", "+") for row in body) for i in range(len(header))]
+    kinds = [' class="number"' if n else "" for n in numeric]
+    head = "".join(f"<th{k}>{escape(c)}</th>" for k, c in zip(kinds, header, strict=True))
+    rows = "".join(
+        "<tr>" + "".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kinds, row, strict=True)) + "</tr>" for row in body
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{v}</td></tr>" for k, v in pairs)
+    return f'<div class="wide"><table class="facts"><tbody>{rows}</tbody></table></div>'
+
+
+def _figure(figure: Figure, name: str, caption: str) -> str:
+    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{to_inline_svg(figure, name)}{said}</figure>"
+
+
+def to_inline_svg(figure: Figure, name: str) -> str:
+    """``figure`` as SVG for a page: its ids begin with ``name``, its colours follow the page's."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="', f' id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    for colour, shown in _COLOURS.items():
+        text = text.replace(colour, shown)
+    text = re.sub(r"<text(?![^>]*fill)", '<text fill="currentColor"', text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", text, count=1)
+    return re.sub(r'(<svg[^>]*?) height="[^"]*pt"', r"\1", text, count=1)
+
+
+# --- one run ---
+
+
+def _run(run: Run, open_: bool) -> str:
+    records = list(run.phases.values())
+    first = records[0]
+    folder = first["file"].parents[2]
+    title = f"{first['experiment']}, seed {run.seed}"
+    body = "".join(_phase(record) for record in records)
+    config = folder / "config.yaml"
+    if config.is_file():
+        body += f"<details><summary>Configuration</summary><pre>{escape(config.read_text())}</pre></details>"
+    body += f"<details><summary>Environment</summary>{_environment(first)}</details>"
+    return f"<details{' open' if open_ else ''}><summary>{escape(title)}</summary>{body}</details>"
+
+
+def _phase(record: dict[str, Any]) -> str:
+    facts = [
+        ("error", f"{100 * record['error']:.2f} % ({record.get('errors', '')} of {record['data'].get('images', '')})"),
+        ("before its first step", f"{100 * record['start_error']:.2f} %"),
+        ("trained for", f"{record['steps']:,} iterations" if record["steps"] else "given, not trained"),
+        ("cost", f"{record['macs']:,} multiply-accumulates, {record['parameters']:,} parameters"),
+        ("network", _lineage(record)),
+    ]
+    text = f"<h3>{escape(str(record['label']))}</h3>" + _pairs(
+        (k, v if k == "network" else escape(v)) for k, v in facts
+    )
+    report = record["file"].with_name("morph_report.json")
+    if report.is_file():
+        try:
+            found = json.loads(report.read_text())
+            text += _morph(found, f"m{record['index']}s{record['seed']}{record['file'].parents[2].name}")
+        except (ValueError, KeyError, TypeError) as error:
+            text += f'<p class="bad">the report of the morph is damaged: {escape(str(error))}</p>'
+    return text
+
+
+def _lineage(record: dict[str, Any]) -> str:
+    found = record.get("lineage") or {}
+    words = [str(a.get("phase") or a.get("morph") or a.get("source") or "") for a in found.get("ancestors") or []]
+    chain = " → ".join([*(escape(w) for w in words if w), f"<b>{escape(str(record['phase']))}</b>"])
+    hashes = f"sha256 {str(found.get('network', ''))[:16]}… from {str(found.get('start', ''))[:16]}…"
+    return f"{chain}<br><small>{escape(hashes)}</small>"
+
+
+def _morph(report: dict[str, Any], name: str) -> str:
+    proof = report["proof"]
+    verdict = '<span class="good">passed</span>' if report["passed"] else '<span class="bad">failed</span>'
+    facts = [("proof", f"{verdict} on {escape(str(report['inputs']))}")]
+    for key, label in (
+        ("exactness", "in float64, before the cast"),
+        ("delivered", "with the weights it has, in float64"),
+        ("own_dtype", "in its own precision"),
+    ):
+        if proof.get(key):
+            found = proof[key]
+            facts.append(
+                (
+                    label,
+                    f"{found['relative']:.1e} of the largest logit; "
+                    f"{found['flips']} of {found['images']} classes differ",
+                )
+            )
+    training = proof.get("training")
+    if training:
+        judged = "" if training.get("judged", True) else f" ({escape(str(training.get('unjudged', 'not judged')))})"
+        facts.append(("with batch statistics", f"{training['ratio']:.2f} of the parent's own noise{judged}"))
+    facts.append(("settings", escape(f"bn={report['bn']}, padding={report['padding']}, method={report['method']}")))
+    drawn = _drawing(report)
+    shown = "" if drawn is None else _figure(drawn, re.sub(r"\W", "", name), "Before the morph and after it.")
+    return _pairs(facts) + shown
+
+
+def _drawing(report: dict[str, Any]) -> Figure | None:
+    """The module of the first layer of each kind that was morphed, beside what it was."""
+    kinds: dict[str, tuple[ModuleGraph, ModuleGraph, int, int]] = {}
+    for layer in report["layers"]:
+        module = layer.get("module")
+        if module:
+            conv = module["conv"]
+            kernel = tuple(k + 1 - k % 2 for k in conv["kernel_size"])
+            before, after = ModuleGraph([Edge("s", "t", kernel)]), ModuleGraph.from_dict(module["graph"])
+            kinds.setdefault(json.dumps(module["graph"]), (before, after, conv["in_channels"], conv["out_channels"]))
+        elif layer.get("shape") and not report["spec"].startswith("{"):
+            before = ModuleGraph([Edge(SOURCE, SINK, identity=True)])
+            width = int(layer["shape"]["mid_channels"])
+            kinds.setdefault("spec", (before, spec_graph(parse_spec(report["spec"])), width, width))
+    if not kinds:
+        return None
+    panels = []
+    for before, after, inside, outside in kinds.values():
+        panels += [(before, before.widths(inside, outside), "before"), (after, after.widths(inside, outside), "after")]
+    return draw_modules(panels)
+
+
+def _environment(record: dict[str, Any]) -> str:
+    commit = record.get("commit") or {}
+    hardware, versions = record.get("hardware") or {}, record.get("versions") or {}
+    command = " ".join(str(part) for part in record.get("command") or [])
+    commit_said = f"{commit.get('hash', '')}{' with uncommitted changes' if commit.get('dirty') else ''}"
+    facts = [
+        ("command", f"<code>{escape(command)}</code>"),
+        ("commit", escape(commit_said)),
+        ("hardware", escape(", ".join(f"{k} {v}" for k, v in hardware.items()))),
+        ("software", escape(", ".join(f"{k} {v}" for k, v in versions.items()))),
+        ("data", escape(json.dumps(record["data"]))),
+        ("optimisation", escape(json.dumps(record.get("optimisation")))),
+        ("schedule", escape(json.dumps(record.get("schedule")))),
+    ]
+    return _pairs(facts)
+
+
+def write_page(records: Sequence[dict[str, Any]], path: Path, recipe: str = "paper") -> None:
+    """Writes the page to ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, render_page(records, recipe).encode())

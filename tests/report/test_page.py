@@ -1,0 +1,75 @@
+"""The HTML page of a run: whole by itself, and readable in a real browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.morph import Deepen
+from morphnet.report.page import render_page, write_page
+from morphnet.report.record import read_record
+from morphnet.train import plan_phases, run_experiment
+from tests.modules import module
+from tests.train.test_parents import ARCHITECTURE, _experiment
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    (folder / "first" / "config.yaml").write_text("name: <first> & only\n")
+    paths = sorted((folder / "first" / "phases").glob("*/record.json"))
+    return [{**read_record(path), "file": path} for path in paths]
+
+
+def test_a_page_is_well_formed_and_needs_nothing_else(records):
+    page = render_page(records)
+    outline = _Outline()
+    outline.feed(page)
+    assert outline.open == []
+    assert {"Results", "Beside their controls", "Figures", "First steps after a morph", "Runs"} <= set(outline.headings)
+    assert all(link[1:] in outline.ids for link in outline.links if link.startswith("#"))
+    assert not re.search(r"url\((?!#)", page)
+    assert "name: &lt;first&gt; &amp; only" in page
+
+
+def test_a_page_shows_modules_proofs_and_lineage(records):
+    page = render_page(records)
+    assert page.count("Before the morph and after it.") == 3
+    assert page.count('<span class="good">passed</span>') == 3
+    assert "in float64, before the cast" in page
+    assert "parent → 1c1 → module → <b>deep</b>" in page
+    assert "id 0.5" in page
+
+
+def test_a_damaged_proof_is_said_and_the_rest_is_there(records, tmp_path):
+    record = dict(records[1])
+    place = tmp_path / "run" / "phases" / "1_1c1"
+    place.mkdir(parents=True)
+    (place / "morph_report.json").write_text('{"proof": {}')
+    page = render_page([{**record, "file": place / "record.json"}])
+    assert "the report of the morph is damaged" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize(("width", "options"), [(1200, ()), (390, ("--force-dark-mode",))], ids=["desk", "phone, dark"])
+def test_in_a_browser_the_page_fits_its_window(records, tmp_path, width, options):
+    write_page(records, tmp_path / "report.html")
+    probe = """<script>
+const drawings = [...document.querySelectorAll('svg')];
+const seen = drawings.every(drawing => drawing.getBoundingClientRect().width > 100);
+document.title = [document.documentElement.scrollWidth, window.innerWidth, seen, drawings.length,
+  getComputedStyle(document.body).backgroundColor].join('|');
+</script>"""
+    page = tmp_path / "probed.html"
+    page.write_text((tmp_path / "report.html").read_text().replace("</body>", f"{probe}</body>"))
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", *options, "--dump-dom", str(page),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    inside, window, seen, drawn, background = re.search(r"<title>([^<]*)</title>", dom)[1].split("|")
+    assert int(inside) <= int(window)
+    assert (seen, int(drawn)) == ("true", 6)
+    assert background == ("rgb(20, 23, 28)" if options else "rgb(255, 255, 255)")
