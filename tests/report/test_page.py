@@ -17,6 +17,53 @@ from tests.train.test_parents import ARCHITECTURE, _experiment
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+class _Outline(HTMLParser):
+    """Refuses tags that do not close each other, ids that come twice, and what is loaded from elsewhere."""
+
+    EMPTY = frozenset({"meta", "br", "path", "use", "rect", "line", "circle", "img", "link", "input"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.headings, self.links = [], set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        assert tag not in ("script", "iframe", "img", "link"), tag
+        assert not given.get("href", "#").startswith("http")
+        if "href" in given:
+            self.links.append(given["href"])
+        if "id" in given:
+            assert given["id"] not in self.ids, given["id"]
+            self.ids.add(given["id"])
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.EMPTY:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag in self.EMPTY:
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2", "h3", "summary"):
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    layers = [None, None, {"layer2.*.conv2": module("sa at st")}, {"layer3.1.conv1": Deepen(3)}]
+    phases = [PhaseConfig(), PhaseConfig(morph="1c1"), PhaseConfig(name="module"), PhaseConfig(name="deep")]
+    plans = plan_phases(
+        phases, ["relu"], ScheduleConfig(steps=6), 0.1, 3, ARCHITECTURE, MorphConfig(), False, 60, layers
+    )
+    run_experiment(_experiment(folder, watch=(4, 2)), plans, ARCHITECTURE, None)
     (folder / "first" / "config.yaml").write_text("name: <first> & only\n")
     paths = sorted((folder / "first" / "phases").glob("*/record.json"))
     return [{**read_record(path), "file": path} for path in paths]
