@@ -13,14 +13,12 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
 from morphnet.report.comparison import Run, control_lines, paper_lines, runs_of
 from morphnet.report.comparison_table import control_columns, paper_columns
 from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
 from morphnet.report.first_steps import draw_first_steps, first_steps_columns, read_first_steps
-from morphnet.report.picture import draw_modules
+from morphnet.report.modules import draw_morph
 from morphnet.report.table import columns, tabulate
-from morphnet.spec import parse_spec, spec_graph
 from morphnet.store.files import write_whole
 
 #: Colours of figures, and the name under which the page has one for light and one for dark.
@@ -243,31 +241,9 @@ def _morph(report: dict[str, Any], name: str) -> str:
         judged = "" if training.get("judged", True) else f" ({escape(str(training.get('unjudged', 'not judged')))})"
         facts.append(("with batch statistics", f"{training['ratio']:.2f} of the parent's own noise{judged}"))
     facts.append(("settings", escape(f"bn={report['bn']}, padding={report['padding']}, method={report['method']}")))
-    drawn = _drawing(report)
+    drawn = draw_morph(report)
     shown = "" if drawn is None else _figure(drawn, re.sub(r"\W", "", name), "Before the morph and after it.")
     return _pairs(facts) + shown
-
-
-def _drawing(report: dict[str, Any]) -> Figure | None:
-    """The module of the first layer of each kind that was morphed, beside what it was."""
-    kinds: dict[str, tuple[ModuleGraph, ModuleGraph, int, int]] = {}
-    for layer in report["layers"]:
-        module = layer.get("module")
-        if module:
-            conv = module["conv"]
-            kernel = tuple(k + 1 - k % 2 for k in conv["kernel_size"])
-            before, after = ModuleGraph([Edge("s", "t", kernel)]), ModuleGraph.from_dict(module["graph"])
-            kinds.setdefault(json.dumps(module["graph"]), (before, after, conv["in_channels"], conv["out_channels"]))
-        elif layer.get("shape") and not report["spec"].startswith("{"):
-            before = ModuleGraph([Edge(SOURCE, SINK, identity=True)])
-            width = int(layer["shape"]["mid_channels"])
-            kinds.setdefault("spec", (before, spec_graph(parse_spec(report["spec"])), width, width))
-    if not kinds:
-        return None
-    panels = []
-    for before, after, inside, outside in kinds.values():
-        panels += [(before, before.widths(inside, outside), "before"), (after, after.widths(inside, outside), "after")]
-    return draw_modules(panels)
 
 
 def _environment(record: dict[str, Any]) -> str:

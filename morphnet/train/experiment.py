@@ -25,6 +25,7 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.record import FORMAT, WATCH_FILE, environment, read_record, write_record
 from morphnet.store import describe_network, load_network, network_hash, save_network, write_whole
+from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.engine import Engine
 from morphnet.train.handover import (
@@ -40,7 +41,7 @@ from morphnet.train.parents import describe_parent, shared_parent
 from morphnet.train.phase import Beginning, Optimisation, PhaseResult, run_phase
 from morphnet.train.plan import PhasePlan
 from morphnet.train.ranks import ALONE, Ranks
-from morphnet.train.tensorboard import PhaseLog
+from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
 from morphnet.train.watch import Watch
 
 
@@ -111,7 +112,13 @@ def run_experiment(
     made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
     with Interruption(experiment.ranks) as interruption:
         run = _Run(experiment, plans, architecture, parent, made_with, interruption)
-        return [run.record(plan) for plan in plans]
+        tensorboard = experiment.run_dir / "tensorboard"
+        if experiment.ranks.is_first:
+            write_layout(tensorboard, experiment.data.evaluated_on)
+        records = [run.record(plan) for plan in plans]
+        if experiment.ranks.is_first:
+            write_hparams(tensorboard, _hparams(experiment, plans), _metrics(records))
+        return records
 
 
 @dataclass(frozen=True)
@@ -209,8 +216,7 @@ class _Run:
     def beginning(self, plan: PhasePlan, network: nn.Module) -> Beginning:
         """Rates and momentum that a phase starts with, and what of its network was there before."""
         handover, ranks = plan.handover, self.experiment.ranks
-        watched = self.experiment.watch[0] and plan.source is not None
-        if plan.source is None or plan.method == "scratch" or not (handover != Handover() or watched):
+        if plan.source is None or plan.method == "scratch":
             return Beginning()
         source = self.plans[plan.source]
         shapes = ranks.from_first(lambda: shapes_of(self.finished(source)))
@@ -279,6 +285,9 @@ class _Run:
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
         ) as log:
+            if ranks.is_first and plan.is_proved and not (folder / "checkpoint.pt").exists():
+                _show_morph(log, folder)
+            start = folder / "start.safetensors"
             result = run_phase(
                 network,
                 batches,
@@ -296,6 +305,7 @@ class _Run:
                 interruption=self.interruption,
                 beginning=beginning,
                 watch=self.watch(plan, folder, beginning),
+                anatomy=Anatomy(beginning.kept, lambda: load_network(start)),
             )
         if not ranks.is_first:
             return {}
@@ -359,6 +369,20 @@ class _Run:
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **self.made_with,
         }
+
+
+def _show_morph(log: PhaseLog, folder: Path) -> None:
+    """The proof of a morph as text and its modules as a picture, in TensorBoard."""
+    from morphnet.report.modules import draw_morph, morph_in_words
+
+    try:
+        report = json.loads((folder / "morph_report.json").read_text())
+    except (OSError, ValueError):  # a start that was made before there was one
+        return
+    log.text("morph/proof", morph_in_words(report))
+    figure = draw_morph(report)
+    if figure is not None:
+        log.picture("morph/module", figure)
 
 
 def _own(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
@@ -450,6 +474,33 @@ def _views(result: PhaseResult, count: int) -> dict[str, Any] | None:
     """Errors over ``count`` views of each image, where they were counted."""
     found = result.final_views
     return None if found is None else {"count": count, "error": found.error, "errors": found.errors, "loss": found.loss}
+
+
+def _hparams(experiment: Experiment, plans: Sequence[PhasePlan]) -> dict[str, Any]:
+    """What runs of a sweep are compared by."""
+    last = next(plan for plan in reversed(plans) if plan.role != "control")
+    schedule = last.schedule
+    return {
+        "experiment": experiment.name,
+        "seed": experiment.seed,
+        "phases": " -> ".join(plan.name for plan in plans if plan.role != "control"),
+        "recipe": experiment.settings.get("recipe"),
+        "batch_size": experiment.batch_size,
+        "bn": experiment.morphing.bn,
+        "steps": 0 if schedule is None else schedule.steps,
+        "lr": 0.0 if schedule is None else schedule.lr,
+        **facts(experiment.optimisation),
+        **asdict(last.handover),
+    }
+
+
+def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The final error of the parent, the last child, and each control."""
+    found = {}
+    for record in sorted(records, key=lambda r: ("child", "control", "parent").index(r["role"])):
+        name = record["phase"] if record["role"] == "control" else record["role"]
+        found[f"final/error_{name}"] = float(record["error"])
+    return found
 
 
 def _shared_index(plan: PhasePlan, plans: Sequence[PhasePlan]) -> int:

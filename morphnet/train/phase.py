@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from morphnet.data import Batches
 from morphnet.later import LATER
+from morphnet.train.anatomy import Anatomy
 from morphnet.train.average import WeightAverage
 from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
@@ -131,6 +132,7 @@ def run_phase(
     interruption: Interruption | None = None,
     beginning: Beginning | None = None,
     watch: Watch | None = None,
+    anatomy: Anatomy | None = None,
 ) -> PhaseResult:
     """Trains ``network`` in place; goes on from the last whole checkpoint in ``folder`` if there is one.
 
@@ -150,6 +152,7 @@ def run_phase(
             processes after the same step.
         beginning: rates and momentum it starts with; by default one rate and no momentum.
         watch: writes down what happens in the first steps, in the first of the ``ranks``.
+        anatomy: what is measured inside the network at every evaluation, for ``log``.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
@@ -182,6 +185,7 @@ def run_phase(
             interruption.look,
             beginning or Beginning(),
             watch if ranks.is_first else None,
+            anatomy if ranks.is_first else None,
         )
         files = CheckpointFiles(folder / "checkpoint.pt", identity)
         resumed = phase.resume(files)
@@ -295,10 +299,11 @@ class _Phase:
         look: Callable[[], None],
         beginning: Beginning,
         watch: Watch | None,
+        anatomy: Anatomy | None,
     ) -> None:
         self.name, self.network, self.batches, self.schedule = name, network, batches, schedule
         self.engine, self.log, self.ranks, self._look = engine, log, ranks, look
-        self.optimisation, self.watch = optimisation, watch
+        self.optimisation, self.watch, self.anatomy = optimisation, watch, anatomy
         self.optimizer = make_optimizer(
             network,
             schedule.lr,
@@ -335,6 +340,7 @@ class _Phase:
     def begin(self) -> None:
         """The evaluation before the first step."""
         start = self.evaluate()
+        self.look_inside()
         if self.watch is not None:
             self.watch.begin(self.network)
         _log_evaluation(self.log, 0, start)
@@ -426,6 +432,12 @@ class _Phase:
             self.log(self.step, metric, value)
         self.network.train()
 
+    def look_inside(self) -> None:
+        """Logs what stands inside the network."""
+        if self.anatomy is not None:
+            for metric, value in self.anatomy.measure(self.network).items():
+                self.log(self.step, metric, value)
+
     def deliver(self) -> None:
         """Gives the network the averaged weights, where there are any."""
         if self.average is not None:
@@ -494,6 +506,7 @@ class _Phase:
         _log_evaluation(self.log, self.step, found)
         for metric, value in measured.items():
             self.log(self.step, metric, value)
+        self.look_inside()
         epoch = -(-self.step // len(self.batches))
         self.history.append({"step": self.step, "epoch": epoch, **measured, **asdict(found)})
         self.stretch, self.seconds_evaluated = _Stretch(), self.seconds

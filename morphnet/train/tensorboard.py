@@ -1,9 +1,14 @@
-"""Scalars for TensorBoard: one writer per phase, the step going on from phase to phase."""
+"""A run in TensorBoard: one writer for each phase, and one for the run as a whole."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: The tag of a metric: what it was measured on, then what it is. Others are their own.
 TAGS = {
@@ -15,12 +20,16 @@ TAGS = {
     "lr": "train/learning_rate",
     "images_per_second": "train/images_per_second",
 }
+#: Those that are there a second time, with the steps of each phase counted from its own beginning.
+BY_PHASE = {"loss": "by_phase/{split}_loss", "error": "by_phase/{split}_error", "train_error": "by_phase/train_error"}
+#: The folder of what belongs to the whole run; those of phases are ``phase<i>_<name>``.
+WHOLE = "run"
 
 
 class PhaseLog:
-    """A :data:`~morphnet.train.phase.Log` that writes the scalars of one phase to ``folder``.
+    """A :data:`~morphnet.train.phase.Log` that writes what happens in one phase to ``folder``.
 
-    If they cannot be written, one line says so and training goes on without them.
+    If it cannot be written, one line says so and training goes on without it.
 
     Args:
         split: what errors are counted on, ``test`` or ``validation``.
@@ -34,18 +43,21 @@ class PhaseLog:
         self._silent = not writes
 
     def __call__(self, step: int, metric: str, value: float) -> None:
-        if self._silent:
-            return
-        try:
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter
+        def write(writer: Any) -> None:
+            writer.add_scalar(TAGS.get(metric, metric).format(split=self.split), value, self.offset + step)
+            if metric in BY_PHASE:
+                writer.add_scalar(BY_PHASE[metric].format(split=self.split), value, step)
 
-                # What an attempt that was killed wrote from here on is written again, so it is hidden.
-                self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step)
-            self._writer.add_scalar(TAGS.get(metric, metric).format(split=self.split), value, self.offset + step)
-            self._writer.flush()  # what is on no disk when the process is killed is not logged again
-        except OSError as error:
-            self._give_up(error)
+        self._write(step, write)
+
+    def text(self, tag: str, text: str) -> None:
+        """A text as it stands, at the beginning of the phase."""
+        lines = "\n".join(f"    {line}" for line in text.splitlines())  # as code in Markdown
+        self._write(0, lambda writer: writer.add_text(tag, lines, self.offset))
+
+    def picture(self, tag: str, figure: Figure) -> None:
+        """A figure, at the beginning of the phase."""
+        self._write(0, lambda writer: writer.add_image(tag, _pixels(figure), self.offset, dataformats="HWC"))
 
     def close(self) -> None:
         """Writes what is left."""
@@ -55,6 +67,76 @@ class PhaseLog:
             except OSError as error:
                 self._give_up(error)
 
+    def _write(self, step: int, write: Callable[[Any], None]) -> None:
+        if self._silent:
+            return
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                # What an attempt that was killed wrote from here on is written again, so it is hidden.
+                self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step)
+            write(self._writer)
+            self._writer.flush()  # what is on no disk when the process is killed is not logged again
+        except OSError as error:
+            self._give_up(error)
+
     def _give_up(self, error: OSError) -> None:
         self._silent = True
         print(f"{self.folder}: TensorBoard's log cannot be written ({error.strerror}); training goes on", flush=True)
+
+
+def write_layout(tensorboard: Path, split: str) -> None:
+    """Charts of the custom scalars tab, where all phases of a run are in one."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    layout = {
+        "The run": {
+            f"{split} error": ["Multiline", [f"^{split}/error$"]],
+            "training error": ["Multiline", ["^train/error$"]],
+            "learning rate": ["Multiline", ["^train/learning_rate$"]],
+            "images per second": ["Multiline", ["^train/images_per_second$"]],
+        },
+        "Phases from their own beginning": {f"{split} error": ["Multiline", [f"^by_phase/{split}_error$"]]},
+        "Inside the network": {
+            "slopes (1: linear)": ["Multiline", ["^slopes/"]],
+            "norm of weights": ["Multiline", ["^norms/weights"]],
+            "norm of gradients": ["Multiline", ["^norms/gradients"]],
+            "drift of running means": ["Multiline", ["^bn_drift/"]],
+        },
+    }
+    with _not_needed(tensorboard), SummaryWriter(str(tensorboard / WHOLE)) as writer:
+        writer.add_custom_scalars(layout)
+
+
+def write_hparams(tensorboard: Path, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """What a run was made with, and what came of it, for the hparams tab."""
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
+    with _not_needed(tensorboard), SummaryWriter(str(tensorboard / WHOLE)) as writer:
+        for summary in hparams(plain, dict(metrics)):
+            writer.file_writer.add_summary(summary)
+        for name, value in metrics.items():
+            writer.add_scalar(name, value)
+
+
+@contextmanager
+def _not_needed(folder: Path) -> Iterator[None]:
+    """What cannot be written here is said, and nothing more."""
+    try:
+        yield
+    except OSError as error:
+        print(f"{folder}: TensorBoard's log cannot be written ({error.strerror}); the run goes on", flush=True)
+
+
+def _pixels(figure: Figure) -> Any:
+    """``figure`` as an array of shape (height, width, 3)."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
 import torch
@@ -193,17 +194,51 @@ def test_tensorboard_gets_every_phase_on_one_step_axis(finished):
 
     _, runs, _ = finished
     steps = {}
-    for folder in sorted((runs[0] / "tensorboard").iterdir()):
+    for folder in sorted((runs[0] / "tensorboard").glob("phase*")):
         events = EventAccumulator(str(folder)).Reload()
-        assert set(events.Tags()["scalars"]) == {
+        scalars = set(events.Tags()["scalars"])
+        assert scalars >= {
             "train/loss", "train/error", "train/learning_rate", "train/images_per_second", "test/loss", "test/error",
+            "by_phase/test_error", "norms/weights_new" if "1c1" in folder.name else "norms/weights",
         }  # fmt: skip
+        assert ("slopes/layer1.1.shortcut.branches.0.act" in scalars) == ("1c1" in folder.name)
+        assert [event.step for event in events.Scalars("by_phase/test_error")] == [0, 3, 6]
         steps[folder.name] = [event.step for event in events.Scalars("test/error")]
     assert steps == {
         "phase0_parent": [0, 3, 6],
         "phase1_1c1": [6, 9, 12],
         "phase2_prelu_trained_on": [6, 9, 12],
     }
+
+
+def test_tensorboard_shows_a_run_over_http(finished):
+    from tensorboard import program
+
+    _, runs, _ = finished
+    server = program.TensorBoard()
+    server.configure(argv=["", "--logdir", str(runs[0] / "tensorboard"), "--port", "0", "--load_fast", "false"])
+    url = server.launch()
+
+    def read(path):
+        with urllib.request.urlopen(f"{url}data/{path}", timeout=30) as answer:
+            return json.loads(answer.read())
+
+    deadline = time.monotonic() + 60
+    while len(tags := read("plugin/scalars/tags")) < 4 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert set(tags) == {"phase0_parent", "phase1_1c1", "phase2_prelu_trained_on", "run"}
+    errors = read("plugin/scalars/scalars?run=phase1_1c1&tag=test/error")
+    record = json.loads((runs[0] / "phases" / "1_1c1" / "record.json").read_text())
+    assert [step for _, step, _ in errors] == [6, 9, 12]
+    assert errors[-1][2] == pytest.approx(record["error"], rel=1e-6)
+    (category, *_) = read("plugin/custom_scalars/layout")["category"]
+    assert [chart["title"] for chart in category["chart"]][:2] == ["test error", "training error"]
+    texts = read("plugin/text/text?run=phase1_1c1&tag=morph/proof/text_summary")
+    assert "float64, before the cast" in texts[0]["text"]
+    assert "morph/module" in read("plugin/images/tags")["phase1_1c1"]
+    assert {tag for tag in tags["run"] if tag.startswith("final/")} == {
+        "final/error_parent", "final/error_child", "final/error_prelu_trained_on",
+    }  # fmt: skip
 
 
 def test_the_same_command_again_changes_nothing(finished, output_of):

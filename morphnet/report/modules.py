@@ -1,0 +1,58 @@
+"""What a morph did, from its report: modules before and after as a picture, the proof in words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+from morphnet.report.picture import draw_modules
+from morphnet.spec import parse_spec, spec_graph
+
+
+def draw_morph(report: dict[str, Any]) -> Figure | None:
+    """The module of the first layer of each kind that was morphed, beside what it was."""
+    kinds: dict[str, tuple[ModuleGraph, ModuleGraph, int, int]] = {}
+    for layer in report["layers"]:
+        module = layer.get("module")
+        if module:
+            conv = module["conv"]
+            kernel = tuple(k + 1 - k % 2 for k in conv["kernel_size"])
+            before, after = ModuleGraph([Edge("s", "t", kernel)]), ModuleGraph.from_dict(module["graph"])
+            kinds.setdefault(json.dumps(module["graph"]), (before, after, conv["in_channels"], conv["out_channels"]))
+        elif layer.get("shape") and not report["spec"].startswith("{"):
+            before = ModuleGraph([Edge(SOURCE, SINK, identity=True)])
+            width = int(layer["shape"]["mid_channels"])
+            kinds.setdefault("spec", (before, spec_graph(parse_spec(report["spec"])), width, width))
+    if not kinds:
+        return None
+    panels = []
+    for before, after, inside, outside in kinds.values():
+        panels += [(before, before.widths(inside, outside), "before"), (after, after.widths(inside, outside), "after")]
+    return draw_modules(panels)
+
+
+def morph_in_words(report: dict[str, Any]) -> str:
+    """The proof of a morph, line by line."""
+    proof = report["proof"]
+    verdict = "passed" if report["passed"] else "failed"
+    lines = [f"{report['spec']}, bn={report['bn']}, padding={report['padding']}: {verdict}"]
+    for key, label in (
+        ("exactness", "float64, before the cast"),
+        ("delivered", "with the weights it has"),
+        ("own_dtype", "in its own precision"),
+    ):
+        if proof.get(key):
+            found = proof[key]
+            lines.append(
+                f"{label:<26} {found['relative']:.1e} of the largest logit, "
+                f"{found['flips']} of {found['images']} classes differ"
+            )
+    if proof.get("training"):
+        lines.append(f"{'with batch statistics':<26} {proof['training']['ratio']:.2f} of the parent's own noise")
+    if report.get("macs_before") and report.get("macs_after"):
+        lines.append(f"{'FLOP':<26} {report['macs_before']:,} -> {report['macs_after']:,}")
+    lines += [f"{layer['name']:<26} {layer['change']}, residual {layer['residual']:.1e}" for layer in report["layers"]]
+    return "\n".join(lines)
