@@ -1,12 +1,13 @@
 # make demo: digits, parent, 1c1 child and its control over three seeds, and their table.
 # make test: lint, format, types and the default tests.
+# make docs: the pages of docs/ and the references as a site.
 # Both set up what they need: a virtual environment in .venv, with uv where it is present, else venv and pip.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slow install clean
+.PHONY: demo test lint slow docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphnet train -m seed=0,1,2
@@ -21,6 +22,10 @@ lint: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 install: $(VENV)/.installed-dev
 
@@ -44,4 +49,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,6 +1,9 @@
 """What the documentation says is there is there, and its Python runs."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,22 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)#]+)\)")
 
 def test_there_are_pages():
     assert PAGES
+
+
+def test_the_site_builds_and_its_links_lead_somewhere(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs-material is needed: pip install '.[docs]'")
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("index", "recipes", "configuration", "api", "results/after_the_morph/index"):
+        page = (tmp_path / f"{name}.html").read_text()
+        for link in re.findall(r'(?:href|src)="([^"#:]+)(?:#[^"]*)?"', page):
+            assert ((tmp_path / f"{name}.html").parent / link).exists(), f"{name} links to {link}"
+    assert "trainer.watch_steps" in (tmp_path / "configuration.html").read_text()
+    assert "morph_network" in (tmp_path / "api.html").read_text()
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "results" / "README.md"], ids=lambda p: p.name)

@@ -1,6 +1,6 @@
 """Where specs, filters and networks meet: plan, apply, measure, prove."""
 
-from morphnet.morph.collapse import CollapseReport, collapse
+from morphnet.morph.collapsing import CollapseReport, collapse
 from morphnet.morph.layer import InexactError, morph_conv
 from morphnet.morph.named import find_targets
 from morphnet.morph.network import LAYER_BN_SETTINGS, morph_network
