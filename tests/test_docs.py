@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,11 @@ def test_the_readmes_python_on_any_network_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert names["report"].passed
+
+
+def test_the_quickstart_runs_and_tells_its_story(capsys):
+    runpy.run_path(str(ROOT / "scripts" / "quickstart.py"))
+    output = capsys.readouterr().out
+    before, after = re.findall(r"^(?:parent|child): (\d+) errors", output, re.MULTILINE)[:2]
+    assert before == after
+    assert "1 of 1 modules became one convolution" in output
