@@ -1,7 +1,7 @@
 """Grow a network of your own, in about a minute and without a download: python scripts/quickstart.py
 
-A small network is trained on scikit-learn's digits by a plain PyTorch loop; one of its convolutions becomes a module, and
-the network still computes the same; training goes on; and at the end the module is folded away again for inference.
+A small network is trained on scikit-learn's digits by a plain PyTorch loop; one of its convolutions becomes a module,
+and the network still computes the same; training goes on; and at the end the module is folded away for inference.
 """
 
 import torch
