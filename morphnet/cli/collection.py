@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from morphnet.cli.compose import read_yaml
-from morphnet.cli.sweep import short
+from morphnet.cli.output import short
 
 #: Where they are kept, in the current directory.
 KEPT = Path("results/records")

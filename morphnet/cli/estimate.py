@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from morphnet.cli.compose import to_dataclass
+from morphnet.cli.output import short
 from morphnet.cli.prepare import Prepared, prepare
-from morphnet.cli.sweep import short
 from morphnet.config import TrainConfig
 from morphnet.train import choose_engine
 from morphnet.train.estimate import Estimator, PhaseEstimate

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from morphnet.cli.compose import digest, plain, read_yaml, to_yaml
-from morphnet.cli.sweep import short
+from morphnet.cli.output import short
 from morphnet.config import DataConfig, TrainConfig
 
 #: Keys that may differ between a run and its continuation: they change nothing in the result.

@@ -1,7 +1,8 @@
-"""The folder a command writes to."""
+"""The folders commands write to."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
@@ -19,3 +20,10 @@ def new_folder(name: str) -> Path:
     if output.is_dir() and any(output.iterdir()):
         raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
     return output
+
+
+def short(path: Path) -> str:
+    """``path`` as a person here would write it."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)

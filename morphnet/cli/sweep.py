@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from morphnet.cli.compose import run_job
 from morphnet.cli.errors import SweepError, explain
+from morphnet.cli.output import short
 from morphnet.cli.status import LOCK, STATUS, RunStatus, finished_records, read_status, write_status
 from morphnet.store import hold_or_refuse, is_held
 
@@ -255,13 +256,6 @@ def device_of_this_job(device: str) -> str:
     if found != device:
         torch.cuda.set_device(found)
     return found
-
-
-def short(path: Path) -> str:
-    """``path`` as a person here would write it."""
-    with contextlib.suppress(ValueError):
-        return str(path.resolve().relative_to(Path.cwd()))
-    return str(path)
 
 
 def _mark_killed(run_dir: Path, entry: dict[str, Any]) -> None:

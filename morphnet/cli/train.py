@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from morphnet.cli.compose import to_dataclass
 from morphnet.cli.identity import check_same_run, claim
+from morphnet.cli.output import short
 from morphnet.cli.status import RunStatus, finished_records
-from morphnet.cli.sweep import device_of_this_job, launch, short
+from morphnet.cli.sweep import device_of_this_job, launch
 from morphnet.config import TrainConfig
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morphnet.cli.sweep import short
+from morphnet.cli.output import short
 
 if TYPE_CHECKING:
     from morphnet.data import ImageData
