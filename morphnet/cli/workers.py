@@ -150,7 +150,7 @@ def worker(path: str) -> int:
         write_status(run_dir / STATUS, job["status"])
 
     try:
-        from morphnet.cli.train import train_here
+        from morphnet.cli.process import train_here
 
         train_here(composed, run_dir, job["recipe"], str(composed.device), begin)
     except KeyboardInterrupt as stop:

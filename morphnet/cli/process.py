@@ -1,0 +1,108 @@
+"""What one process does of a training run: alone, or as one of several."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from morphnet.cli.compose import to_dataclass
+from morphnet.cli.identity import check_same_run, claim
+from morphnet.cli.output import short
+from morphnet.cli.status import finished_records
+from morphnet.config import TrainConfig
+
+if TYPE_CHECKING:
+    from morphnet.train import Engine
+    from morphnet.train.ranks import Ranks
+
+_THREADS: dict[str, int] = {}
+
+
+def train_here(
+    composed: DictConfig, run_dir: Path, recipe: str | None, device: str, begin: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Runs what ``composed`` describes in ``run_dir``, or this process's part of it; returns its records.
+
+    Args:
+        begin: called when the directory is this run's.
+    """
+    from morphnet.train import choose_engine, keep_freed_memory
+    from morphnet.train.ranks import joined, local_count, own_device
+
+    config = to_dataclass(composed, TrainConfig)
+    trainer = config.trainer
+    _set_threads(trainer.threads, local_count())
+    keep_freed_memory()
+    engine = choose_engine(own_device(device), config.precision, trainer.compile, trainer.cuda_graph)
+    with contextlib.ExitStack() as stack:
+        ranks = stack.enter_context(joined(engine.device))
+        if not ranks.is_first:  # one of them speaks
+            silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        done = ranks.from_first(lambda: None if config.dry_run else records_if_done(composed, run_dir))
+        return _train(composed, config, run_dir, recipe, engine, ranks, begin) if done is None else done
+
+
+def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+    """The records of a run that is done; refuses a directory of another one."""
+    check_same_run(composed, run_dir)
+    from morphnet.train.plan import count_phases
+
+    done = finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
+    if done is not None:
+        print(f"{short(run_dir)}: done already", flush=True)
+    return done
+
+
+def _train(
+    composed: DictConfig,
+    config: TrainConfig,
+    run_dir: Path,
+    recipe: str | None,
+    engine: Engine,
+    ranks: Ranks,
+    begin: Callable[[], None],
+) -> list[dict[str, Any]]:
+    from morphnet.cli.prepare import prepare
+    from morphnet.train import run_experiment
+
+    prepared = prepare(composed, config, run_dir, recipe, engine, ranks)
+    experiment = prepared.experiment
+    if config.dry_run:
+        from morphnet.cli.estimate import describe_run
+
+        ranks.from_first(lambda: print(describe_run(prepared), flush=True))
+        return []
+
+    def claim_and_begin() -> None:
+        claim(run_dir, composed, prepared.inputs)
+        begin()
+
+    ranks.from_first(claim_and_begin)
+    precision = str(engine.precision).removeprefix("torch.")
+    print(f"{short(run_dir)}: {prepared.chain}; {precision} on {engine.device}", flush=True)
+    if ranks.count > 1:
+        share = ranks.share(experiment.batch_size)
+        print(
+            f"{ranks.count} processes; a batch is {experiment.batch_size} images in total, {share} in each", flush=True
+        )
+    return run_experiment(experiment, prepared.plans, prepared.architecture, prepared.parent)
+
+
+def _set_threads(count: int | None, processes: int = 1) -> None:
+    """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone.
+
+    Where none are asked for, ``processes`` on one machine share its cores.
+    """
+    import torch
+
+    if count is not None and not 1 <= count <= 1024:
+        raise ValueError(f"trainer.threads={count}: a number from 1 to 1024 is needed, or null for all cores")
+    _THREADS.setdefault("at start", torch.get_num_threads())
+    shared = max(1, len(os.sched_getaffinity(0)) // processes) if processes > 1 else _THREADS["at start"]
+    torch.set_num_threads(shared if count is None else count)
