@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,16 +16,16 @@ from torch import Tensor, nn
 from morphnet.config import MorphConfig
 from morphnet.data import Augmentation, ImageData, calibration_batches, generator_for, train_batches
 from morphnet.data.stream import ScaleAugmentation
-from morphnet.flops import count_macs, count_parameters
 from morphnet.later import facts
-from morphnet.morph import InexactError, MorphError, morph_network, words
+from morphnet.morph import InexactError, MorphError, morph_network
 from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
-from morphnet.report.record import FORMAT, WATCH_FILE, environment, read_record, write_record
-from morphnet.store import describe_network, load_network, network_hash, save_network, write_whole
+from morphnet.report.record import WATCH_FILE, environment, read_record, write_record
+from morphnet.store import load_network, network_hash, save_network, write_whole
 from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import remove_checkpoints
+from morphnet.train.description import describe_phase, facts_of_data, final_errors, hparams_of, own_facts
 from morphnet.train.engine import Engine
 from morphnet.train.handover import (
     Handover,
@@ -38,7 +37,7 @@ from morphnet.train.handover import (
 )
 from morphnet.train.interruption import Interruption
 from morphnet.train.parents import describe_parent, shared_parent
-from morphnet.train.phase import Beginning, Optimisation, PhaseResult, run_phase
+from morphnet.train.phase import Beginning, Optimisation, run_phase
 from morphnet.train.plan import PhasePlan
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
@@ -117,7 +116,7 @@ def run_experiment(
             write_layout(tensorboard, experiment.data.evaluated_on)
         records = [run.record(plan) for plan in plans]
         if experiment.ranks.is_first:
-            write_hparams(tensorboard, _hparams(experiment, plans), _metrics(records))
+            write_hparams(tensorboard, hparams_of(experiment, plans), final_errors(records))
         return records
 
 
@@ -165,7 +164,7 @@ class _Run:
         begun = (folder / "checkpoint.pt").exists()  # while this run did not share its parent
         if plan.source is None and self.parent is None and experiment.parents is not None and not begun:
             assert self.architecture is not None
-            description, own = describe_parent(experiment, plan, self.architecture), _own(experiment, plan)
+            description, own = describe_parent(experiment, plan, self.architecture), own_facts(experiment, plan)
             return shared_parent(experiment.parents, description, own, folder, tensorboard, train)
         if tensorboard.is_symlink():  # while this run shared its parent
             tensorboard.unlink()
@@ -186,7 +185,7 @@ class _Run:
             else:
                 network = self.parent
                 metadata_of(network).setdefault("lineage", [])
-            metadata_of(network).update(_metadata(experiment.data))
+            metadata_of(network).update(facts_of_data(experiment.data))
         else:
             source_plan = self.plans[plan.source]
             source = self.finished(source_plan)
@@ -199,7 +198,7 @@ class _Run:
                 network, lineage = source, []
                 initialise(network.cpu(), generator_for(experiment.seed, plan.index, "initial weights"))
                 metadata_of(network).clear()
-                metadata_of(network).update(_metadata(experiment.data))
+                metadata_of(network).update(facts_of_data(experiment.data))
             elif plan.grows:
                 network = _morph(experiment, plan, source, folder)
             else:
@@ -314,61 +313,10 @@ class _Run:
         momentum = result.momentum or (experiment.parent_momentum if plan.source is None else {})
         if momentum:
             save_momentum(momentum, folder)
-        record = self.describe(plan, network, result, start_hash, started)
+        record = describe_phase(experiment, self.plans, self.made_with, plan, network, result, start_hash, started)
         write_record(record, folder / "record.json")
         remove_checkpoints(folder)
         return record
-
-    def describe(
-        self,
-        plan: PhasePlan,
-        network: nn.Module,
-        result: PhaseResult,
-        start_hash: str,
-        started: datetime.datetime,
-    ) -> dict[str, Any]:
-        """The record of a phase that is done."""
-        experiment = self.experiment
-        return {
-            "format": FORMAT,
-            **_own(experiment, plan),
-            "seed": experiment.seed,
-            "index": plan.index,
-            "label": plan.label,
-            "role": plan.role,
-            "source": None if plan.source is None else self.plans[plan.source].folder,
-            "from_scratch": plan.source is None or plan.method == "scratch",
-            "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
-            **_figures(result, experiment),
-            "macs": count_macs(network, (1, *experiment.data.input_size)),
-            "parameters": count_parameters(network),
-            "architecture": describe_network(network).get("architecture"),
-            "network": describe_network(network),
-            "data": {
-                "name": experiment.data.name,
-                "train_images": len(experiment.data.train),
-                "evaluated_on": experiment.data.evaluated_on,
-                "images": result.final.images,
-                "unreadable": 0 if experiment.data.unreadable is None else experiment.data.unreadable.count(),
-                "mean": list(experiment.data.mean),
-                "std": list(experiment.data.std),
-            },
-            "optimisation": {**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
-            "schedule": None if plan.schedule is None else asdict(plan.schedule),
-            "handover": asdict(plan.handover),
-            "augmentation": asdict(experiment.augmentation),
-            "processes": experiment.ranks.count,
-            "lineage": {
-                "origin": metadata_of(network).get("origin"),
-                "ancestors": metadata_of(network).get("lineage", []),
-                "start": start_hash,
-                "network": network_hash(network),
-            },
-            "morph_report": "morph_report.json" if plan.is_proved else None,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **self.made_with,
-        }
 
 
 def _show_morph(log: PhaseLog, folder: Path) -> None:
@@ -383,16 +331,6 @@ def _show_morph(log: PhaseLog, folder: Path) -> None:
     figure = draw_morph(report)
     if figure is not None:
         log.picture("morph/module", figure)
-
-
-def _own(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What a record says of the run, and not of what was trained."""
-    return {
-        "experiment": experiment.name,
-        "phase": plan.name,
-        "settings": dict(experiment.settings),
-        "command": [*sys.argv[0].split(), *sys.argv[1:]],
-    }
 
 
 def _parametric(network: nn.Module) -> ResNet:
@@ -447,72 +385,6 @@ def _identity(experiment: Experiment, plan: PhasePlan, start_hash: str) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
-    return {
-        "error": result.final.error,
-        "errors": result.final.errors,
-        "loss": result.final.loss,
-        "views": _views(result, experiment.data.views),
-        "start_error": result.start.error,
-        "start_loss": result.start.loss,
-        "train_error": result.train_error,
-        "train_loss": result.train_loss,
-        "steps": result.steps,
-        "lr": result.lr,
-        "seconds": round(result.seconds, 2),
-        "images_per_second": result.images_per_second and round(result.images_per_second, 1),
-        "resumed": result.resumed,
-        "gpu_memory_bytes": result.gpu_memory,
-        "training_precision": str(experiment.engine.precision).removeprefix("torch."),
-        "evaluation_precision": "float32",
-        "compiled": result.compiled,
-        "history": list(result.history),
-    }
-
-
-def _views(result: PhaseResult, count: int) -> dict[str, Any] | None:
-    """Errors over ``count`` views of each image, where they were counted."""
-    found = result.final_views
-    return None if found is None else {"count": count, "error": found.error, "errors": found.errors, "loss": found.loss}
-
-
-def _hparams(experiment: Experiment, plans: Sequence[PhasePlan]) -> dict[str, Any]:
-    """What runs of a sweep are compared by."""
-    last = next(plan for plan in reversed(plans) if plan.role != "control")
-    schedule = last.schedule
-    return {
-        "experiment": experiment.name,
-        "seed": experiment.seed,
-        "phases": " -> ".join(plan.name for plan in plans if plan.role != "control"),
-        "recipe": experiment.settings.get("recipe"),
-        "batch_size": experiment.batch_size,
-        "bn": experiment.morphing.bn,
-        "steps": 0 if schedule is None else schedule.steps,
-        "lr": 0.0 if schedule is None else schedule.lr,
-        **facts(experiment.optimisation),
-        **asdict(last.handover),
-    }
-
-
-def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The final error of the parent, the last child, and each control."""
-    found = {}
-    for record in sorted(records, key=lambda r: ("child", "control", "parent").index(r["role"])):
-        name = record["phase"] if record["role"] == "control" else record["role"]
-        found[f"final/error_{name}"] = float(record["error"])
-    return found
-
-
 def _shared_index(plan: PhasePlan, plans: Sequence[PhasePlan]) -> int:
     """How many phases came before: a child and its control see the same images in the same order."""
     return 0 if plan.source is None else 1 + _shared_index(plans[plan.source], plans)
-
-
-def _metadata(data: ImageData) -> dict[str, Any]:
-    return {
-        "data": data.name,
-        "class_names": list(data.class_names),
-        "input_size": list(data.input_size),
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }

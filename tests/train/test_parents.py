@@ -133,7 +133,7 @@ def test_a_run_is_whole_without_the_folder_of_parents(tmp_path):
     run_experiment(_experiment(tmp_path, "first", tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
     shutil.rmtree(tmp_path / "parents")
     phase = tmp_path / "first" / "phases" / "0_parent"
-    expected = {"start.safetensors", "network.safetensors", "record.json", "steps.csv"}
+    expected = {"start.safetensors", "network.safetensors", "record.json", "steps.csv", "momentum.safetensors"}
     assert {path.name for path in phase.iterdir()} == expected
     load_network(phase / "network.safetensors")
 
