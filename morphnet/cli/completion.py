@@ -64,7 +64,8 @@ def words_of(command: str) -> list[str]:
 def _fish(words: dict[str, list[str]], commands: dict[str, str]) -> str:
     lines = ["complete -c morphnet -f"]
     for command, what in commands.items():
-        lines.append(f"complete -c morphnet -n __fish_use_subcommand -a {command} -d '{what}'")
+        said = what.replace("'", "\\'")
+        lines.append(f"complete -c morphnet -n __fish_use_subcommand -a {command} -d '{said}'")
     for command, found in words.items():
         lines.append(f"complete -c morphnet -n '__fish_seen_subcommand_from {command}' -a '{' '.join(found)}'")
     return "\n".join(lines)

@@ -55,8 +55,10 @@ def describe_run(prepared: Prepared) -> str:
     )
 
 
-def describe_sweep(config: DictConfig, jobs: Sequence[str]) -> str:
+def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[str, int]:
     """Every experiment of a sweep, and how long all its jobs will take here, one after the other.
+
+    Also how many of them could not be estimated: those cannot run.
 
     Args:
         config: of the sweep.
@@ -74,7 +76,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[str]) -> str:
             estimates = estimator.phases(prepared.experiment, prepared.plans, prepared.architecture, prepared.parent)
         except Exception as error:  # the job itself will say so, and the others go on
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            unknown.append(f"  {overrides}: {first[:200]}")
+            unknown.append(f"  {' '.join(overrides)}: {first[:200]}")
             continue
         done = _done_phases(prepared)
         shared = _parent_hash(prepared)
@@ -94,7 +96,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[str]) -> str:
         said = [to_text(header, body), *_summary(total, f"one after the other, {HOW}", compiled)]
     if unknown:
         said += [f"{len(unknown)} of {len(jobs)} jobs cannot be estimated:", *unknown]
-    return "\n".join(said)
+    return "\n".join(said), len(unknown)
 
 
 def in_words(seconds: float) -> str:
@@ -113,12 +115,12 @@ def _summary(seconds: float, how: str, compiled: list[str]) -> list[str]:
     return [f"about {in_words(seconds)} here, {how}", *compiled] if seconds else ["all of it is done"]
 
 
-def _prepared(config: DictConfig, overrides: str, number: int, loaded: dict[str, Any]) -> Prepared:
+def _prepared(config: DictConfig, overrides: Sequence[str], number: int, loaded: dict[str, Any]) -> Prepared:
     """One job of a sweep, composed as its launcher will compose it."""
     from hydra.core.global_hydra import GlobalHydra
 
     hydra = GlobalHydra.instance().config_loader()
-    composed = hydra.load_sweep_config(config, overrides.split(" ") if overrides else [])
+    composed = hydra.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
     before = HydraConfig.instance().cfg

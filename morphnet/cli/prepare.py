@@ -14,6 +14,7 @@ from morphnet.cli.inputs import architecture_of, augmentation_of, load_data, loa
 from morphnet.cli.operations import layer_morphs
 from morphnet.config import OptimConfig, TrainConfig
 from morphnet.data import ImageData, train_batches
+from morphnet.morph import find_targets
 from morphnet.nn.resnet import Architecture, ResNet
 from morphnet.store import network_hash
 from morphnet.store.source import network_of_run
@@ -94,6 +95,9 @@ def prepare(
         layers=layers,
         after=config.after,
     )
+    for plan in plans:
+        if parent is not None and plan.source == 0 and plan.layers:
+            find_targets(parent, plan.layers)  # refuses what the given network cannot become
     momentum = _momentum_of_parent(config)
     inputs = {
         "data": data.fingerprint(),

@@ -40,6 +40,7 @@ def report(composed: DictConfig) -> None:
     paths = find_records(config.records)
     if not paths:
         raise FileNotFoundError(f"records={config.records}: no finished phase there; run morphnet train first")
+    _check_recipe(config.with_recipe, paths)
     if config.verify:
         from morphnet.cli.verification import verify
 
@@ -70,6 +71,18 @@ def report(composed: DictConfig) -> None:
     print(found)
     if config.output is not None:
         _write(records, Path(config.output), config.with_recipe)
+
+
+def _check_recipe(recipe: str, paths: list[Path]) -> None:
+    """Refuses a recipe that there is not, neither among the presets nor in a record."""
+    from morphnet.cli.reference import options_of
+    from morphnet.report.record import read_record
+
+    known = {*options_of("recipe"), "paper"}
+    if recipe not in known:
+        known |= {str(found) for path in paths if (found := read_record(path)["settings"].get("recipe"))}
+    if recipe not in known:
+        raise ValueError(f"with_recipe={recipe!r}; expected one of {', '.join(sorted(known))}")
 
 
 def _say(line: str) -> None:

@@ -95,8 +95,9 @@ class _Sweep:
     def __init__(self, train: Train, arguments: list[str]) -> None:
         self.train, self.arguments = train, arguments
         self.folder: Path | None = None
-        self.asked: list[str] | None = None
+        self.asked: list[list[str]] | None = None
         self.dry_run = False
+        self.unknown = 0  # jobs that could not be estimated
         self.launcher = "basic"
         self.records: Records = []  # of a single run
         self.run_dir: Path | None = None
@@ -113,7 +114,8 @@ class _Sweep:
         if self.asked and (self.dry_run or self.launcher in LOCAL):
             from morphnet.cli.estimate import describe_sweep
 
-            print(describe_sweep(config, self.asked), flush=True)
+            text, self.unknown = describe_sweep(config, self.asked)
+            print(text, flush=True)
 
     def job(self, composed: DictConfig) -> None:
         """One job, in any process. In a sweep a failure is written down and not raised: the other jobs go on."""
@@ -178,6 +180,8 @@ class _Sweep:
         if self.dry_run:
             print("nothing was run: dry_run=true", flush=True)
             (self.folder.parent / "multirun.yaml").unlink(missing_ok=True)  # of Hydra
+            if self.unknown:
+                raise SweepError(f"{self.unknown} of {len(self.asked or [])} jobs could not run, see above", 2)
             return
         entries = self._entries()
         if self.asked == [] or (self.asked is None and not entries and error is None):
@@ -187,7 +191,7 @@ class _Sweep:
         for number in range(len(self.asked)) if self.asked is not None else sorted(entries):
             entry = entries.get(number)
             if entry is None:
-                overrides = self.asked[number] if self.asked is not None else ""
+                overrides = " ".join(self.asked[number]) if self.asked is not None else ""
                 queued = "" if self.launcher in GRACE_SECONDS else ", or has not yet: it may still be queued"
                 failed.append((f"job {number} ({overrides})", f"never began{queued}", 1))
                 continue
@@ -218,7 +222,7 @@ class _Sweep:
         return {number: entry for number, entry in found.items() if entry is not None}
 
 
-def asked_jobs(config: DictConfig) -> list[str] | None:
+def asked_jobs(config: DictConfig) -> list[list[str]] | None:
     """The overrides of every job of a sweep, in their order; None for a sweeper that chooses them as it goes."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -229,7 +233,7 @@ def asked_jobs(config: DictConfig) -> list[str] | None:
     overrides = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     overrides += [str(override) for override in OmegaConf.to_container(config.hydra.overrides.task) or []]
     parsed = OverridesParser.create(config_loader=hydra.config_loader()).parse_overrides(overrides)
-    return [" ".join(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
 def device_of_job(device: str, launcher: str, job: int | None, gpus: int) -> str:

@@ -48,14 +48,21 @@ def export_network(network: nn.Module, output: Path, format: str, input_size: tu
     images = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(images)
+    there = set(output.iterdir()) if output.is_dir() else None
     output.mkdir(parents=True, exist_ok=True)
-    files, run, checked_with = FORMATS[format](network, output, images)
-    found = run(images[:3])  # another number of images than it was written with
-    difference = float((found - expected[:3]).abs().max() / expected.abs().max().clamp_min(1e-30))
-    if not difference <= TOLERANCE:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise RuntimeError(f"the logits of what was written differ by {difference:.1e} of the largest; it was deleted")
+    try:
+        files, run, checked_with = FORMATS[format](network, output, images)
+        found = run(images[:3])  # another number of images than it was written with
+        difference = float((found - expected[:3]).abs().max() / expected.abs().max().clamp_min(1e-30))
+        if not difference <= TOLERANCE:
+            what = f"the logits of what was written differ by {difference:.1e} of the largest"
+            raise RuntimeError(f"{what}; it was deleted")
+    except BaseException:
+        for file in set(output.iterdir()) - (there or set()):
+            file.unlink()
+        if there is None:
+            output.rmdir()
+        raise
     return ExportReport(tuple(files), difference, checked_with)
 
 
@@ -120,8 +127,9 @@ def _source(network: nn.Module, output: Path, images: Tensor) -> Written:
     )
     path, weights = output / "model.py", output / "weights.pt"
     path.write_text(source, encoding="utf-8")
-    torch.save(network.state_dict(), weights)
     again = runpy.run_path(str(path))["Network"]()
+    state = network.state_dict()
+    torch.save({name: state[name] for name in again.state_dict()}, weights)  # what is never used is left out
     again.load_state_dict(torch.load(weights, weights_only=True))
     again.eval()
 

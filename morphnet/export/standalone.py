@@ -38,6 +38,9 @@ class Network(nn.Module):
         for name, shape in PARAMETERS.items():
             part, last = self._part(name)
             part.register_parameter(last, nn.Parameter(torch.zeros(shape)))
+        for name, (shape, dtype) in BUFFERS.items():
+            part, last = self._part(name)
+            part.register_buffer(last, torch.zeros(shape, dtype=dtype))
 
     def _part(self, name):
         """The part that holds ``name``, made where it is missing, and the last word of it."""
@@ -58,6 +61,9 @@ MODULES = {{
 PARAMETERS = {{
 {parameters}
 }}
+BUFFERS = {{
+{buffers}
+}}
 '''
 
 
@@ -71,7 +77,7 @@ class _Tracer(torch.fx.Tracer):
 
 
 def write_source(network: nn.Module, *, what: str, version: str, weights: str, size: str, normalisation: str) -> str:
-    """Python source of a class ``Network`` whose state dict has the names of that of ``network``.
+    """Python source of a class ``Network`` whose state dict has the names of that of ``network``, as far as it is used.
 
     Raises:
         ValueError: the network's code cannot be traced.
@@ -84,12 +90,23 @@ def write_source(network: nn.Module, *, what: str, version: str, weights: str, s
             "export format=program or onnx instead"
         ) from error
     leaves: dict[str, str] = {}
-    parameters: dict[str, tuple[int, ...]] = {}
+    parameters: dict[str, str] = {}
+    buffers: dict[str, str] = {}
+    known, kept = dict(network.named_parameters()), dict(network.named_buffers())
     for node in graph.nodes:
         if node.op == "call_module":
             leaves[str(node.target)] = f"nn.{network.get_submodule(str(node.target))!r}"
         elif node.op == "get_attr":
-            parameters[str(node.target)] = tuple(network.get_parameter(str(node.target)).shape)
+            name = str(node.target)
+            if name in known:
+                parameters[name] = f"{tuple(known[name].shape)}"
+            elif name in kept:
+                buffers[name] = f"({tuple(kept[name].shape)}, {kept[name].dtype})"
+            else:
+                raise ValueError(
+                    f"{name} of this {type(network).__name__} is neither parameter nor buffer, so that no weights "
+                    "could hold it; export format=program or onnx instead"
+                )
     for node in graph.nodes:
         node.type = None  # annotations would need their names imported
     code = graph.python_code("self")
@@ -111,4 +128,5 @@ def write_source(network: nn.Module, *, what: str, version: str, weights: str, s
         forward=forward,
         modules="\n".join(f'    "{name}": lambda: {text},' for name, text in leaves.items()),
         parameters="\n".join(f'    "{name}": {shape},' for name, shape in parameters.items()),
+        buffers="\n".join(f'    "{name}": {made},' for name, made in buffers.items()),
     )

@@ -84,7 +84,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
                 axes.plot([], [], style, color=labels[kind], label=_legend(run, kind))
             axes.plot(*zip(*points, strict=True), style, color=labels[kind], lw=1, alpha=0.85)
     first = runs[0]
-    axes.set(xlabel="iterations", ylabel="error (%)", title=first.key[0])
+    axes.set(xlabel="iterations", ylabel="error (%)", title=plain(first.key[0]))
     _finish(axes)
     return figure
 
@@ -98,7 +98,7 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
         spread = None if row.error_deviation is None else 100 * row.error_deviation
         place = (row.macs / 1e6, 100 * row.error_mean)
         axes.errorbar(*place, yerr=spread, fmt="o", color=colours[row.role], ms=5, capsize=2, lw=1)
-        axes.annotate(row.network, place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
+        axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
     for role, colour in colours.items():
         if any(row.role == role for row in rows):
             axes.plot([], [], "o", color=colour, label=role)
@@ -110,7 +110,12 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
 
 def _legend(run: Run, kind: str) -> str:
     child = run.last_child()
-    return f"child ({child['label']})" if kind == "child" and child is not None else kind
+    return plain(f"child ({child['label']})" if kind == "child" and child is not None else kind)
+
+
+def plain(text: str) -> str:
+    """``text`` as a figure shows it as it stands: two dollar signs would make a formula of it."""
+    return text.replace("$", r"\$")
 
 
 def _curve(run: Run, record: Record) -> list[tuple[int, float]]:

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from morphnet.report.figures import plain
 from morphnet.report.record import WATCH_FILE
 from morphnet.report.table import WRITERS, Format, to_csv
 
@@ -20,6 +21,8 @@ HEADER = (
     "experiment", "network", "seed", "steps", "error %", "at start %", "training error %, first tenth", "last tenth",
     "slopes in modules", "slopes elsewhere", "new weights moved", "kept weights moved", "growth of modules",
 )  # fmt: skip
+#: Of ``watch.csv``, those that are read here.
+COLUMNS = ("step", "loss", "error", "slopes_in_modules", "slopes_elsewhere", "moved_new", "moved_kept", "growth")
 #: What the figure shows of each run: column, title, factor.
 PANELS = (
     ("loss", "training loss", 1.0),
@@ -69,7 +72,7 @@ def read_first_steps(record: dict[str, Any], path: Path) -> FirstSteps | None:
         with open(file, encoding="ascii") as lines:
             rows = list(csv.DictReader(lines))
         columns = {name: [float(row[name] or "nan") for row in rows] for name in rows[0]}
-        missing = [name for name, *_ in PANELS if name not in columns]
+        missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise ValueError(f"no column {missing[0]}")
     except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -102,7 +105,7 @@ def draw_first_steps(found: Sequence[FirstSteps]) -> Figure:
         for i, one in enumerate(found):
             points = [(s, factor * v) for s, v in zip(one.columns["step"], one.columns[column], strict=True) if v == v]
             if points:
-                name = f"{one.experiment}: {one.network}" + (f", seed {one.seed}" if one.seed else "")
+                name = plain(f"{one.experiment}: {one.network}" + (f", seed {one.seed}" if one.seed else ""))
                 style = "--" if i >= 10 else "-"
                 axes.plot(*zip(*points, strict=True), style, color=colours[2 * i % 20], lw=1.2, label=name)
         axes.set_title(title, fontsize=9)

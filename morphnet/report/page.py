@@ -82,7 +82,14 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     nothing loaded from elsewhere.
     """
     runs = runs_of(records)
-    watched = [found for r in records if (found := read_first_steps(r, r["file"])) is not None]
+    watched, damaged = [], []
+    for record in records:
+        try:
+            found = read_first_steps(record, record["file"])
+        except ValueError as error:
+            damaged.append(str(error))
+        else:
+            watched += [found] if found is not None else []
     names = list(dict.fromkeys(run.key[0] for run in runs))
     parts = [_section("results", "Results", _table(*columns(tabulate(records))), _RESULTS)]
     controls = control_lines(runs)
@@ -103,6 +110,9 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     if watched:
         body = _table(*first_steps_columns(watched)) + _figure(draw_first_steps(watched), "first", "")
         parts.append(_section("first-steps", "First steps after a morph", body))
+    if damaged:
+        body = "".join(f'<p class="bad">{escape(message)}</p>' for message in damaged)
+        parts.append(_section("damaged", "What could not be read", body))
     parts.append(_section("runs", "Runs", "".join(_run(run, open_=len(runs) == 1) for run in runs)))
     links = "".join(f'<a href="#{i}">{escape(t)}</a>' for i, t in _HEADING.findall("".join(parts)))
     title = names[0] if len(names) == 1 else f"{len(names)} experiments"
@@ -184,7 +194,8 @@ def _run(run: Run, open_: bool) -> str:
     body = "".join(_phase(record) for record in records)
     config = folder / "config.yaml"
     if config.is_file():
-        body += f"<details><summary>Configuration</summary><pre>{escape(config.read_text())}</pre></details>"
+        text = config.read_text(encoding="utf-8", errors="replace")
+        body += f"<details><summary>Configuration</summary><pre>{escape(text)}</pre></details>"
     body += f"<details><summary>Environment</summary>{_environment(first)}</details>"
     return f"<details{' open' if open_ else ''}><summary>{escape(title)}</summary>{body}</details>"
 
@@ -205,7 +216,7 @@ def _phase(record: dict[str, Any]) -> str:
         try:
             found = json.loads(report.read_text())
             text += _morph(found, f"m{record['index']}s{record['seed']}{record['file'].parents[2].name}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             text += f'<p class="bad">the report of the morph is damaged: {escape(str(error))}</p>'
     return text
 
@@ -265,5 +276,6 @@ def _environment(record: dict[str, Any]) -> str:
 
 def write_page(records: Sequence[dict[str, Any]], path: Path, recipe: str = "paper") -> None:
     """Writes the page to ``path``."""
+    text = render_page(records, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, render_page(records, recipe).encode())
+    write_whole(path, text.encode())

@@ -45,10 +45,18 @@ def test_a_parent_that_runs_share_counts_once(train):  # noqa: F811
 
 
 def test_a_job_that_cannot_run_does_not_hide_the_others(train):  # noqa: F811
-    _, output, _ = train("-m", "dry_run=true", "optim.batch_size=50,0", "schedule.epochs=1", *SHORT)
+    code, output, errors = train("-m", "dry_run=true", "optim.batch_size=50,0", "schedule.epochs=1", *SHORT)
+    assert code == 2
+    assert "1 of 2 jobs could not run" in errors
     assert "1 of 2 jobs cannot be estimated" in output
     assert "optim.batch_size=0" in output
     assert next(line for line in output.splitlines() if line.startswith("digits")).split()[2] == "1"
+
+
+def test_overrides_with_spaces_and_commas_are_estimated(train):  # noqa: F811
+    code, output, errors = train("-m", "dry_run=true", 'name="a b","c, d"', "schedule.epochs=1", *SHORT)
+    assert (code, errors) == (0, "")
+    assert [line[:4].strip() for line in output.splitlines()[2:4]] == ["a b", "c, d"]
 
 
 def test_a_dry_run_checks_as_a_run_does(capsys, monkeypatch, tmp_path):

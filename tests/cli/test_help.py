@@ -93,6 +93,7 @@ def test_every_script_knows_every_command(shell, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS)
     assert all(word in text for word in words_of("train"))
+    assert all(line.replace("\\'", "").count("'") % 2 == 0 for line in text.splitlines())
 
 
 def test_an_unknown_shell_is_refused_with_those_there_are(capsys, monkeypatch):

@@ -181,7 +181,7 @@ def test_the_other_jobs_of_submitit_end_although_one_is_killed(start, tmp_path):
 def test_every_job_that_failed_was_killed_or_never_began_is_listed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = _Sweep(lambda *_: [], ["morphnet train"])
-    sweep.folder, sweep.asked, sweep.launcher = tmp_path / "entries", ["seed=0", "seed=1", "seed=2"], "joblib"
+    sweep.folder, sweep.asked, sweep.launcher = tmp_path / "entries", [["seed=0"], ["seed=1"], ["seed=2"]], "joblib"
     sweep.folder.mkdir()
     for number in (0, 1):
         (tmp_path / str(number)).mkdir()
@@ -201,7 +201,7 @@ def test_every_job_that_failed_was_killed_or_never_began_is_listed(tmp_path, cap
 def test_a_job_that_is_at_work_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("morphnet.cli.sweep.LOOK_SECONDS", 0.01)
     sweep = _Sweep(lambda *_: [], ["morphnet train"])
-    sweep.folder, sweep.asked, sweep.launcher = tmp_path / "entries", ["seed=0"], "joblib"
+    sweep.folder, sweep.asked, sweep.launcher = tmp_path / "entries", [["seed=0"]], "joblib"
     sweep.folder.mkdir()
     RunStatus(tmp_path, sweep.folder / "0.json")
     looks = []
@@ -350,7 +350,9 @@ def test_what_a_sweep_was_asked_for_is_known_before_it_begins(train, monkeypatch
     )
     assert code == 2
     ((*jobs,),) = asked
-    assert [job.split(" phases")[0] for job in jobs] == [
-        f"seed={seed} experiment=digits optim.lr={lr} schedule.epochs=1" for seed in (0, 1) for lr in (-1, -2)
+    assert [job[:4] for job in jobs] == [
+        [f"seed={seed}", "experiment=digits", f"optim.lr={lr}", "schedule.epochs=1"]
+        for seed in (0, 1)
+        for lr in (-1, -2)
     ]
     assert Path("outputs").is_dir()

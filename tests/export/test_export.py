@@ -60,6 +60,33 @@ with torch.inference_mode():
     assert "mean [0.5, 0.5, 0.5]" in (tmp_path / "model.py").read_text()
 
 
+class _Buffers(nn.Module):
+    """A buffer that is used, a parameter that is not, and a buffer that no state dict holds."""
+
+    def __init__(self, lost=False):
+        super().__init__()
+        self.conv, self.spare = nn.Conv2d(3, 4, 1), nn.Parameter(torch.ones(2))
+        self.register_buffer("scale", torch.arange(4.0))
+        self.register_buffer("unused", torch.ones(3))
+        self.lost = torch.full((4,), 2.0) if lost else None
+
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3)) * self.scale
+        return y if self.lost is None else y * self.lost
+
+
+def test_buffers_are_written_and_what_is_never_used_is_left_out(tmp_path):
+    export_network(_Buffers(), tmp_path, "source", SIZE)
+    kept = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert kept.keys() == {"conv.weight", "conv.bias", "scale"}
+
+
+def test_a_tensor_that_no_state_dict_holds_is_refused_and_nothing_stays(tmp_path):
+    with pytest.raises(ValueError, match="neither parameter nor buffer"):
+        export_network(_Buffers(lost=True), tmp_path / "out", "source", SIZE)
+    assert not (tmp_path / "out").exists()
+
+
 class _Branches(nn.Module):
     """Code that nobody can write down: its way depends on the numbers."""
 

@@ -98,6 +98,19 @@ def test_a_damaged_proof_is_said_and_the_rest_is_there(records, tmp_path):
     assert "the report of the morph is damaged" in page
 
 
+def test_odd_names_and_damaged_files_cost_no_page(records, tmp_path):
+    place = tmp_path / "run" / "phases" / "1_1c1"
+    place.mkdir(parents=True)
+    (place / "watch.csv").write_text("steps,loss\n0,1\n")
+    (place / "morph_report.json").write_text('{"proof": null}')
+    (tmp_path / "run" / "config.yaml").write_bytes(b"name: \xff\n")
+    odd = [{**r, "experiment": "a<b&c$x_$", "file": place / "record.json"} for r in records[:2]]
+    page = render_page(odd)
+    assert "a&lt;b&amp;c$x_$" in page
+    assert "watch.csv is damaged: no column step" in page
+    assert "the report of the morph is damaged" in page
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize(("width", "options"), [(1200, ()), (390, ("--force-dark-mode",))], ids=["desk", "phone, dark"])
 def test_in_a_browser_the_page_fits_its_window(records, tmp_path, width, options):
