@@ -30,8 +30,12 @@ class Anatomy:
         self._means: dict[str, tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
-    def measure(self, network: nn.Module) -> dict[str, float]:
-        """Every metric by its name; none where there is nothing to measure."""
+    def measure(self, network: nn.Module, gradients: bool = True) -> dict[str, float]:
+        """Every metric by its name; none where there is nothing to measure.
+
+        Args:
+            gradients: False where those of ``network`` are scaled, as in float16.
+        """
         if self._means is None:
             self._means = {name: _statistics(norm) for name, norm in _norms(self._load())}
         found = {
@@ -42,9 +46,9 @@ class Anatomy:
         weights = [(name, p) for name, p in network.named_parameters() if p.dim() > 1]
         for group, chosen in self._groups(name for name, _ in weights).items():
             found[f"norms/weights{group}"] = _norm(p for name, p in weights if name in chosen)
-            gradients = [p.grad for name, p in weights if name in chosen and p.grad is not None]
-            if gradients:
-                found[f"norms/gradients{group}"] = _norm(gradients)
+            last = [p.grad for name, p in weights if name in chosen and p.grad is not None]
+            if last and gradients:
+                found[f"norms/gradients{group}"] = _norm(last)
         drifts = {f"{name}.weight": _drift(norm, *self._means[name]) for name, norm in _norms(network)}
         for group, chosen in self._groups(drifts).items():
             values = [value for name, value in drifts.items() if name in chosen]

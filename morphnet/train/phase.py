@@ -435,7 +435,7 @@ class _Phase:
     def look_inside(self) -> None:
         """Logs what stands inside the network."""
         if self.anatomy is not None:
-            for metric, value in self.anatomy.measure(self.network).items():
+            for metric, value in self.anatomy.measure(self.network, gradients=self.scaler is None).items():
                 self.log(self.step, metric, value)
 
     def deliver(self) -> None:
