@@ -22,12 +22,16 @@ class Anatomy:
 
     Args:
         kept: names of parameters that were there before the morph; empty where there was none.
-        start: gives the network the phase begins with.
+        start: gives the network the phase began with, where :meth:`begin` is not called.
     """
 
     def __init__(self, kept: frozenset[str], start: Callable[[], nn.Module]) -> None:
         self.kept, self._load = kept, start
         self._means: dict[str, tuple[Tensor, Tensor]] | None = None
+
+    def begin(self, network: nn.Module) -> None:
+        """Takes the statistics of ``network`` as those the phase begins with."""
+        self._means = {name: _statistics(norm) for name, norm in _norms(network)}
 
     @torch.no_grad()
     def measure(self, network: nn.Module, gradients: bool = True) -> dict[str, float]:
@@ -37,7 +41,8 @@ class Anatomy:
             gradients: False where those of ``network`` are scaled, as in float16.
         """
         if self._means is None:
-            self._means = {name: _statistics(norm) for name, norm in _norms(self._load())}
+            self.begin(self._load())
+        assert self._means is not None
         found = {
             f"slopes/{name}": float(module.a.mean())
             for name, module in network.named_modules()

@@ -32,7 +32,7 @@ from morphnet.train.handover import (
     kept_parameters,
     load_momentum,
     save_momentum,
-    shapes_of,
+    shapes_in,
     shrink_and_perturb,
 )
 from morphnet.train.interruption import Interruption
@@ -218,7 +218,7 @@ class _Run:
         if plan.source is None or plan.method == "scratch":
             return Beginning()
         source = self.plans[plan.source]
-        shapes = ranks.from_first(lambda: shapes_of(self.finished(source)))
+        shapes = ranks.from_first(lambda: shapes_in(self.folder(source) / "network.safetensors"))
         momentum: Mapping[str, Tensor] = {}
         if handover.momentum == "kept":
             momentum = ranks.from_first(lambda: load_momentum(self.folder(source)))

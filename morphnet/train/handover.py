@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -55,6 +55,19 @@ class Handover:
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter, by name."""
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a saved network, by name, without reading any.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def kept_parameters(network: nn.Module, before: Mapping[str, tuple[int, ...]]) -> frozenset[str]:

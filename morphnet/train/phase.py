@@ -340,6 +340,8 @@ class _Phase:
     def begin(self) -> None:
         """The evaluation before the first step."""
         start = self.evaluate()
+        if self.anatomy is not None:
+            self.anatomy.begin(self.network)
         self.look_inside()
         if self.watch is not None:
             self.watch.begin(self.network)
@@ -503,10 +505,10 @@ class _Phase:
             "train_error": train.error,
             "images_per_second": round(speed, 1),
         }
+        self.look_inside()
         _log_evaluation(self.log, self.step, found)
         for metric, value in measured.items():
             self.log(self.step, metric, value)
-        self.look_inside()
         epoch = -(-self.step // len(self.batches))
         self.history.append({"step": self.step, "epoch": epoch, **measured, **asdict(found)})
         self.stretch, self.seconds_evaluated = _Stretch(), self.seconds

@@ -22,6 +22,8 @@ TAGS = {
 }
 #: Those that are there a second time, with the steps of each phase counted from its own beginning.
 BY_PHASE = {"loss": "by_phase/{split}_loss", "error": "by_phase/{split}_error", "train_error": "by_phase/train_error"}
+#: Of those that are many at a time: each takes a flush of 5 ms, and the next other one takes them along.
+MANY = ("slopes/", "norms/", "bn_drift/", "after_morph/growth:")
 #: The folder of what belongs to the whole run; those of phases are ``phase<i>_<name>``.
 WHOLE = "run"
 
@@ -48,7 +50,7 @@ class PhaseLog:
             if metric in BY_PHASE:
                 writer.add_scalar(BY_PHASE[metric].format(split=self.split), value, step)
 
-        self._write(step, write)
+        self._write(step, write, flush=not metric.startswith(MANY))
 
     def text(self, tag: str, text: str) -> None:
         """A text as it stands, at the beginning of the phase."""
@@ -67,7 +69,7 @@ class PhaseLog:
             except OSError as error:
                 self._give_up(error)
 
-    def _write(self, step: int, write: Callable[[Any], None]) -> None:
+    def _write(self, step: int, write: Callable[[Any], None], flush: bool = True) -> None:
         if self._silent:
             return
         try:
@@ -77,7 +79,8 @@ class PhaseLog:
                 # What an attempt that was killed wrote from here on is written again, so it is hidden.
                 self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step)
             write(self._writer)
-            self._writer.flush()  # what is on no disk when the process is killed is not logged again
+            if flush:
+                self._writer.flush()  # what is on no disk when the process is killed is not logged again
         except OSError as error:
             self._give_up(error)
 

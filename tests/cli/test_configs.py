@@ -36,7 +36,7 @@ def _plan(config, classes, steps_per_epoch=390):
     return plan_phases(
         config.phases, config.controls, config.schedule, config.optim.lr, steps_per_epoch, architecture,
         config.morphing, parent_given=False, train_images=1000,
-        layers=[layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)],
+        layers=[layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)], after=config.after,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_every_preset_composes_and_plans(preset):
         warmup = 400 if "110" in preset else 0
         assert [plan.schedule.warmup_steps for plan in plans] == [warmup] + [0] * (len(plans) - 1)
     assert all(plan.grows for plan in plans if plan.role == "child")
-    if any(phase.morph for phase in config.phases):
+    if any(phase.morph for phase in config.phases) and not preset.startswith("after_morph"):
         assert any(plan.role == "control" for plan in plans)
 
 

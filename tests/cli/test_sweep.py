@@ -250,7 +250,7 @@ def test_a_run_that_is_done_is_skipped_before_its_data_is_loaded(train, tmp_path
     def unexpected(*_):
         raise AssertionError("data is loaded")
 
-    monkeypatch.setattr("morphnet.cli.inputs.load_data", unexpected)
+    monkeypatch.setattr("morphnet.cli.prepare.load_data", unexpected)
     code, output, _ = train(*run)
     assert code == 0
     assert "done already" in output

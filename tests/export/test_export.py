@@ -31,7 +31,9 @@ def child(make_network):
     return grown
 
 
-@pytest.mark.parametrize("format", ["program", "source", pytest.param("onnx", marks=onnx)])
+@pytest.mark.parametrize(
+    "format", [pytest.param("program", marks=pytest.mark.slow), "source", pytest.param("onnx", marks=onnx)]
+)
 def test_what_is_written_computes_the_same(child, tmp_path, format):
     report = export_network(child, tmp_path / "out", format, SIZE)
     assert report.difference < 1e-5

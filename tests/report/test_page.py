@@ -112,7 +112,10 @@ def test_odd_names_and_damaged_files_cost_no_page(records, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize(("width", "options"), [(1200, ()), (390, ("--force-dark-mode",))], ids=["desk", "phone, dark"])
+@pytest.mark.parametrize(
+    ("width", "options"),
+    [pytest.param(1200, (), marks=pytest.mark.slow, id="desk"), pytest.param(390, ("--force-dark-mode",), id="phone")],
+)
 def test_in_a_browser_the_page_fits_its_window(records, tmp_path, width, options):
     write_page(records, tmp_path / "report.html")
     probe = """<script>

@@ -20,7 +20,7 @@ def _plans(phases=({}, {"morph": "1c1"}), controls=(), layers=(), steps=6):
 
 
 def test_costs_are_those_of_the_networks_that_are_trained(tmp_path):
-    plans = _plans(({}, {"morph": "1c1"}, {"morph": "3c1"}), ["prelu", "net2net", "scratch_total"])
+    plans = _plans(controls=["prelu", "scratch_total"])
     experiment = _experiment(tmp_path)
     found = Estimator().phases(experiment, plans, ARCHITECTURE, None)
     records = run_experiment(experiment, plans, ARCHITECTURE, None)
@@ -30,6 +30,7 @@ def test_costs_are_those_of_the_networks_that_are_trained(tmp_path):
     assert all(e.seconds > 0 for e in found)
 
 
+@pytest.mark.slow
 def test_layers_that_become_modules_are_built_as_well(tmp_path):
     layers = [None, {"layer2.*.conv2": module("sa at st")}, {"layer3.*.conv1": Deepen(3)}]
     phases = ({}, {"target": "layer2.*.conv2"}, {"target": "layer3.*.conv1", "deepen": 3})

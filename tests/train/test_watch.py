@@ -60,6 +60,7 @@ def test_a_control_has_no_modules_to_grow_and_a_parent_is_not_watched(tmp_path):
     assert not (tmp_path / "first" / "phases" / "0_parent" / "watch.csv").exists()
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing_in_the_training(tmp_path):
     watched = _run(tmp_path / "watched")
     plans = plan_phases(
@@ -77,7 +78,7 @@ def test_watching_changes_nothing_in_the_training(tmp_path):
     assert [r["lineage"]["network"] for r in watched] == [r["lineage"]["network"] for r in plain]
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 7])
+@pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 7))])
 def test_an_interrupted_run_ends_with_the_same_file(tmp_path, monkeypatch, step):
     from morphnet.train.phase import _Phase
 
