@@ -17,7 +17,6 @@ from morphnet.train import choose_engine
 from morphnet.train.estimate import Estimator, PhaseEstimate
 from morphnet.train.parents import describe_parent, parent_hash
 
-Record = dict[str, Any]
 HOW = "measured on a few steps of each network, beside whatever else runs now"
 
 
