@@ -12,8 +12,8 @@ from morphnet.graph import Edge, ModuleGraph
 from morphnet.morph.plan import BlockMorph, MorphPlan
 from morphnet.morph.report import LayerReport
 from morphnet.nn.branch import Branch, ShortcutShape, SplitShortcut
-from morphnet.nn.resnet import ResNet, bare
-from morphnet.nn.structure import describe_structure, restore_structure
+from morphnet.nn.resnet import ResNet, describe_morphs
+from morphnet.nn.structure import restore_structure
 from morphnet.solvers import Type1Solution, orthogonal, solve, solve_type1, zero_pad
 from morphnet.spec import MorphSpec
 
@@ -45,7 +45,7 @@ def apply_morph(
     Raises:
         ValueError: the morphism equation of a branch could not be solved.
     """
-    structure = describe_structure(parent, bare(parent.architecture))
+    structure = describe_morphs(parent)
     shortcuts = {change.block: _shortcut_name(parent, change.block) for change in plan.blocks}
     replaced = [
         block

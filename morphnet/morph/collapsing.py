@@ -19,8 +19,8 @@ from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, edge_key
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.nn.replace import replace_module
-from morphnet.nn.resnet import ResNet, bare
-from morphnet.nn.structure import describe_structure, restore_structure
+from morphnet.nn.resnet import ResNet, describe_morphs
+from morphnet.nn.structure import restore_structure
 from morphnet.solvers.algebra import add, compose
 
 #: How far a slope may be from 1 (Eq. 8) in a module that is collapsed.
@@ -270,7 +270,7 @@ def _with(network: nn.Module, done: Mapping[str, GraphConv2d]) -> nn.Module:
     gone = {blocks[name] for name in done if name in blocks}
     left = {name: shape for name, shape in architecture.shortcuts.items() if name not in gone}
     plain = ResNet(replace(architecture, shortcuts=left))
-    restore_structure(plain, describe_structure(network, bare(architecture)))
+    restore_structure(plain, describe_morphs(network))
     plain = plain.to(next(network.parameters()))
     state = network.state_dict()
     plain.load_state_dict({name: state[name] for name in plain.state_dict()})

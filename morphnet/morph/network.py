@@ -31,8 +31,8 @@ from morphnet.morph.report import MorphError, MorphReport
 from morphnet.morph.statistics import BN_SETTINGS, DRIFTING, batch_norms, set_batch_norms, set_identity_norms
 from morphnet.morph.verify import prove, prove_layers
 from morphnet.nn.metadata import metadata_of
-from morphnet.nn.resnet import ResNet, bare
-from morphnet.nn.structure import describe_structure, restore_structure
+from morphnet.nn.resnet import ResNet, bare, describe_morphs
+from morphnet.nn.structure import restore_structure
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.solvers import INITS, TOLERANCE
 from morphnet.spec import parse_spec
@@ -376,7 +376,7 @@ def _deliver(exact_child: ResNet, parent: ResNet) -> ResNet:
     # Built without weights: every one of them is the exact child's, and drawing them anew takes longer than all else.
     child = bare(exact_child.architecture)
     with torch.device("meta"):
-        restore_structure(child, describe_structure(exact_child, bare(exact_child.architecture)))
+        restore_structure(child, describe_morphs(exact_child))
     like = next(parent.parameters())
     child = child.to_empty(device=like.device).to(like.dtype)
     child.load_state_dict(exact_child.state_dict())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -326,6 +328,19 @@ def bare(architecture: Architecture) -> ResNet:
         return ResNet(architecture)
 
 
+def describe_morphs(network: ResNet) -> dict[str, Any]:
+    """The structure of ``network`` where it is not that of a plain network of its architecture.
+
+    Shortcuts and activations are part of the architecture, so they are not listed.
+    """
+    return describe_structure(network, _plain(json.dumps(network.architecture.to_dict())))
+
+
+@lru_cache(maxsize=32)
+def _plain(architecture: str) -> ResNet:
+    return bare(Architecture.from_dict(json.loads(architecture)))  # shared, so nothing may change it
+
+
 def with_parametric_activations(network: ResNet) -> ResNet:
     """A copy of ``network`` whose activations are of the parametric form with a = 0: the same function.
 
@@ -334,7 +349,7 @@ def with_parametric_activations(network: ResNet) -> ResNet:
     """
     architecture = replace(network.architecture, activation=parametric_name(network.architecture.activation))
     copy = ResNet(architecture)
-    restore_structure(copy, describe_structure(network, bare(network.architecture)))
+    restore_structure(copy, describe_morphs(network))
     copy = copy.to(next(network.parameters()))
     state = network.state_dict()
     for name, value in copy.state_dict().items():

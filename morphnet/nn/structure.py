@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -21,6 +22,11 @@ LAYERS: dict[str, type[nn.Module]] = {
     "ParametricActivation": ParametricActivation,
 }
 
+_ARGUMENTS = {
+    kind: tuple(name for name in inspect.signature(cls).parameters if name not in ("device", "dtype", "a", "init"))
+    for kind, cls in LAYERS.items()
+}
+
 
 def describe_structure(network: nn.Module, base: nn.Module | None = None) -> dict[str, Any]:
     """The grown convolutions of ``network``, and the settings of its layers.
@@ -34,7 +40,9 @@ def describe_structure(network: nn.Module, base: nn.Module | None = None) -> dic
     modules = {name: m.shape.to_dict() for name, m in network.named_modules() if isinstance(m, GraphConv2d)}
     layers = {name: found for name, m in network.named_modules() if (found := _settings(m)) is not None}
     if base is not None:
-        restore_structure(base, {"modules": modules, "layers": {}})
+        if modules:
+            base = copy.deepcopy(base)
+            restore_structure(base, {"modules": modules, "layers": {}})
         before = dict(base.named_modules())
         layers = {name: s for name, s in layers.items() if name not in before or _settings(before[name]) != s}
     return {"modules": modules, "layers": layers}
@@ -79,9 +87,7 @@ def _settings(layer: nn.Module) -> dict[str, Any] | None:
     if kind is None:
         return None
     found: dict[str, Any] = {"kind": kind}
-    for name in inspect.signature(LAYERS[kind]).parameters:
-        if name in ("device", "dtype", "a", "init"):
-            continue
+    for name in _ARGUMENTS[kind]:
         if name == "bias":
             value: Any = layer.bias is not None
         elif name == "channels":

@@ -17,7 +17,7 @@ from torch import nn
 from morphnet.nn import zoo
 from morphnet.nn.graph_conv import GraphConv2d
 from morphnet.nn.metadata import metadata_of
-from morphnet.nn.resnet import Architecture, ResNet, bare
+from morphnet.nn.resnet import Architecture, ResNet, bare, describe_morphs
 from morphnet.nn.structure import describe_structure, restore_structure
 from morphnet.store.files import write_whole
 
@@ -113,7 +113,7 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     """
     if isinstance(network, ResNet):
         found: dict[str, Any] = {"architecture": network.architecture.to_dict()}
-        structure = describe_structure(network, bare(network.architecture))
+        structure = describe_morphs(network)
     elif (known := zoo.recognise(network)) is not None:
         found = {"torchvision": {"name": known[0], "classes": known[1]}}
         structure = known[2]
