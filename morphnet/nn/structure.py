@@ -32,7 +32,7 @@ def describe_structure(network: nn.Module, base: nn.Module | None = None) -> dic
     """The grown convolutions of ``network``, and the settings of its layers.
 
     Args:
-        base: the network it was made from; with it, only layers that differ are listed.
+        base: the network it was made from, which is not changed; with it, only layers that differ are listed.
 
     Returns:
         JSON values for :func:`restore_structure`; empty lists and dictionaries where nothing was changed.

@@ -86,7 +86,7 @@ def recognise(network: nn.Module) -> tuple[str, int, dict[str, Any]] | None:
         if type(candidate) is not type(network) or plain != _stripped(candidate, structure):
             continue
         found = describe_structure(network, candidate)
-        restore_structure(candidate, {"modules": {}, "layers": found["layers"]})
+        restore_structure(candidate, found)
         if {k: v.shape for k, v in candidate.state_dict().items()} != {
             k: v.shape for k, v in network.state_dict().items()
         }:
