@@ -34,25 +34,32 @@ def draw_morph(report: dict[str, Any]) -> Figure | None:
     return draw_modules(panels)
 
 
-def morph_in_words(report: dict[str, Any]) -> str:
-    """The proof of a morph, line by line."""
-    proof = report["proof"]
-    verdict = "passed" if report["passed"] else "failed"
-    lines = [f"{report['spec']}, bn={report['bn']}, padding={report['padding']}: {verdict}"]
+def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """How far parent and child differ: what was compared, and what was found."""
+    proof, lines = report["proof"], []
     for key, label in (
-        ("exactness", "float64, before the cast"),
-        ("delivered", "with the weights it has"),
+        ("exactness", "in float64, before the cast"),
+        ("delivered", "with the weights it has, in float64"),
         ("own_dtype", "in its own precision"),
     ):
         if proof.get(key):
             found = proof[key]
-            lines.append(
-                f"{label:<26} {found['relative']:.1e} of the largest logit, "
-                f"{found['flips']} of {found['images']} classes differ"
-            )
-    if proof.get("training"):
-        lines.append(f"{'with batch statistics':<26} {proof['training']['ratio']:.2f} of the parent's own noise")
+            differ = f"{found['flips']} of {found['images']} classes differ"
+            lines.append((label, f"{found['relative']:.1e} of the largest logit; {differ}"))
+    training = proof.get("training")
+    if training:
+        unjudged = "" if training.get("judged", True) else f" ({training.get('unjudged', 'not judged')})"
+        lines.append(("with batch statistics", f"{training['ratio']:.2f} of the parent's own noise{unjudged}"))
+    return lines
+
+
+def morph_in_words(report: dict[str, Any]) -> str:
+    """The proof of a morph and what it did to each layer, line by line."""
+    verdict = "passed" if report["passed"] else "failed"
+    lines = proof_lines(report)
     if report.get("macs_before") and report.get("macs_after"):
-        lines.append(f"{'FLOP':<26} {report['macs_before']:,} -> {report['macs_after']:,}")
-    lines += [f"{layer['name']:<26} {layer['change']}, residual {layer['residual']:.1e}" for layer in report["layers"]]
-    return "\n".join(lines)
+        lines.append(("FLOP", f"{report['macs_before']:,} -> {report['macs_after']:,}"))
+    lines += [(layer["name"], f"{layer['change']}, residual {layer['residual']:.1e}") for layer in report["layers"]]
+    width = max(len(label) for label, _ in lines)
+    head = f"{report['spec']}, bn={report['bn']}, padding={report['padding']}: {verdict}"
+    return "\n".join([head, *(f"{label:<{width}}  {found}" for label, found in lines)])

@@ -17,7 +17,7 @@ from morphnet.report.comparison import Run, control_lines, paper_lines, runs_of
 from morphnet.report.comparison_table import control_columns, paper_columns
 from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
 from morphnet.report.first_steps import draw_first_steps, first_steps_columns, read_first_steps
-from morphnet.report.modules import draw_morph
+from morphnet.report.modules import draw_morph, proof_lines
 from morphnet.report.table import columns, tabulate
 from morphnet.store.files import write_whole
 
@@ -230,27 +230,9 @@ def _lineage(record: dict[str, Any]) -> str:
 
 
 def _morph(report: dict[str, Any], name: str) -> str:
-    proof = report["proof"]
     verdict = '<span class="good">passed</span>' if report["passed"] else '<span class="bad">failed</span>'
     facts = [("proof", f"{verdict} on {escape(str(report['inputs']))}")]
-    for key, label in (
-        ("exactness", "in float64, before the cast"),
-        ("delivered", "with the weights it has, in float64"),
-        ("own_dtype", "in its own precision"),
-    ):
-        if proof.get(key):
-            found = proof[key]
-            facts.append(
-                (
-                    label,
-                    f"{found['relative']:.1e} of the largest logit; "
-                    f"{found['flips']} of {found['images']} classes differ",
-                )
-            )
-    training = proof.get("training")
-    if training:
-        judged = "" if training.get("judged", True) else f" ({escape(str(training.get('unjudged', 'not judged')))})"
-        facts.append(("with batch statistics", f"{training['ratio']:.2f} of the parent's own noise{judged}"))
+    facts += [(label, escape(found)) for label, found in proof_lines(report)]
     facts.append(("settings", escape(f"bn={report['bn']}, padding={report['padding']}, method={report['method']}")))
     drawn = draw_morph(report)
     shown = "" if drawn is None else _figure(drawn, re.sub(r"\W", "", name), "Before the morph and after it.")

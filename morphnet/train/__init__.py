@@ -3,7 +3,7 @@
 from morphnet.train.engine import Engine, choose_engine, keep_freed_memory
 from morphnet.train.experiment import Experiment, run_experiment
 from morphnet.train.loop import Evaluation, evaluate
-from morphnet.train.phase import Optimisation
+from morphnet.train.optimisation import Optimisation
 from morphnet.train.plan import PhasePlan, plan_phases
 
 __all__ = [

@@ -17,8 +17,8 @@ from morphnet.morph import words
 from morphnet.nn.metadata import metadata_of
 from morphnet.report.record import FORMAT
 from morphnet.store import describe_network, network_hash
-from morphnet.train.phase import PhaseResult
 from morphnet.train.plan import PhasePlan
+from morphnet.train.state import PhaseResult
 
 if TYPE_CHECKING:
     from morphnet.train.experiment import Experiment

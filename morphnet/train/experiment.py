@@ -36,8 +36,9 @@ from morphnet.train.handover import (
     shrink_and_perturb,
 )
 from morphnet.train.interruption import Interruption
+from morphnet.train.optimisation import Beginning, Optimisation
 from morphnet.train.parents import describe_parent, shared_parent
-from morphnet.train.phase import Beginning, Optimisation, run_phase
+from morphnet.train.phase import run_phase
 from morphnet.train.plan import PhasePlan
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout

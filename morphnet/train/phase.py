@@ -2,116 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from morphnet.data import Batches
-from morphnet.later import LATER
 from morphnet.train.anatomy import Anatomy
-from morphnet.train.average import WeightAverage
-from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
+from morphnet.train.checkpoint import CheckpointFiles
 from morphnet.train.engine import Engine, quiet_compilation
-from morphnet.train.handover import momentum_of, set_momentum
+from morphnet.train.handover import momentum_of
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.loop import Evaluation, evaluate_together
+from morphnet.train.optimisation import Beginning, Optimisation
 from morphnet.train.progress import Progress
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.schedule import Schedule
-from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
+from morphnet.train.state import Log, PhaseResult, PhaseState, log_evaluation
+from morphnet.train.step import kept_random_state
 from morphnet.train.steplog import StepLog
 from morphnet.train.watch import Watch
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """What training needs beside the learning rate.
-
-    Attributes:
-        label_smoothing: of the cross entropy.
-        ema: decay of the moving average of the weights, which is evaluated and delivered; 0 for none.
-    """
-
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    nesterov: bool = False
-    label_smoothing: float = field(default=0.0, metadata=LATER)
-    ema: float = field(default=0.0, metadata=LATER)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"optim.momentum={self.momentum}: a number from 0 to below 1 is needed")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"optim.weight_decay={self.weight_decay}: a number from 0 is needed, such as 1e-4")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"optim.label_smoothing={self.label_smoothing}: from 0 to below 1 is needed")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"optim.ema={self.ema}: a decay from 0 to below 1 is needed, such as 0.999; 0 for none")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("optim.nesterov=true needs optim.momentum above 0")
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """Figures of one phase.
-
-    Attributes:
-        start: the evaluation before the first step; of a child, what its morph kept.
-        final: after the last step.
-        final_views: the same over ten views of each image, where the data asks for them.
-        train_loss, train_error: over the last stretch of training, augmented, as the network changed; None without one.
-        history: one entry per evaluated epoch.
-        seconds: spent in training steps, evaluation left out.
-        compiled: whether the steps went through ``torch.compile``.
-        resumed: how often the phase was continued after an interruption.
-        gpu_memory: the most that tensors held on this process's GPU, in bytes; None on a CPU.
-        momentum: of every parameter at the end, by name; empty where nothing was trained.
-    """
-
-    start: Evaluation
-    final: Evaluation
-    train_loss: float | None
-    train_error: float | None
-    history: tuple[dict[str, Any], ...]
-    steps: int
-    lr: float | None
-    seconds: float
-    images_per_second: float | None
-    compiled: bool
-    resumed: int
-    gpu_memory: int | None = None
-    final_views: Evaluation | None = None
-    momentum: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """How a phase begins beside the weights of its network.
-
-    Attributes:
-        kept: names of parameters that were there before; they are trained at ``kept_lr`` times the rate.
-        momentum: what parameters begin with, by name; zeros for the others.
-    """
-
-    kept: frozenset[str] = frozenset()
-    kept_lr: float = 1.0
-    momentum: Mapping[str, Tensor] = field(default_factory=dict)
-
 
 #: So many times ``checkpoint_seconds`` a checkpoint on a GPU may wait for the end of the epoch.
 MID_EPOCH_PATIENCE = 10
 #: Steps on GPUs between two votes of the processes on whether to stop; nothing waits for a vote.
 STEPS_PER_VOTE = 5
-
-#: Receives (step in the phase, metric, value).
-Log = Callable[[int, str, float], None]
 
 
 def run_phase(
@@ -163,7 +83,7 @@ def run_phase(
     engine.place(network)
     if schedule is None:
         start = evaluate_together(network, batches.data, engine, ranks)
-        _log_evaluation(log, 0, start)
+        log_evaluation(log, 0, start)
         views = _evaluate_views(network, batches, engine, ranks, 0, log)
         return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0, final_views=views)
     interruption = interruption or Interruption(ranks)
@@ -173,7 +93,7 @@ def run_phase(
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
         torch.cuda.reset_peak_memory_stats(engine.device)
     with kept_random_state(engine.device):
-        phase = _Phase(
+        phase = PhaseState(
             name,
             network,
             batches,
@@ -222,7 +142,7 @@ def run_phase(
 
 
 def _train(
-    phase: _Phase,
+    phase: PhaseState,
     files: CheckpointFiles,
     checkpoint_seconds: float,
     evaluate_every: int,
@@ -268,281 +188,6 @@ def _train(
     progress.close()
 
 
-@dataclass
-class _Stretch:
-    """Sums over the steps since the last evaluation."""
-
-    loss: float = 0.0
-    errors: int = 0
-    images: int = 0
-
-    def add(self, loss: float, errors: int, images: int) -> None:
-        self.loss, self.errors, self.images = self.loss + loss * images, self.errors + errors, self.images + images
-
-    def evaluation(self) -> Evaluation:
-        return Evaluation(self.loss / max(self.images, 1), self.errors, max(self.images, 1))
-
-
-class _Phase:
-    """The state of a phase that is under way, and what can happen to it."""
-
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        batches: Batches,
-        schedule: Schedule,
-        optimisation: Optimisation,
-        engine: Engine,
-        log: Log,
-        ranks: Ranks,
-        look: Callable[[], None],
-        beginning: Beginning,
-        watch: Watch | None,
-        anatomy: Anatomy | None,
-    ) -> None:
-        self.name, self.network, self.batches, self.schedule = name, network, batches, schedule
-        self.engine, self.log, self.ranks, self._look = engine, log, ranks, look
-        self.optimisation, self.watch, self.anatomy = optimisation, watch, anatomy
-        self.optimizer = make_optimizer(
-            network,
-            schedule.lr,
-            optimisation.momentum,
-            optimisation.weight_decay,
-            optimisation.nesterov,
-            beginning.kept,
-            beginning.kept_lr,
-        )
-        set_momentum(network, self.optimizer, beginning.momentum)
-        self.average = WeightAverage(network, optimisation.ema) if optimisation.ema else None
-        self.scaler = engine.scaler()
-        self.stretch, self.last_train = _Stretch(), _Stretch().evaluation()
-        self.history: list[dict[str, Any]] = []
-        self.step = self.measured = self.resumed = 0
-        self.seconds = self.seconds_evaluated = 0.0  # of training: so far, and at the last evaluation
-        self._clock_started: float | None = None
-
-    @property
-    def reads_at_will(self) -> bool:
-        """Whether losses can be read within an epoch without making a device wait."""
-        return self.engine.device.type == "cpu"
-
-    @property
-    def in_epoch(self) -> bool:
-        """Whether the step lies inside an epoch, and not at its end."""
-        return self.step % len(self.batches) > 0
-
-    def evaluation_is_due(self, every: int) -> bool:
-        epochs, rest = divmod(self.step, len(self.batches))
-        due = self.step == self.schedule.steps or (rest == 0 and epochs % every == 0)
-        return due and self.history[-1]["step"] != self.step
-
-    def begin(self) -> None:
-        """The evaluation before the first step."""
-        start = self.evaluate()
-        if self.anatomy is not None:
-            self.anatomy.begin(self.network)
-        self.look_inside()
-        if self.watch is not None:
-            self.watch.begin(self.network)
-        _log_evaluation(self.log, 0, start)
-        self.history = [{"step": 0, "epoch": 0, **asdict(start)}]
-
-    def resume(self, files: CheckpointFiles) -> bool:
-        """Takes over the last checkpoint; False if there is none."""
-        checkpoint = self.ranks.from_first(files.load)
-        if checkpoint is None:
-            return False
-        self.network.load_state_dict(checkpoint.network)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        if self.scaler is not None:
-            self.scaler.load_state_dict(checkpoint.scaler)
-        if self.average is not None:
-            self.average.network.load_state_dict(checkpoint.average)
-        if self.watch is not None:
-            self.watch.resume(checkpoint.step)
-        self.stretch = _Stretch(*checkpoint.stretch)
-        self.step = self.measured = checkpoint.step
-        self.history, self.resumed = checkpoint.history, checkpoint.resumed + 1
-        self.seconds, self.seconds_evaluated = checkpoint.seconds, checkpoint.seconds_evaluated
-        if self.ranks.is_first:
-            print(f"{self.name}: goes on at step {self.step:,} of {self.schedule.steps:,}", flush=True)
-        return True
-
-    def prepare(self, model: nn.Module, steps_log: StepLog | None) -> None:
-        """Makes the step that trains ``model``, the network as it is called."""
-        self.steps_log = steps_log
-        self._step = TrainStep(
-            model,
-            self.batches,
-            self.optimizer,
-            self.engine,
-            self.scaler,
-            self.ranks,
-            self.optimisation.label_smoothing,
-            self.average,
-        )
-        if self.engine.captures(self.ranks.count):
-            self.begin_training()
-            self._step.load(0)
-            try:
-                self._step.capture()
-            except RuntimeError as error:
-                if self.engine.cuda_graph == "true":
-                    raise
-                print(f"{self.name}: no CUDA graph ({str(error).splitlines()[0]}); steps run one by one", flush=True)
-
-    def begin_training(self) -> None:
-        """Puts network and model into training mode: with synchronised norms the model is a copy over its tensors."""
-        self.network.train()
-        self._step.model.train()
-
-    def save(self, files: CheckpointFiles) -> None:
-        """Writes a checkpoint, in the first process."""
-        self.take_measured()
-        if not self.ranks.is_first:
-            return
-        if not nn.utils.get_total_norm(list(self.network.parameters())).isfinite():  # the next loss would say so
-            raise self._not_finite("weights are no longer finite", self.step)
-        assert self.steps_log is not None
-        self.steps_log.flush()
-        optimizer = self.optimizer.state_dict()
-        for group in optimizer["param_groups"]:
-            group["lr"] = float(group["lr"])
-        files.save(
-            Checkpoint(
-                step=self.step,
-                network=self.network.state_dict(),
-                optimizer=optimizer,
-                scaler={} if self.scaler is None else self.scaler.state_dict(),
-                stretch=(self.stretch.loss, self.stretch.errors, self.stretch.images),
-                history=self.history,
-                seconds=self.seconds + self._on_clock(),
-                seconds_evaluated=self.seconds_evaluated,
-                resumed=self.resumed,
-                average={} if self.average is None else self.average.network.state_dict(),
-            )
-        )
-
-    def look_closer(self) -> None:
-        """Writes down what the first steps have changed."""
-        assert self.watch is not None
-        assert self.steps_log is not None
-        self.take_measured()
-        self.steps_log.flush()
-        for metric, value in self.watch.take(self.network, self.step, self.steps_log.path, self.batches.batch_size):
-            self.log(self.step, metric, value)
-        self.network.train()
-
-    def look_inside(self) -> None:
-        """Logs what stands inside the network."""
-        if self.anatomy is not None:
-            for metric, value in self.anatomy.measure(self.network, gradients=self.scaler is None).items():
-                self.log(self.step, metric, value)
-
-    def deliver(self) -> None:
-        """Gives the network the averaged weights, where there are any."""
-        if self.average is not None:
-            self.network.load_state_dict(self.average.network.state_dict())
-
-    @contextmanager
-    def clock(self) -> Iterator[None]:
-        """What happens within counts as training time."""
-        self._clock_started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += self._on_clock()
-            self._clock_started = None
-
-    def epoch(self) -> Iterator[int]:
-        """Trains to the end of the epoch or of the phase, and comes up after every step."""
-        index, row = divmod(self.step, len(self.batches))
-        self._step.load(index, row)
-        for _ in range(row, len(self.batches)):
-            self._step.run(self.step, self.schedule.rate(self.step))
-            self.step += 1
-            yield self.step
-            if self.step == self.schedule.steps:
-                return
-
-    def take_measured(self) -> None:
-        """Fetches loss and errors of the steps since the last time, which waits for the device.
-
-        Raises:
-            FloatingPointError: a loss is not finite; the step is named.
-        """
-        if self.measured == self.step:
-            return
-        first = self.measured % len(self.batches)
-        found = self._step.measured(first, first + self.step - self.measured)
-        rates = [self.schedule.rate(step) for step in range(self.measured, self.step)]
-        stretch = replace(self.stretch)
-        for i, (loss, errors) in enumerate(found):
-            if not math.isfinite(loss):
-                raise self._not_finite(f"the loss is {loss}", self.measured + i + 1)
-            stretch.add(loss, errors, self.batches.batch_size)
-        if self.steps_log is not None:
-            self.steps_log.add(self.measured + 1, rates, found)
-        self.stretch, self.measured = stretch, self.step
-
-    def _not_finite(self, what: str, step: int) -> FloatingPointError:
-        rate = self.schedule.rate(step - 1)
-        advice = "try a lower optim.lr, or schedule.warmup_steps"
-        return FloatingPointError(f"{self.name}: {what} at step {step:,}, learning rate {rate:.3g}; {advice}")
-
-    def evaluate(self) -> Evaluation:
-        network = self.network if self.average is None else self.average.network
-        return evaluate_together(network, self.batches.data, self.engine, self.ranks, self.step, self._look)
-
-    def write_down(self, found: Evaluation) -> None:
-        """Keeps everything measured since the last evaluation, and begins anew."""
-        train = self.last_train = self.stretch.evaluation()
-        speed = self.stretch.images / max(self.seconds - self.seconds_evaluated, 1e-9)
-        measured = {
-            "lr": self.schedule.rate(self.step - 1),
-            "train_loss": train.loss,
-            "train_error": train.error,
-            "images_per_second": round(speed, 1),
-        }
-        self.look_inside()
-        _log_evaluation(self.log, self.step, found)
-        for metric, value in measured.items():
-            self.log(self.step, metric, value)
-        epoch = -(-self.step // len(self.batches))
-        self.history.append({"step": self.step, "epoch": epoch, **measured, **asdict(found)})
-        self.stretch, self.seconds_evaluated = _Stretch(), self.seconds
-
-    def close(self) -> None:
-        """Ends what decodes images ahead."""
-        self._step.feed.close()
-
-    def result(self, compiled: bool, views: Evaluation | None) -> PhaseResult:
-        total = len(self.batches.data.test)  # checkpoints did not say so before there were images that are left out
-        first, last = (
-            Evaluation(entry["loss"], entry["errors"], entry.get("images", total))
-            for entry in (self.history[0], self.history[-1])
-        )
-        return PhaseResult(
-            start=first,
-            final=last,
-            train_loss=self.history[-1]["train_loss"],
-            train_error=self.history[-1]["train_error"],
-            history=tuple(self.history),
-            steps=self.step,
-            lr=self.schedule.rate(self.step - 1),
-            seconds=self.seconds,
-            images_per_second=self.step * self.batches.batch_size / max(self.seconds, 1e-9),
-            compiled=compiled,
-            resumed=self.resumed,
-            gpu_memory=torch.cuda.max_memory_allocated(self.engine.device) if not self.reads_at_will else None,
-            final_views=views,
-        )
-
-    def _on_clock(self) -> float:
-        return 0.0 if self._clock_started is None else time.perf_counter() - self._clock_started
-
-
 def _evaluate_views(
     network: nn.Module,
     batches: Batches,
@@ -557,8 +202,3 @@ def _evaluate_views(
     found = evaluate_together(network, batches.data, engine, ranks, step, look, batches.data.views)
     log(step, f"error_{batches.data.views}_views", found.error)
     return found
-
-
-def _log_evaluation(log: Log, step: int, found: Evaluation) -> None:
-    log(step, "loss", found.loss)
-    log(step, "error", found.error)

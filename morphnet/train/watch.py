@@ -57,8 +57,6 @@ class Watch:
         steps: int,
         every: int,
     ) -> None:
-        if steps < 1 or every < 1:
-            raise ValueError(f"trainer.watch_steps={steps}, trainer.watch_every={every}: numbers from 1 are needed")
         self.path, self.kept, self.images, self.steps, self.every = path, kept, images, steps, every
         self._load = start
         self._start: nn.Module | None = None

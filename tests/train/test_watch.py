@@ -80,10 +80,10 @@ def test_watching_changes_nothing_in_the_training(tmp_path):
 
 @pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 7))])
 def test_an_interrupted_run_ends_with_the_same_file(tmp_path, monkeypatch, step):
-    from morphnet.train.phase import _Phase
+    from morphnet.train.state import PhaseState
 
     _run(tmp_path / "whole", controls=())
-    take, dies_at = _Phase.take_measured, [step]
+    take, dies_at = PhaseState.take_measured, [step]
 
     def dying(self):
         take(self)
@@ -91,7 +91,7 @@ def test_an_interrupted_run_ends_with_the_same_file(tmp_path, monkeypatch, step)
             dies_at.clear()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Phase, "take_measured", dying)
+    monkeypatch.setattr(PhaseState, "take_measured", dying)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "died", controls=())
     _run(tmp_path / "died", controls=())
