@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from torch import Tensor
 
 from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture
 
 torch.set_num_threads(1)  # the tests run in two processes
 gc.set_threshold(10_000, 20, 20)  # copies of networks and configurations are made and dropped by the thousand
+
+# Hydra composes twice, the first time to see whether a configuration asks for a sweep, which none of ours does.
+# Commands that the tests start in processes of their own do it as ever.
+Hydra.get_mode = lambda self, config_name, overrides: None
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from morphnet.cli.compose import run_job
 from morphnet.cli.errors import SweepError, explain
 from morphnet.cli.output import short
+from morphnet.cli.prefix import prefixed
 from morphnet.cli.status import LOCK, STATUS, RunStatus, finished_records, read_status, write_status
 from morphnet.store import hold_or_refuse, is_held
 
@@ -123,6 +124,11 @@ class _Sweep:
         run_dir = Path(hydra_config.runtime.output_dir)
         entry = None if self.folder is None else self.folder / f"{hydra_config.job.num}.json"
         sys.argv = list(self.arguments)
+        beside_others = hydra_config.mode == RunMode.MULTIRUN and self.launcher != "basic"
+        with prefixed(f"{run_dir.parent.name}/{run_dir.name}: " if beside_others else None):
+            self._run(composed, hydra_config, run_dir, entry)
+
+    def _run(self, composed: DictConfig, hydra_config: Any, run_dir: Path, entry: Path | None) -> None:
         if int(os.environ.get("RANK", "0")):  # torchrun started several processes, and the first one keeps the books
             self.train(composed, run_dir, RunStatus(run_dir, None))
             return

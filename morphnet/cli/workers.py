@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from morphnet.cli.compose import plain, register
 from morphnet.cli.errors import SweepError, exit_code, explain, is_lost_connection
+from morphnet.cli.prefix import prefix_now, prefixed
 from morphnet.cli.status import STATUS, RunStatus, write_status
 from morphnet.config import TrainConfig
 
@@ -61,6 +62,7 @@ def run_workers(
         "argv": sys.argv,
         "launcher": os.getpid(),
         "status": status.values,
+        "prefix": prefix_now(),
     }
     handlers = {signum: signal.getsignal(signum) for signum in STOPS} if _in_main_thread() else {}
     try:
@@ -149,10 +151,20 @@ def worker(path: str) -> int:
         Path(path).with_name(CLAIMED).touch()
         write_status(run_dir / STATUS, job["status"])
 
-    try:
-        from morphnet.cli.process import train_here
+    with prefixed(job["prefix"]):
+        return _work(rank, lambda: _train(composed, run_dir, job["recipe"], begin))
 
-        train_here(composed, run_dir, job["recipe"], str(composed.device), begin)
+
+def _train(composed: DictConfig, run_dir: Path, recipe: str | None, begin: Callable[[], None]) -> None:
+    from morphnet.cli.process import train_here
+
+    train_here(composed, run_dir, recipe, str(composed.device), begin)
+
+
+def _work(rank: int, train: Callable[[], None]) -> int:
+    """Calls ``train``, says what goes wrong, and returns an exit code."""
+    try:
+        train()
     except KeyboardInterrupt as stop:
         if rank == 0:
             print(f"morphnet: {str(stop) or 'stopped'}", file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, lsmr
 from torch import Tensor
 
 from morphnet.graph import Support
@@ -126,6 +125,8 @@ def _dense(target: Tensor, after: Tensor, before: Tensor, mask: Tensor, shape: t
 
 
 def _iterate(target: Tensor, after: Tensor, before: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    from scipy.sparse.linalg import LinearOperator, lsmr  # takes half a second, and most commands do not come here
+
     kernel = (target.shape[2], target.shape[3])
     size = (*shape, *mask.shape)
     after_t, before_t = adjoint(after), adjoint(before)

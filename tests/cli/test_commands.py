@@ -1,5 +1,7 @@
 """The commands on real digits, as a user types them."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -61,7 +63,12 @@ def output_of(run):
 def finished(tmp_path_factory):
     """Two seeds of the main job, shortened, in one sweep."""
     folder = tmp_path_factory.mktemp("run")
-    output = _morphnet("train", "-m", "seed=0,1", *SHORT, cwd=folder)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["morphnet"])
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        assert main(["train", "-m", "seed=0,1", *SHORT]) == 0
+    output = printed.getvalue()
     runs = sorted((folder / "outputs" / "digits").iterdir())
     assert len(runs) == 2
     return folder, runs, output

@@ -96,6 +96,7 @@ def test_jobs_in_parallel_processes_are_listed_and_skipped_when_they_are_done(tr
     _check_two_jobs(process.returncode, output, error)
     _check_no_traces(tmp_path)
     (record,) = tmp_path.glob("outputs/digits/*/phases/0_parent/record.json")
+    assert f"\ndigits/{record.parents[2].name}: parent: step 6 of 6" in output
     command = json.loads(record.read_text())["command"]
     assert command[:4] == ["morphnet", "train", "-m", "optim.batch_size=50,0"]
     _check_again(train, tmp_path)
