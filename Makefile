@@ -1,6 +1,6 @@
 # make demo: digits, parent, 1c1 child and its control over three seeds, and their table.
 # make test: lint, format, types and the default tests.
-# make docs: the pages of docs/ and the references as a site.
+# make docs: runs what the pages show, then builds them and the references as a site.
 # Both set up what they need: a virtual environment in .venv, with uv where it is present, else venv and pip.
 
 PYTHON ?= python3
@@ -24,6 +24,7 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
 
 docs: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 

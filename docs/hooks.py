@@ -9,6 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
+_NOT_RUN = re.compile(r"^<!-- not run: ([^\n]+) -->\n(```.*?^```)", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -25,7 +26,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Links between the repository's folders become links of the site; those to code and records become plain words."""
+    """Links between the repository's folders become links of the site; those to code and records become plain words.
+
+    Code that was not run with the page says so.
+    """
+    text = _NOT_RUN.sub(r"\2\n\n*Not run with this page: \1.*", text)
     text = re.sub(r"\[([^\]]*)\]\((?:\.\./)*[^)\s]*\.py\)", r"\1", text)
     text = re.sub(r"\[([^\]]*)\]\((?:\.\./)*(?:results/)?records/[^)\s]*\)", r"\1", text)
     if page.file.src_uri == "index.md":
