@@ -11,20 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from morphnet.cli.compose import digest, plain, read_yaml, to_yaml
 from morphnet.cli.output import short
 from morphnet.config import DataConfig, TrainConfig
-
-#: Keys that may differ between a run and its continuation: they change nothing in the result.
-FREE_KEYS = {
-    "output",
-    "share_parent",
-    "trainer.checkpoint_seconds",
-    "trainer.restarts",
-    "data.root",
-    "data.download",
-    "data.workers",
-    "dry_run",
-}
-#: Where files lie; what is in them is compared by its hash.
-PATHS = {"data.path", "data.labels", "parent", "weights"}
+from morphnet.settings import FREE_KEYS, PATHS, flat
 
 #: Keys that came later: where they have their default, runs made before keep their variant.
 LATER = (
@@ -50,8 +37,8 @@ def check_same_run(composed: DictConfig, run_dir: Path) -> None:
             raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
         return
     # Settings that came later are absent in an older file: it was made with what they are by default.
-    before = {**_defaults(), **_flat(read_yaml(path))}
-    now = _flat(plain(composed))
+    before = {**_defaults(), **flat(read_yaml(path))}
+    now = flat(plain(composed))
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*before, *now})
@@ -98,7 +85,7 @@ def variant_of(composed: DictConfig, inputs: dict[str, str | None]) -> str:
     left_out = {*FREE_KEYS, *PATHS, "seed"}
     if composed.data.crop is None:
         left_out |= OF_FILES  # they mean nothing then, and runs made before they came keep their digits
-    settings = {k: v for k, v in _flat(plain(composed)).items() if k not in left_out}
+    settings = {k: v for k, v in flat(plain(composed)).items() if k not in left_out}
     later = {k: v for k, v in _defaults().items() if _came_later(k)}
     settings = {k: v for k, v in settings.items() if k not in later or later[k] != v}
     return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
@@ -106,20 +93,10 @@ def variant_of(composed: DictConfig, inputs: dict[str, str | None]) -> str:
 
 def _defaults() -> dict[str, Any]:
     """What every key is that a configuration does not give; those that have to be given stand as ``???``."""
-    of_data = _flat(OmegaConf.to_container(OmegaConf.structured(DataConfig)), "data")
-    whole = _flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig)))
+    of_data = flat(OmegaConf.to_container(OmegaConf.structured(DataConfig)), "data")
+    whole = flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig)))
     return {**of_data, **{key: value for key, value in whole.items() if _came_later(key)}}
 
 
 def _came_later(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in LATER)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(values, dict):
-        items = [(str(key), value) for key, value in values.items()]
-    elif isinstance(values, list):
-        items = [(str(i), value) for i, value in enumerate(values)]
-    else:
-        return {prefix: values}
-    return {k: v for key, value in items for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}

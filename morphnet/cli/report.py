@@ -31,6 +31,7 @@ def report(composed: DictConfig) -> None:
 
     from morphnet.report.record import read_record
     from morphnet.report.table import FORMATS
+    from morphnet.report.variants import tell_apart
 
     for key, value, expected in (("table", config.table, TABLES), ("format", config.format, (*FORMATS, "html"))):
         if value not in expected:
@@ -54,13 +55,13 @@ def report(composed: DictConfig) -> None:
         from morphnet.report.page import write_page
 
         place = Path(config.output or "report") / "report.html"
-        write_page([{**read_record(path), "file": path} for path in paths], place, config.with_recipe)
+        write_page(tell_apart([{**read_record(path), "file": path} for path in paths]), place, config.with_recipe)
         print(place)
         return
     near = config.output or "."
-    records = [
-        {**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix(), "file": path} for path in paths
-    ]
+    records = tell_apart(
+        [{**read_record(path), "path": Path(os.path.relpath(path, near)).as_posix(), "file": path} for path in paths]
+    )
     found = _table(records, config.table, config.format, config.with_recipe)
     if found is None:
         what = {

@@ -289,11 +289,14 @@ def _remove_empty(folder: Path, keep: bool) -> None:
 
 def _print_table(runs: dict[str, Records]) -> None:
     runs = {folder: found for folder, found in runs.items() if found}
-    records = [record for found in runs.values() for record in found]
-    if not records:
+    if not runs:
         return
     from morphnet.report.table import format_rows, tabulate
+    from morphnet.report.variants import tell_apart
 
+    records = tell_apart(
+        [{**r, "file": Path(folder, "phases", "phase", "record.json")} for folder, found in runs.items() for r in found]
+    )
     try:
         text = format_rows(tabulate(records))
     except ValueError:  # one seed in several output folders: a table for each

@@ -31,6 +31,12 @@ class Run:
         return first["experiment"], first["settings"].get("variant", "")
 
     @property
+    def title(self) -> str:
+        """The experiment, and what tells the run from others of it."""
+        first = next(iter(self.phases.values()))
+        return first["experiment"] + (f" ({first['told_apart']})" if first.get("told_apart") else "")
+
+    @property
     def recipe(self) -> str:
         """The recipe of the run; ``paper`` for those of the paper and for none."""
         name = next(iter(self.phases.values()))["settings"].get("recipe")

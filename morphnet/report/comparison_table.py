@@ -11,12 +11,13 @@ from morphnet.report.comparison import ControlLine, PaperLine
 from morphnet.report.table import WRITERS, Format, to_csv, with_deviation
 
 PAPER_HEADER = (
-    "network", "phases", "views", "error %, paper", "error %", "seeds", "improvement, paper", "improvement",
+    "network", "settings", "phases", "views", "error %, paper", "error %", "seeds", "improvement, paper", "improvement",
     "relative %, paper", "relative %", "FLOP, paper (million)", "FLOP (million)", "rel. FLOP, paper", "steps",
     "records",
 )  # fmt: skip
 CONTROL_HEADER = (
-    "experiment", "network", "error %", "seeds", "over the child (points)", "95 % interval", "FLOP (million)", "steps",
+    "experiment", "settings", "network", "error %", "seeds", "over the child (points)", "95 % interval",
+    "FLOP (million)", "steps",
 )  # fmt: skip
 
 
@@ -36,10 +37,9 @@ def format_paper(lines: Sequence[PaperLine], format: Format = "text") -> str:
 
 def paper_columns(lines: Sequence[PaperLine], format: Format) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
-    views = any(line.views > 1 for line in lines)
     body = [_paper_cells(line, format) for line in lines]
-    kept = [i for i, name in enumerate(PAPER_HEADER) if name != "views" or views]
-    return [PAPER_HEADER[i] for i in kept], [[cells[i] for i in kept] for cells in body]
+    header, body = _without_empty(PAPER_HEADER, "settings", body)
+    return (header, body) if any(line.views > 1 for line in lines) else _without(header, "views", body)
 
 
 def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> str:
@@ -55,9 +55,20 @@ def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> st
     return WRITERS[format](*control_columns(lines))
 
 
-def control_columns(lines: Sequence[ControlLine]) -> tuple[Sequence[str], list[list[str]]]:
+def control_columns(lines: Sequence[ControlLine]) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
-    return CONTROL_HEADER, [_control_cells(line) for line in lines]
+    return _without_empty(CONTROL_HEADER, "settings", [_control_cells(line) for line in lines])
+
+
+def _without_empty(header: Sequence[str], name: str, body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The table without its column ``name`` if no line has anything there."""
+    place = list(header).index(name)
+    return (list(header), body) if any(cells[place] for cells in body) else _without(header, name, body)
+
+
+def _without(header: Sequence[str], name: str, body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    kept = [i for i, found in enumerate(header) if found != name]
+    return [header[i] for i in kept], [[cells[i] for i in kept] for cells in body]
 
 
 def _paper_cells(line: PaperLine, format: Format) -> list[str]:
@@ -66,6 +77,7 @@ def _paper_cells(line: PaperLine, format: Format) -> list[str]:
     gain = None if paper_parent is None else paper_parent - line.paper_error
     return [
         row.name,
+        "" if first is None else first.get("told_apart", ""),
         str(len(row.via) + 1) + (f" ({' → '.join((*row.via, row.spec or ''))})" if row.via else ""),
         str(line.views),
         f"{100 * line.paper_error:.2f}",
@@ -98,6 +110,7 @@ def _control_cells(line: ControlLine) -> list[str]:
         difference = f"{100 * statistics.fmean(line.differences):+.2f}"
     return [
         line.experiment,
+        line.record.get("told_apart", ""),
         line.label,
         _mean(line.errors),
         str(len(line.errors)),
@@ -113,6 +126,7 @@ def _paper_values(line: PaperLine) -> dict[str, Any]:
     return {
         "table": line.row.table,
         "network": line.row.name,
+        "settings": "" if first is None else first.get("told_apart", ""),
         "via": list(line.row.via),
         "views": line.views,
         "paper_error": line.paper_error,
@@ -132,6 +146,7 @@ def _paper_values(line: PaperLine) -> dict[str, Any]:
 def _control_values(line: ControlLine) -> dict[str, Any]:
     return {
         "experiment": line.experiment,
+        "settings": line.record.get("told_apart", ""),
         "network": line.label,
         "errors": list(line.errors),
         "differences": list(line.differences),

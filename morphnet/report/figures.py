@@ -84,7 +84,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
                 axes.plot([], [], style, color=labels[kind], label=_legend(run, kind))
             axes.plot(*zip(*points, strict=True), style, color=labels[kind], lw=1, alpha=0.85)
     first = runs[0]
-    axes.set(xlabel="iterations", ylabel="error (%)", title=plain(first.key[0]))
+    axes.set(xlabel="iterations", ylabel="error (%)", title=plain(first.title))
     _finish(axes)
     return figure
 

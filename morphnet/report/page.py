@@ -105,7 +105,7 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     for i, key in enumerate(dict.fromkeys(run.key for run in runs)):
         group = [run for run in runs if run.key == key]
         if any(record.get("history") for run in group for record in run.phases.values()):
-            figures.append(_figure(draw_curves(group), f"curves{i}", f"Error over training: {key[0]}."))
+            figures.append(_figure(draw_curves(group), f"curves{i}", f"Error over training: {group[0].title}."))
     parts.append(_section("figures", "Figures", f'<div class="figures">{"".join(figures)}</div>'))
     if watched:
         body = _table(*first_steps_columns(watched)) + _figure(draw_first_steps(watched), "first", "")
@@ -190,7 +190,7 @@ def _run(run: Run, open_: bool) -> str:
     records = list(run.phases.values())
     first = records[0]
     folder = first["file"].parents[2]
-    title = f"{first['experiment']}, seed {run.seed}"
+    title = f"{run.title}, seed {run.seed}"
     body = "".join(_phase(record) for record in records)
     config = folder / "config.yaml"
     if config.is_file():

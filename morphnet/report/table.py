@@ -21,10 +21,11 @@ class Row:
 
     Errors are fractions. ``error_deviation`` is the sample standard deviation, None for one seed; ``views_error_mean``
     and its deviation are over ten views of each image, None where they were not taken. ``relative_macs`` is over the
-    parent's.
+    parent's. ``settings``: what tells the row from others of its experiment, if it was run in several ways.
     """
 
     experiment: str
+    settings: str
     network: str
     role: str
     seeds: tuple[int, ...]
@@ -72,6 +73,7 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
         rows.append(
             Row(
                 experiment=first["experiment"],
+                settings=first.get("told_apart", ""),
                 network=first["label"],
                 role=first["role"],
                 seeds=seeds,
@@ -100,10 +102,12 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
 def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and what a person reads: per cent, million, ``x``. The error is that of the last epoch.
 
-    There is a column for ten views if any row has them.
+    There is a column for ten views if any row has them, and one for settings if an experiment was run in several ways.
     """
     views = any(row.views_error_mean is not None for row in rows)
-    header = ["experiment", "network", "seeds", "error %", *(["10-view error %"] if views else []), "at start %"]
+    settings = any(row.settings for row in rows)
+    header = ["experiment", *(["settings"] if settings else []), "network", "seeds", "error %"]
+    header += [*(["10-view error %"] if views else []), "at start %"]
     header += ["FLOP (million)", "rel. FLOP", "parameters", "steps", "images/s"]
     written = []
     for row in rows:
@@ -111,6 +115,7 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         written.append(
             [
                 row.experiment,
+                *([row.settings] if settings else []),
                 row.network,
                 str(len(row.seeds)),
                 with_deviation(row.error_mean, row.error_deviation),

@@ -5,8 +5,9 @@ import json
 from omegaconf import OmegaConf
 
 from morphnet.cli.compose import digest
-from morphnet.cli.identity import FREE_KEYS, LATER, OF_FILES, PATHS, _flat, variant_of
+from morphnet.cli.identity import LATER, OF_FILES, variant_of
 from morphnet.config import DataConfig, TrainConfig
+from morphnet.settings import FREE_KEYS, PATHS, flat
 
 INPUTS = {"data": "a hash", "parent": None, "processes": "1"}
 
@@ -22,10 +23,10 @@ def test_settings_that_came_later_leave_older_variants_as_they_were():
     """The digits of a configuration without these keys, as it was before they existed."""
     known = {"after", "data.policy", "dry_run", "optim.ema", "optim.label_smoothing", "schedule.decay"}
     assert known <= set(LATER)
-    flat = _flat(OmegaConf.to_container(_config()))
+    settings = flat(OmegaConf.to_container(_config()))
     older = {
         key: value
-        for key, value in flat.items()
+        for key, value in settings.items()
         if key not in {*FREE_KEYS, *PATHS, *OF_FILES, "seed", *LATER} and not key.startswith("after.")
     }
     assert "schedule.warmup_lr" in older

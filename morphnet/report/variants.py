@@ -1,0 +1,74 @@
+"""What tells runs of one experiment apart that differ in more than their seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from morphnet.settings import FREE_KEYS, PATHS, flat
+
+#: So many settings are named; a table has no room for more.
+NAMED = 4
+
+
+def tell_apart(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``records``, with ``told_apart`` in each of them whose experiment was run in several ways.
+
+    That is the settings in which they differ, as they are in ``config.yaml`` of the run (beside the record's ``file``):
+    ``optim.lr=0.01``. Where those do not say it, it is the digits in the name of the run's folder.
+    """
+    experiments: dict[str, dict[str, list[Path]]] = {}
+    for record in records:
+        run = record["file"].parents[2]
+        runs = experiments.setdefault(record["experiment"], {}).setdefault(_variant(record), [])
+        if run not in runs:
+            runs.append(run)
+    said = {
+        (experiment, variant): text
+        for experiment, variants in experiments.items()
+        if len(variants) > 1
+        for variant, text in _differences(variants).items()
+    }
+    return [{**record, "told_apart": said.get((record["experiment"], _variant(record)), "")} for record in records]
+
+
+def _variant(record: dict[str, Any]) -> str:
+    return str(record["settings"].get("variant", ""))
+
+
+def _differences(variants: dict[str, list[Path]]) -> dict[str, str]:
+    """For each variant the settings that not all of them share."""
+    settings = {variant: _common([_settings(run) for run in runs]) for variant, runs in variants.items()}
+    keys = sorted({key for values in settings.values() for key in values})
+    keys = [key for key in keys if len({repr(values.get(key)) for values in settings.values()}) > 1]
+    found = {}
+    for variant, values in settings.items():
+        named = [f"{key}={_written(key, values[key])}" for key in keys if key in values]
+        found[variant] = ", ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
+    unclear = {text for text in found.values() if not text or list(found.values()).count(text) > 1}
+    return {variant: variant if text in unclear else text for variant, text in found.items()}
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    """The flat settings of a run, as far as they say something of its result; empty if nobody can read them."""
+    try:
+        values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return {key: value for key, value in flat(values or {}).items() if key not in {*FREE_KEYS, "seed"}}
+
+
+def _common(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    first = runs[0]
+    return {key: value for key, value in first.items() if all(run.get(key) == value for run in runs)}
+
+
+def _written(key: str, value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return Path(value).name if key in PATHS and isinstance(value, str) else str(value)

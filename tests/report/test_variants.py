@@ -1,0 +1,60 @@
+"""Runs of one experiment that differ in more than their seed."""
+
+import yaml
+
+from morphnet.report.table import format_rows, tabulate
+from morphnet.report.variants import tell_apart
+
+
+def _record(folder, seed, variant, settings=None, experiment="e"):
+    run = folder / f"{experiment}-{seed}-{variant}"
+    run.mkdir(exist_ok=True)
+    if settings is not None:
+        (run / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "output": str(folder / variant), **settings}))
+    return {
+        "experiment": experiment, "seed": seed, "index": 0, "phase": "parent", "label": "parent", "role": "parent",
+        "error": 0.1, "start_error": 0.9, "macs": 100, "parameters": 10, "steps": 1, "seconds": 1.0,
+        "images_per_second": None, "settings": {"variant": variant}, "data": {"evaluated_on": "test"},
+        "file": run / "phases" / "0_parent" / "record.json",
+    }  # fmt: skip
+
+
+def _said(records):
+    return [record["told_apart"] for record in tell_apart(records)]
+
+
+def test_what_differs_is_named_and_seeds_and_folders_are_not(tmp_path):
+    slow, fast = ({"optim": {"lr": lr, "momentum": 0.9}, "phases": [{"morph": None}]} for lr in (0.01, 0.1))
+    records = [_record(tmp_path, 0, "a", slow), _record(tmp_path, 1, "a", slow), _record(tmp_path, 0, "b", fast)]
+    assert _said(records) == ["optim.lr=0.01", "optim.lr=0.01", "optim.lr=0.1"]
+    text = format_rows(tabulate(tell_apart(records)))
+    assert text.splitlines()[0].split()[:3] == ["experiment", "settings", "network"]
+    assert [line.split()[1] for line in text.splitlines()[2:]] == ["optim.lr=0.01", "optim.lr=0.1"]
+
+
+def test_an_experiment_that_was_run_in_one_way_needs_no_words(tmp_path):
+    records = [
+        _record(tmp_path, 0, "a", {"optim": {"lr": 0.1}}),
+        _record(tmp_path, 1, "a", {"optim": {"lr": 0.1}}),
+        _record(tmp_path, 0, "b", {"optim": {"lr": 0.2}}, experiment="other"),
+    ]
+    assert _said(records) == ["", "", ""]
+    assert "settings" not in format_rows(tabulate(tell_apart(records)))
+
+
+def test_many_differences_are_counted_and_a_path_is_its_last_part(tmp_path):
+    records = [
+        _record(tmp_path, 0, "a", {"parent": "/far/away/grown", **{f"k{i}": 0 for i in range(5)}}),
+        _record(tmp_path, 0, "b", {"parent": None, **{f"k{i}": True for i in range(5)}}),
+    ]
+    assert _said(records) == ["k0=0, k1=0, k2=0, k3=0 and 2 more", "k0=true, k1=true, k2=true, k3=true and 2 more"]
+    pair = [_record(tmp_path, 1, "c", {"parent": "/far/grown"}), _record(tmp_path, 1, "d", {"parent": None})]
+    assert _said(pair) == ["parent=grown", "parent=null"]
+
+
+def test_what_the_configuration_does_not_say_the_folder_does(tmp_path):
+    same = {"data": {"path": "mine.npz"}}
+    assert _said([_record(tmp_path, 0, "a1", same), _record(tmp_path, 0, "b2", same)]) == ["a1", "b2"]
+    assert _said([_record(tmp_path, 1, "a1"), _record(tmp_path, 1, "b2")]) == ["a1", "b2"]
+    (tmp_path / "e-1-a1" / "config.yaml").write_text("a: [")
+    assert _said([_record(tmp_path, 1, "a1"), _record(tmp_path, 1, "b2")]) == ["a1", "b2"]
