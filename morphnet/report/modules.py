@@ -12,8 +12,8 @@ from morphnet.report.picture import draw_modules
 from morphnet.spec import parse_spec, spec_graph
 
 
-def draw_morph(report: dict[str, Any]) -> Figure | None:
-    """The module of the first layer of each kind that was morphed, beside what it was."""
+def draw_morph(report: dict[str, Any], columns: int = 4) -> Figure | None:
+    """The module of the first layer of each kind that was morphed, and what it was; ``columns`` pictures in a row."""
     kinds: dict[str, tuple[ModuleGraph, ModuleGraph, int, int]] = {}
     for layer in report["layers"]:
         module = layer.get("module")
@@ -31,7 +31,7 @@ def draw_morph(report: dict[str, Any]) -> Figure | None:
     panels = []
     for before, after, inside, outside in kinds.values():
         panels += [(before, before.widths(inside, outside), "before"), (after, after.widths(inside, outside), "after")]
-    return draw_modules(panels)
+    return draw_modules(panels, columns)
 
 
 def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -70,8 +70,11 @@ pre { overflow-x: auto; background: var(--band); padding: .75rem; border-radius:
 .good { color: var(--green); } .bad { color: var(--red); font-weight: 600; }
 nav { font-size: .9rem; } nav a { margin-right: 1rem; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } nav { display: none; }
-  details { break-inside: avoid; } pre, .wide { overflow: visible; white-space: pre-wrap; }
-  th, td { white-space: normal; padding: .2rem .4rem; } figure { break-inside: avoid; } }
+  pre, .wide { overflow: visible; white-space: pre-wrap; } .wide, figure { break-inside: avoid; }
+  h2, h3, summary, .note { break-after: avoid; } h2 { margin-top: 1.5rem; }
+  th, td { white-space: normal; padding: .2rem .4rem; }
+  .figures { display: block; } figure svg { max-height: 9cm; width: auto; max-width: 100%; }
+  details::details-content { content-visibility: visible; } details pre { columns: 3; font-size: 8px; } }
 """
 
 
@@ -201,8 +204,9 @@ def _run(run: Run, open_: bool) -> str:
 
 
 def _phase(record: dict[str, Any]) -> str:
+    counted = f"{_count(record.get('errors'))} of {_count(record['data'].get('images'))}"
     facts = [
-        ("error", f"{100 * record['error']:.2f} % ({record.get('errors', '')} of {record['data'].get('images', '')})"),
+        ("error", f"{100 * record['error']:.2f} % ({counted})"),
         ("before its first step", f"{100 * record['start_error']:.2f} %"),
         ("trained for", f"{record['steps']:,} iterations" if record["steps"] else "given, not trained"),
         ("cost", f"{record['macs']:,} multiply-accumulates, {record['parameters']:,} parameters"),
@@ -219,6 +223,10 @@ def _phase(record: dict[str, Any]) -> str:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             text += f'<p class="bad">the report of the morph is damaged: {escape(str(error))}</p>'
     return text
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else ""
 
 
 def _lineage(record: dict[str, Any]) -> str:

@@ -86,14 +86,14 @@ def draw_module(axes: Axes, graph: ModuleGraph, widths: Mapping[str, int] | None
     _draw(axes, graph, layout, layout.box(), widths or {}, title, ())
 
 
-def draw_modules(panels: Sequence[tuple[ModuleGraph, Mapping[str, int], str]]) -> Figure:
-    """Modules beside each other, each with the widths of its vertices and a title; at most four in a row."""
+def draw_modules(panels: Sequence[tuple[ModuleGraph, Mapping[str, int], str]], columns: int = 4) -> Figure:
+    """Modules, each with the widths of its vertices and a title; at most ``columns`` in a row."""
     layouts = [_lay_out(graph) for graph, _, _ in panels]
     boxes = [layout.box() for layout in layouts]
     width = max(max(box[1] - box[0] for box in boxes), 2.6)
     height = max(box[3] - box[2] for box in boxes) + TITLE
     boxes = [_widened(box, width, height - TITLE) for box in boxes]  # the same scale for all
-    columns = min(len(panels), 4)
+    columns = min(len(panels), columns)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(columns * width, rows * height))
     for i, ((graph, widths, title), layout, box) in enumerate(zip(panels, layouts, boxes, strict=True)):

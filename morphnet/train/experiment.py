@@ -329,7 +329,7 @@ def _show_morph(log: PhaseLog, folder: Path) -> None:
     except (OSError, ValueError):  # a start that was made before there was one
         return
     log.text("morph/proof", morph_in_words(report))
-    figure = draw_morph(report)
+    figure = draw_morph(report, columns=1)  # TensorBoard shows pictures narrow
     if figure is not None:
         log.picture("morph/module", figure)
 

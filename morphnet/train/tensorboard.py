@@ -24,12 +24,14 @@ TAGS = {
 BY_PHASE = {"loss": "by_phase/{split}_loss", "error": "by_phase/{split}_error", "train_error": "by_phase/train_error"}
 #: Of those that are many at a time: each takes a flush of 5 ms, and the next other one takes them along.
 MANY = ("slopes/", "norms/", "bn_drift/", "after_morph/growth:")
+#: Pixels of a picture's width: TensorBoard leaves pixels out of a wider one, and with them what is written there.
+WIDTH = 340
 #: The folder of what belongs to the whole run; those of phases are ``phase<i>_<name>``.
 WHOLE = "run"
 
 
 class PhaseLog:
-    """A :data:`~morphnet.train.phase.Log` that writes what happens in one phase to ``folder``.
+    """A :data:`~morphnet.train.state.Log` that writes what happens in one phase to ``folder``.
 
     If it cannot be written, one line says so and training goes on without it.
 
@@ -139,7 +141,7 @@ def _pixels(figure: Figure) -> Any:
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure.set_dpi(110)
+    figure.set_dpi(min(110, WIDTH / figure.get_figwidth()))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
