@@ -77,8 +77,6 @@ def morph(composed: DictConfig) -> None:
     (output / "config.yaml").write_text(to_yaml(composed))
     saved = save_network(child, output / "network.safetensors")
     print(report)
-    if not report.layers:
-        print(f"note: every shortcut that {spec} touches was there already, so nothing was added")
     print(f"written to  {saved}")
 
 

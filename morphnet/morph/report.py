@@ -98,6 +98,7 @@ class MorphReport:
         proof, training = self.proof, self.proof.training
         lines = [
             f"{self.spec}, bn={self.bn}: {self._count()}",
+            *([] if self.layers else ["  note        all that it touches was there already: the child is the parent"]),
             f"  FLOP        {self._macs()}",
             f"  parameters  {self.parameters_before:,} -> {self.parameters_after:,}",
             f"  proof on    {self.inputs}",

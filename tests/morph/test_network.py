@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from morphnet import MorphError, morph_network
 from morphnet.nn.activation import ParametricActivation
 from morphnet.nn.branch import Branch
+from morphnet.store import network_hash
 
 
 def _float64_difference(parent, child, x):
@@ -361,3 +362,11 @@ def test_a_real_trained_parent_keeps_its_function(trained_parent, spec):
     _, report = morph_network(parent, spec, calibration=images)
     assert report.proof.exactness.relative < 1e-12
     assert report.proof.own_dtype.flips == 0
+
+
+def test_a_morph_that_adds_nothing_says_so(make_network, batches):
+    child, report = morph_network(make_network(), "1c1", calibration=batches)
+    assert "the child is the parent" not in str(report)
+    again, report = morph_network(child, "1c1", calibration=batches)
+    assert "all that it touches was there already: the child is the parent" in str(report)
+    assert network_hash(again) == network_hash(child)
