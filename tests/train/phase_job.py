@@ -1,6 +1,6 @@
 """One small phase in float64, for as many processes as started it: ``python phase_job.py FOLDER NORM``.
 
-NORM is ``frozen`` (batch normalisation in evaluation mode), ``group`` (GroupNorm) or ``batch``. Process k writes
+NORM is ``frozen`` (batch normalisation in evaluation mode), ``group`` (GroupNorm, averaged weights) or ``batch``. Process k writes
 ``<k>.pt`` with the network, the losses of all steps, and every order of images it saw.
 """
 
@@ -47,7 +47,7 @@ def main(folder: Path, norm: str) -> None:
             network,
             TrainBatches(data, 50, Augmentation(1, False), (0, 0)),
             Schedule(STEPS, 0.05),
-            Optimisation(),
+            Optimisation(ema=0.9 if norm == "group" else 0.0),
             engine,
             name="parent",
             log=lambda *entry: None,
