@@ -1,7 +1,7 @@
 """One small phase in float64, for as many processes as started it: ``python phase_job.py FOLDER NORM``.
 
-NORM is ``frozen`` (batch normalisation in evaluation mode), ``group`` (GroupNorm, averaged weights) or ``batch``. Process k
-of N writes ``<N>_<k>.pt``: the network, and errors and loss of its evaluation.
+NORM is ``frozen`` (batch normalisation in evaluation mode), ``group`` (GroupNorm, averaged weights) or ``batch``.
+Process k of N writes ``<N>_<k>.pt``: the network, and errors and loss of its evaluation.
 """
 
 import sys
