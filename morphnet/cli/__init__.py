@@ -50,6 +50,12 @@ examples:
 HYDRA_FULL_ERROR=1 shows where an error comes from.
 """
 
+#: What Hydra takes beside overrides.
+OPTIONS = {
+    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info",
+    "--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun",
+}  # fmt: skip
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
@@ -86,6 +92,12 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(help_of(command), flush=True)
         return 0
+    unknown = next((word for word in rest if word.startswith("--") and word.split("=")[0] not in OPTIONS), None)
+    if unknown is not None and command != "completion":
+        name, _, value = unknown[2:].replace("-", "_").partition("=")
+        said = f"there is no option {unknown}; settings are key=value: {name}={value or 'true'}"
+        print(f"morphnet: error: {said} (morphnet {command} --help lists them)", file=sys.stderr)
+        return 2
     sys.argv = [f"morphnet {command}", *rest]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here

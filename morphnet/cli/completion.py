@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from morphnet.cli.reference import GROUPS, keys_of, options_of
@@ -13,6 +14,8 @@ usage: morphnet completion bash|zsh|fish
   eval "$(morphnet completion bash)"         # in ~/.bashrc
   eval "$(morphnet completion zsh)"          # in ~/.zshrc, after compinit
   morphnet completion fish | source          # in ~/.config/fish/config.fish"""
+
+_VALUES = re.compile(r"(?:^|: )(\w[\w:]*(?: \| \w[\w:]*)+)(?=$|[:;,])")
 
 _BASH = """\
 _morphnet() {
@@ -29,13 +32,16 @@ _morphnet() {
   local begun=${current%%"${current##*=}"}
   COMPREPLY=("${COMPREPLY[@]#"$begun"}")
 }
-complete -F _morphnet morphnet
+complete -o default -F _morphnet morphnet
 """
 
 
 def main() -> None:
     """Prints the script for the shell that is named."""
     shell = sys.argv[1] if len(sys.argv) > 1 else ""
+    if shell in ("-h", "--help"):
+        print(USAGE)
+        return
     if shell not in SHELLS:
         raise ValueError(f"{shell!r} is no shell this knows\n{USAGE}" if shell else f"a shell is needed\n{USAGE}")
     print(script(shell))
@@ -55,14 +61,18 @@ def script(shell: str) -> str:
 
 
 def words_of(command: str) -> list[str]:
-    """What may follow a command: ``key=`` of every key, and ``group=option`` of every file."""
-    groups = [f"{group}={option}" for group in GROUPS[command] for option in options_of(group)]
-    keys = [f"{key.name}=" for key in keys_of(command) if ".N." not in key.name]
-    return [*groups, *keys, "--help", *(["--multirun"] if command == "train" else [])]
+    """What may follow a command: ``key=`` of every key, or ``key=value`` where its comment lists values, and
+    ``group=option`` of every file."""
+    words = [f"{group}={option}" for group in GROUPS[command] for option in options_of(group)]
+    for key in keys_of(command):
+        if ".N." not in key.name:
+            listed = _VALUES.search(key.comment)
+            words += [f"{key.name}={value}" for value in listed[1].split(" | ")] if listed else [f"{key.name}="]
+    return [*words, "--help", "--cfg", "--config-dir", *(["--multirun"] if command == "train" else [])]
 
 
 def _fish(words: dict[str, list[str]], commands: dict[str, str]) -> str:
-    lines = ["complete -c morphnet -f"]
+    lines = ["complete -c morphnet -n __fish_use_subcommand -f"]
     for command, what in commands.items():
         said = what.replace("'", "\\'")
         lines.append(f"complete -c morphnet -n __fish_use_subcommand -a {command} -d '{said}'")

@@ -6,13 +6,13 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable
+import sys
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from morphnet.cli.reference import SCHEMAS, keys_of
+from morphnet.cli.reference import GROUPS, SCHEMAS, keys_of
 
 #: Errors that say what is wrong with what was given; anything else is shown with its type.
 EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, NotADirectoryError)
@@ -28,19 +28,20 @@ WRONG_INPUT = (
     YAMLError,
 )
 
+#: What other programs call things.
+OTHER_NAMES = {"model": "network", "arch": "network", "dataset": "data", "learning_rate": "optim.lr", "gpus": "devices"}
+
 
 class SweepError(Exception):
-    """Some jobs of a sweep, or processes of a run, failed; ``code`` is the highest of their exit codes."""
+    """Some jobs of a sweep, or processes of a run, failed; ``exit_code`` is the highest of theirs."""
 
-    def __init__(self, message: str, code: int) -> None:
-        self.code = code
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
         super().__init__(message)
 
 
 def explain(error: BaseException) -> str:
     """The message a person reads."""
-    from morphnet.morph import MorphError
-
     if "Config group override must be a string" in str(error):  # Hydra's, a plain ValueError
         return "a group cannot be null: give one of its names, or leave it out (~group takes it away)"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -51,7 +52,7 @@ def explain(error: BaseException) -> str:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return message + ("; make room, and the same command goes on from the last checkpoint" if full else "")
-    if isinstance(error, (*EXPECTED, MorphError, SweepError)):
+    if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
         return str(error)
     if "DataLoader worker" in str(error):
         return (
@@ -73,12 +74,8 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def exit_code(error: BaseException) -> int:
     """2 for wrong input, 3 for a morph that failed its proof or has no exact solution, 1 for everything else."""
-    from morphnet.morph import InexactError, MorphError
-
-    if isinstance(error, SweepError):
-        return error.code
-    if isinstance(error, (MorphError, InexactError)):
-        return 3
+    if hasattr(error, "exit_code"):
+        return int(error.exit_code)
     if isinstance(error, WRONG_INPUT):
         return 2
     return 1
@@ -112,15 +109,28 @@ def _explain_hydra(error: BaseException) -> str:
     if unknown:
         whole = re.search(r"Could not override '([^']+)'", message)
         given = whole[1] if whole else unknown[1]
-        near = difflib.get_close_matches(re.sub(r"\.\d+\.", ".N.", given), _keys(), 1)
-        near = near or difflib.get_close_matches(unknown[1], _keys(), 1)
-        if near and near != [unknown[1]]:
-            place = re.search(r"\.\d+\.", given)
-            message += f"\n  did you mean {near[0].replace('.N.', place[0] if place else '.N.')!r}?"
+        near = _near(given) or _near(unknown[1])
+        if near:
+            message += f"\n  did you mean {' or '.join(map(repr, near))}?"
+    elif "Error parsing override" in message and "EQUAL" in message:
+        message += "\n  an override is key=value, such as seed=1 or dry_run=true"
     return message
 
 
-def _keys() -> Iterable[str]:
-    """Every key there is, in full and by its last part."""
-    keys = {key.name for command in SCHEMAS for key in keys_of(command)}
-    return sorted({*keys, *(name.rsplit(".", 1)[-1] for name in keys)})
+def _near(given: str) -> list[str]:
+    """Keys and groups of the command that ``given`` may stand for, best first; none if it is one."""
+    command = sys.argv[0].rpartition(" ")[2]
+    commands = [command] if command in SCHEMAS else list(SCHEMAS)
+    names = {key.name for command in commands for key in keys_of(command)}
+    names |= {group for command in commands for group in GROUPS[command]}
+    place = re.search(r"\.\d+\.", given)
+    name = re.sub(r"\.\d+\.", ".N.", given)
+    name = OTHER_NAMES.get(name, name)
+    if name in names:
+        return [] if name == given else [name]
+    last = sorted((n for n in names if n.endswith(f".{name}")), key=lambda n: (".N." in n, n.startswith("after."), n))
+    parts = {n.rpartition(".")[2]: n for n in sorted(names, reverse=True)}
+    close = last[:2] or difflib.get_close_matches(name, names, 1)
+    if not close and "." not in name:
+        close = [parts[part] for part in difflib.get_close_matches(name, parts, 1)]
+    return [n.replace(".N.", place[0]) if place else n for n in close]

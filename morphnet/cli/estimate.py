@@ -65,6 +65,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     """
     from morphnet.report.table import to_text
 
+    print(f"how long {len(jobs)} jobs will take here: measuring a few steps of each network ...", flush=True)
     estimator, loaded, parents = Estimator(), {}, set()  # type: ignore[var-annotated]
     lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
     unknown = []

@@ -17,14 +17,21 @@ ABOUT = {
             ("experiment=cifar10_morph20_1c1 data.download=true", "a row of Table 1"),
             ("experiment=cifar10_morph20_1c1 schedule.scale=0.1 dry_run=true", "what would run, and how long here"),
             ("-m 'experiment=glob(cifar10_*)' seed=0,1,2", "Table 1"),
-            ("parent=net.safetensors data=cifar10 'phases=[{morph: null}, {morph: 1c1}]'", "grow your own network"),
+            (
+                "experiment=custom parent=net.safetensors data=cifar10 'phases=[{morph: null}, {morph: 1c1}]' "
+                "schedule.epochs=30 after=low",
+                "grow your own network",
+            ),
         ),
     ),
     "morph": (
         "Morphs a trained network once, proves that the child computes the same, and saves it with the proof.",
         (
             ("parent=outputs/digits/seed0 morph=1c1_2branch output=grown", "the residual shortcuts, by a spec"),
-            ("parent=torchvision:resnet18 module=bridge target='layer3.*.conv2' output=bridged", "layers, by a graph"),
+            (
+                "parent=torchvision:resnet18 module=bridge weights=default target='layer3.*.conv2' output=bridged",
+                "layers, by a graph",
+            ),
             ("parent=net.th network=cifar_resnet20 data=cifar10 morph=1c1 output=grown", "weights trained elsewhere"),
         ),
     ),
@@ -46,7 +53,10 @@ ABOUT = {
     "export": (
         "Writes a network for use elsewhere, loads what it wrote, and checks that it computes the same.",
         (
-            ("parent=outputs/digits/seed0 format=onnx output=exported", "needs pip install 'morphnet[export]'"),
+            (
+                "parent=outputs/digits/seed0 format=onnx output=exported",
+                "needs onnx, onnxscript, onnxruntime",
+            ),
             ("parent=grown format=program output=exported", "torch.export"),
             ("parent=grown format=source output=exported", "model.py and weights.pt, which need no morphnet"),
         ),
@@ -95,13 +105,15 @@ def help_of(command: str, width: int | None = None) -> str:
         lines += ["", "groups and presets (GROUP=NAME; their files lie in configs/):"]
         for group in GROUPS[command]:
             lines += _hanging(f"  {group}=", ", ".join(options_of(group)), width, 14)
-    lines += ["", "keys, with what they are where no preset says otherwise (phases.N: of phase N, from 0):"]
+    said = "keys and their defaults, which presets change (phases.N: of phase N, from 0; --cfg job shows what holds):"
+    lines += ["", *textwrap.wrap(said, width)]
     lines += [line for key in keys_of(command) for line in _key(key, width)]
     lines += ["", "options:"]
     for option, what, commands in OPTIONS:
         if commands is None or command in commands:
             lines += [f"  {option:<18} {what}"]
-    lines += ["", "exit codes: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof, 130 and 143 stopped"]
+    codes = "0 done, 1 failed, 2 wrong input, 3 a morph failed its proof or has no exact solution, 130 and 143 stopped"
+    lines += ["", *textwrap.wrap(f"exit codes: {codes}", width)]
     return "\n".join(lines)
 
 

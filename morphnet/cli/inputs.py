@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from morphnet.cli.compose import read_yaml, to_dataclass
+from morphnet.cli.output import note
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import (
     Augmentation,
@@ -79,7 +79,7 @@ def _load_folder(config: DataConfig, crop: int) -> ImageData:
     present = set(data.train.labels.tolist())
     empty = [name for k, name in enumerate(data.class_names) if k not in present]
     if empty:
-        _note(f"{len(empty)} of {data.classes} classes have no training images in {config.path}, such as {empty[0]!r}")
+        note(f"{len(empty)} of {data.classes} classes have no training images in {config.path}, such as {empty[0]!r}")
     return data
 
 
@@ -156,22 +156,16 @@ def load_parent(
                 f"parent={source} has {found[0]} classes and {found[1]} image channels; "
                 f"{data.name} has {data.classes} and {data.input_size[0]}: give the data it was trained for"
             )
-        for line in _surprises(source, weights, parent, data):
-            _note(line)
+    for line in _surprises(source, weights, parent, data):
+        note(line)
     return parent
 
 
-def _note(line: str) -> None:
-    """What is allowed, and often not meant; of several processes one says it."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"morphnet: note: {line}", file=sys.stderr, flush=True)
-
-
-def _surprises(source: str, weights: str, parent: nn.Module, data: ImageData) -> Iterator[str]:
+def _surprises(source: str, weights: str, parent: nn.Module, data: ImageData | None) -> Iterator[str]:
     if source.startswith("torchvision:") and weights == "none":
         yield f"weights=none: {source} has random weights; weights=default downloads trained ones, or give a file"
     size = metadata_of(parent).get("input_size")
-    if size is not None and list(size)[1:] != list(data.input_size[1:]):
+    if data is not None and size is not None and list(size)[1:] != list(data.input_size[1:]):
         height, width = data.input_size[1:]
         yield f"{source} was made for images of {size[1]}x{size[2]}, and those of {data.name} are {height}x{width} here"
 
@@ -191,6 +185,8 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
     if config is not None:
         return config
     path = Path(source)
+    if not source.startswith("torchvision:") and not path.exists():
+        raise FileNotFoundError(f"parent={source}: there is no such file or folder")
     for folder in (path, *path.parents[:3]):
         if (folder / "config.yaml").is_file() and (folder / "phases").is_dir():
             saved = read_yaml(folder / "config.yaml").get("data")

@@ -1,8 +1,10 @@
-"""The folders commands write to."""
+"""The folders commands write to, and what they say beside their results."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 
 
@@ -27,3 +29,9 @@ def short(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
+
+
+def note(line: str) -> None:
+    """What is allowed, and often not meant; of several processes one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"morphnet: note: {line}", file=sys.stderr, flush=True)

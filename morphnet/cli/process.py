@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from morphnet.cli.compose import to_dataclass
 from morphnet.cli.identity import check_same_run, claim
-from morphnet.cli.output import short
+from morphnet.cli.output import note, short
 from morphnet.cli.status import finished_records
 from morphnet.config import TrainConfig
 
@@ -73,6 +73,8 @@ def _train(
 
     prepared = prepare(composed, config, run_dir, recipe, engine, ranks)
     experiment = prepared.experiment
+    if config.name == "digits" != config.data.name:
+        note("what is not given is as in experiment=digits, also its name; experiment=custom sets nothing")
     if config.dry_run:
         from morphnet.cli.estimate import describe_run
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -58,6 +60,9 @@ def launch(train: Train) -> None:
         raise ValueError("a sweep (-m) under torchrun: give devices=N instead, and every job starts its own processes")
     sweep = _Sweep(train, list(sys.argv))
     Jobs.current = sweep
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:  # by default a signal would leave the folder of outcomes behind
+        signal.signal(signal.SIGTERM, _end)
     try:
         try:
             run_job("train", sweep.job)
@@ -69,9 +74,19 @@ def launch(train: Train) -> None:
         else:
             sweep.report(None)
     finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         Jobs.current = None
         if sweep.folder is not None:
             shutil.rmtree(sweep.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                sweep.folder.parent.rmdir()  # if nothing was made there
+
+
+def _end(signum: int, frame: Any) -> None:
+    stop = KeyboardInterrupt("stopped")
+    stop.signum = signum  # type: ignore[attr-defined]
+    raise stop
 
 
 class Jobs(Callback):

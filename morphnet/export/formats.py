@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,13 +31,15 @@ class ExportReport:
     checked_with: str
 
 
-def export_network(network: nn.Module, output: Path, format: str, input_size: tuple[int, ...]) -> ExportReport:
+def export_network(
+    network: nn.Module, output: str | os.PathLike[str], format: str, input_size: tuple[int, ...]
+) -> ExportReport:
     """Writes ``network``, in evaluation mode and float32 on the CPU, into the folder ``output``.
 
     Args:
         format: one of ``FORMATS``: ``onnx``, ``program`` (``torch.export``), ``source`` (``model.py`` and
             ``weights.pt``, which need no morphnet).
-        input_size: ``(C, H, W)`` of its images; the number of images in a batch stays free.
+        input_size: ``(C, H, W)`` of its images, or ``(N, C, H, W)``; the number of images in a batch stays free.
 
     Raises:
         ValueError: the format is unknown, a package that it needs is missing, or the network cannot be written so.
@@ -45,7 +48,8 @@ def export_network(network: nn.Module, output: Path, format: str, input_size: tu
     if format not in FORMATS:
         raise ValueError(f"format={format!r}; expected one of {', '.join(FORMATS)}")
     network = copy.deepcopy(network).cpu().float().eval()
-    images = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0))
+    output = Path(output)
+    images = torch.randn(4, *input_size[-3:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(images)
     there = set(output.iterdir()) if output.is_dir() else None
@@ -92,7 +96,7 @@ def _traced(network: nn.Module, images: Tensor) -> Any:
 def _onnx(network: nn.Module, output: Path, images: Tensor) -> Written:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise ValueError(f"format=onnx needs {', '.join(missing)}: pip install 'morphnet[export]'")
+        raise ValueError(f"format=onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import onnxruntime
 
     path = output / "network.onnx"

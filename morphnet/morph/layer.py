@@ -22,6 +22,8 @@ NORMS = (None, "batch")
 class InexactError(ValueError):
     """No exact solution was found; the message says for which layer, how far off, and what would make it exact."""
 
+    exit_code = 3  # of the command line
+
 
 @dataclass(frozen=True)
 class GrownLayer:

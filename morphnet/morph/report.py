@@ -169,6 +169,8 @@ def _finite(value: Any) -> Any:
 class MorphError(Exception):
     """The child failed its proof; ``report`` says by how much. Nothing was changed."""
 
+    exit_code = 3  # of the command line
+
     def __init__(self, report: MorphReport) -> None:
         self.report = report
         message = f"morph {report.spec} failed its proof: " + "; ".join(report.proof.failures)

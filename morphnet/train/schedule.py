@@ -93,7 +93,8 @@ def scaled_schedule(
     """
     if (steps is None) == (epochs is None):
         raise ValueError(
-            f"schedule.steps={steps}, schedule.epochs={epochs}: exactly one length is needed; set the other to null"
+            f"schedule.steps={steps}, schedule.epochs={epochs}: exactly one length is needed; "
+            + ("give one, such as schedule.epochs=30" if steps is None else "set the other to null")
         )
     if not 0 < scale < float("inf"):
         raise ValueError(f"schedule.scale={scale}: a positive number is needed; 0.1 makes every phase a tenth as long")

@@ -56,7 +56,7 @@ def test_a_job_that_cannot_run_does_not_hide_the_others(train):  # noqa: F811
 def test_overrides_with_spaces_and_commas_are_estimated(train):  # noqa: F811
     code, output, errors = train("-m", "dry_run=true", 'name="a b","c, d"', "schedule.epochs=1", *SHORT)
     assert (code, errors) == (0, "")
-    assert [line[:4].strip() for line in output.splitlines()[2:4]] == ["a b", "c, d"]
+    assert [line[:4].strip() for line in output.splitlines()[3:5]] == ["a b", "c, d"]
 
 
 def test_a_dry_run_checks_as_a_run_does(capsys, monkeypatch, tmp_path):

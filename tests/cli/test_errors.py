@@ -27,6 +27,14 @@ def run(capsys, monkeypatch, tmp_path):
 
 TRAIN = [
     (["sead=1"], "did you mean 'seed'"),
+    (["epochs=5"], "did you mean 'schedule.epochs' or 'phases.N.epochs'"),
+    (["lr=0.1"], "did you mean 'optim.lr' or"),
+    (["model=resnet20"], "did you mean 'network'"),
+    (["dataset=cifar10"], "did you mean 'data'"),
+    (["experimnt=digits"], "did you mean 'experiment'"),
+    (["phases=[{morph: null}, {morf: 1c1}]"], "did you mean 'phases.N.morph'"),
+    (["--dry-run"], "no option --dry-run; settings are key=value: dry_run=true"),
+    (["experiment=custom"], "give one, such as schedule.epochs=30"),
     (["optim.lrr=1"], "did you mean 'optim.lr'"),
     (["optim.lr=abc"], "abc"),
     (["seed=x"], "Value 'x'"),
@@ -56,7 +64,7 @@ TRAIN = [
     (["optim.momentum=2"], "optim.momentum=2"),
     (["optim.weight_decay=-1"], "optim.weight_decay=-1"),
     (["data.pad=-1"], "data.pad=-1"),
-    (["seed"], "Error parsing override 'seed'"),
+    (["seed"], "an override is key=value"),
     (["+epochs=3"], "unknown key epochs"),
     (["+network._target_=os.system"], "unknown key network._target_"),
     (["devices=0"], "devices=0: a number of processes from 1"),
@@ -226,3 +234,26 @@ def test_a_config_that_names_code_is_refused_and_nothing_runs(run, tmp_path):
     assert code == 2
     assert "config.yaml is damaged: its data is no data set" in error
     assert not target.exists()
+
+
+def test_what_is_not_given_comes_from_the_digits_and_a_run_on_other_data_says_so(run, tmp_path):
+    images, labels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8), np.arange(4) % 2
+    np.savez(tmp_path / "d.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    mine = ["data=arrays", "data.path=d.npz", "dry_run=true", "phases=[{morph:null}]", "controls=[]"]
+    _, _, error = run("train", *mine, "optim.batch_size=2")
+    assert "note: what is not given is as in experiment=digits" in error
+    _, _, error = run("train", *mine, "optim.batch_size=2", "experiment=custom", "schedule.epochs=1")
+    assert "experiment=digits" not in error
+
+
+def test_random_weights_of_torchvision_are_said_without_data_too(run, tmp_path):
+    code, _, error = run("morph", "parent=torchvision:resnet18", "deepen=3", "target=layer4.1.conv2", "output=out")
+    assert code == 0
+    assert "torchvision:resnet18 has random weights" in error
+
+
+def test_a_source_that_is_not_there_is_not_asked_for_its_data(run):
+    for command in (["morph", "morph=1c1", "output=out"], ["eval"]):
+        code, _, error = run(*command, "parent=nowhere")
+        assert code == 2
+        assert "parent=nowhere: there is no such file or folder" in error

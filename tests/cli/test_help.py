@@ -101,3 +101,15 @@ def test_an_unknown_shell_is_refused_with_those_there_are(capsys, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     assert main(["completion", "tcsh"]) == 2
     assert "bash|zsh|fish" in capsys.readouterr().err
+
+
+def test_completion_has_the_values_that_a_comment_lists():
+    words = words_of("train")
+    assert {"precision=bfloat16", "data.policy=cutout", "morphing.bn=folded", "trainer.compile=true"} <= set(words)
+    assert {"schedule.epochs=", "weights=", "network.depth="} <= set(words)
+    assert {"format=html", "table="} <= set(words_of("report"))
+
+
+def test_completion_explains_itself(capsys):
+    assert main(["completion", "--help"]) == 0
+    assert "~/.bashrc" in capsys.readouterr().out

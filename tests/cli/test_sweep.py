@@ -192,7 +192,7 @@ def test_every_job_that_failed_was_killed_or_never_began_is_listed(tmp_path, cap
     sweep.settle()
     with pytest.raises(SweepError, match="3 of 3 jobs failed") as caught:
         sweep.report(RuntimeError("a worker was killed\nmore"))
-    assert caught.value.code == 2
+    assert caught.value.exit_code == 2
     lines = str(caught.value).splitlines()
     assert lines[1].startswith("  0: ended without a word")
     assert lines[2:] == ["  1: wrong", "  job 2 (seed=2): never began", "the launcher said: a worker was killed"]
@@ -357,3 +357,12 @@ def test_what_a_sweep_was_asked_for_is_known_before_it_begins(train, monkeypatch
         for lr in (-1, -2)
     ]
     assert Path("outputs").is_dir()
+
+
+def test_a_signal_during_the_estimate_leaves_nothing_behind(tmp_path):
+    process = _process(tmp_path, "-m", "seed=0,1", "dry_run=true", stdin=subprocess.DEVNULL)
+    assert process.stdout.readline().startswith("how long 2 jobs will take here")
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, error
+    assert not list(tmp_path.rglob("*"))
