@@ -1,8 +1,8 @@
 """The command line: ``morphnet COMMAND key=value ...``.
 
 One file per command. This one finds the command, hands over to Hydra, and turns what goes wrong into one
-message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof or has no exact solution, 130 stopped by
-Ctrl-C, 143 by SIGTERM.
+message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof or has no exact solution, 130
+stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ import yaml
 from morphnet.settings import FREE_KEYS, PATHS, flat
 
 #: So many settings are named; a table has no room for more.
-NAMED = 4
+NAMED = 3
+#: What a table shows anyway: every control is a row.
+SHOWN = ("seed", "controls")
 
 
 def tell_apart(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,7 +44,9 @@ def _variant(record: dict[str, Any]) -> str:
 def _differences(variants: dict[str, list[Path]]) -> dict[str, str]:
     """For each variant the settings that not all of them share."""
     settings = {variant: _common([_settings(run) for run in runs]) for variant, runs in variants.items()}
-    keys = sorted({key for values in settings.values() for key in values})
+    keys = list(dict.fromkeys(key for values in settings.values() for key in values))  # as the files have them
+    # A key that a file does not have came later than it, and is no difference; of phases there may be more.
+    keys = [k for k in keys if k.startswith("phases.") or all(k in values for values in settings.values())]
     keys = [key for key in keys if len({repr(values.get(key)) for values in settings.values()}) > 1]
     found = {}
     for variant, values in settings.items():
@@ -58,7 +62,8 @@ def _settings(run: Path) -> dict[str, Any]:
         values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return {key: value for key, value in flat(values or {}).items() if key not in {*FREE_KEYS, "seed"}}
+    settings = flat(values or {})
+    return {k: v for k, v in settings.items() if k not in FREE_KEYS and k.split(".")[0] not in SHOWN}
 
 
 def _common(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

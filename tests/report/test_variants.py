@@ -25,6 +25,7 @@ def _said(records):
 
 def test_what_differs_is_named_and_seeds_and_folders_are_not(tmp_path):
     slow, fast = ({"optim": {"lr": lr, "momentum": 0.9}, "phases": [{"morph": None}]} for lr in (0.01, 0.1))
+    slow["controls"] = ["relu"]  # which are rows of their own
     records = [_record(tmp_path, 0, "a", slow), _record(tmp_path, 1, "a", slow), _record(tmp_path, 0, "b", fast)]
     assert _said(records) == ["optim.lr=0.01", "optim.lr=0.01", "optim.lr=0.1"]
     text = format_rows(tabulate(tell_apart(records)))
@@ -47,7 +48,7 @@ def test_many_differences_are_counted_and_a_path_is_its_last_part(tmp_path):
         _record(tmp_path, 0, "a", {"parent": "/far/away/grown", **{f"k{i}": 0 for i in range(5)}}),
         _record(tmp_path, 0, "b", {"parent": None, **{f"k{i}": True for i in range(5)}}),
     ]
-    assert _said(records) == ["k0=0, k1=0, k2=0, k3=0 and 2 more", "k0=true, k1=true, k2=true, k3=true and 2 more"]
+    assert _said(records) == ["k0=0, k1=0, k2=0 and 3 more", "k0=true, k1=true, k2=true and 3 more"]
     pair = [_record(tmp_path, 1, "c", {"parent": "/far/grown"}), _record(tmp_path, 1, "d", {"parent": None})]
     assert _said(pair) == ["parent=grown", "parent=null"]
 
