@@ -359,6 +359,7 @@ def test_what_a_sweep_was_asked_for_is_known_before_it_begins(train, monkeypatch
     assert Path("outputs").is_dir()
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_estimate_leaves_nothing_behind(tmp_path):
     process = _process(tmp_path, "-m", "seed=0,1", "dry_run=true", stdin=subprocess.DEVNULL)
     assert process.stdout.readline().startswith("how long 2 jobs will take here")
