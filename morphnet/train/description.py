@@ -6,7 +6,7 @@ import datetime
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -17,11 +17,9 @@ from morphnet.morph import words
 from morphnet.nn.metadata import metadata_of
 from morphnet.report.record import FORMAT
 from morphnet.store import describe_network, network_hash
+from morphnet.train.experiment import Experiment
 from morphnet.train.plan import PhasePlan
 from morphnet.train.state import PhaseResult
-
-if TYPE_CHECKING:
-    from morphnet.train.experiment import Experiment
 
 
 def describe_phase(

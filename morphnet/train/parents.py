@@ -8,17 +8,15 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from morphnet.later import facts
 from morphnet.nn.resnet import Architecture
 from morphnet.report.record import PARENT_FILE, read_record, write_record
 from morphnet.store import one_at_a_time, write_whole
+from morphnet.train.experiment import Experiment
 from morphnet.train.handover import MOMENTUM_FILE
-
-if TYPE_CHECKING:
-    from morphnet.train.experiment import Experiment
-    from morphnet.train.plan import PhasePlan
+from morphnet.train.plan import PhasePlan
 
 #: Of what is hashed. To be raised when training itself changes, so that no parent of older code is taken.
 FORMAT = 1

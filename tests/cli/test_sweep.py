@@ -265,7 +265,7 @@ def test_an_interrupted_run_says_so_in_its_status(train, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("morphnet.train.experiment.run_phase", interrupted)
+    monkeypatch.setattr("morphnet.train.run.run_phase", interrupted)
     assert train(*SHORT, "schedule.epochs=1")[0] == 130
     (status,) = tmp_path.glob("outputs/digits/*/status.json")
     found = json.loads(status.read_text())
@@ -277,7 +277,7 @@ def test_an_unexpected_error_leaves_its_traceback(train, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("morphnet.train.experiment.run_phase", broken)
+    monkeypatch.setattr("morphnet.train.run.run_phase", broken)
     code, _, error = train("-m", "seed=0,1", *SHORT, "schedule.epochs=1")
     assert code == 1
     assert error.count("RuntimeError: broken") == 2

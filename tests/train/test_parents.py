@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-import morphnet.train.experiment as experiment_module
+import morphnet.train.run as run_module
 from morphnet.cli import main
 from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
 from morphnet.data import Augmentation
@@ -251,7 +251,7 @@ def _start_process(folder, *overrides):
 
 
 def test_of_two_processes_one_trains_the_parent_and_the_other_waits(train, tmp_path, monkeypatch):
-    run_phase = experiment_module.run_phase
+    run_phase = run_module.run_phase
     waiting = []
 
     def run_phase_once_another_waits(*arguments, **named):
@@ -264,7 +264,7 @@ def test_of_two_processes_one_trains_the_parent_and_the_other_waits(train, tmp_p
         assert process.poll() is None
         return run_phase(*arguments, **named)
 
-    monkeypatch.setattr(experiment_module, "run_phase", run_phase_once_another_waits)
+    monkeypatch.setattr(run_module, "run_phase", run_phase_once_another_waits)
     output = train("schedule.epochs=2", "name=first")
     assert "parent: step 6 of 6" in output
     (process,) = waiting
