@@ -13,8 +13,9 @@ _NOT_RUN = re.compile(r"^<!-- not run: ([^\n]+) -->\n(```.*?^```)", re.MULTILINE
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the README as the first page, the results with their pictures, and the generated reference."""
+    """Adds the README as the first page, the changes, the results with their pictures, and the generated reference."""
     files.append(File.generated(config, "index.md", content=(ROOT / "README.md").read_text(encoding="utf-8")))
+    files.append(File.generated(config, "CHANGELOG.md", content=(ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
     files.append(File.generated(config, "configuration.md", content=configuration()))
     for path in sorted((ROOT / "results").rglob("*")):
         name = path.relative_to(ROOT).as_posix()
