@@ -63,6 +63,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
         config: of the sweep.
         jobs: the overrides of each job.
     """
+    from morphnet.cli.process import set_threads
     from morphnet.report.table import to_text
 
     print(f"how long {len(jobs)} jobs will take here: measuring a few steps of each network ...", flush=True)
@@ -73,6 +74,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     for number, overrides in enumerate(jobs):
         try:
             prepared = _prepared(config, overrides, number, loaded)
+            set_threads(prepared.experiment.threads)  # as the job will
             estimates = estimator.phases(prepared.experiment, prepared.plans, prepared.architecture, prepared.parent)
         except Exception as error:  # the job itself will say so, and the others go on
             first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -36,7 +36,7 @@ def train_here(
 
     config = to_dataclass(composed, TrainConfig)
     trainer = config.trainer
-    _set_threads(trainer.threads, local_count())
+    set_threads(trainer.threads, local_count())
     keep_freed_memory()
     engine = choose_engine(own_device(device), config.precision, trainer.compile, trainer.cuda_graph)
     with contextlib.ExitStack() as stack:
@@ -96,7 +96,7 @@ def _train(
     return run_experiment(experiment, prepared.plans, prepared.architecture, prepared.parent)
 
 
-def _set_threads(count: int | None, processes: int = 1) -> None:
+def set_threads(count: int | None, processes: int = 1) -> None:
     """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone.
 
     Where none are asked for, ``processes`` on one machine share its cores.

@@ -50,7 +50,9 @@ def _differences(variants: dict[str, list[Path]]) -> dict[str, str]:
     keys = [key for key in keys if len({repr(values.get(key)) for values in settings.values()}) > 1]
     found = {}
     for variant, values in settings.items():
-        named = [f"{key}={_written(key, values[key])}" for key in keys if key in values]
+        # Of a phase only what it is: not its name, and not what it is not.
+        shown = [k for k in keys if k in values and not (k.startswith("phases.") and _is_idle(k, values[k]))]
+        named = [f"{key}={_written(key, values[key])}" for key in shown]
         found[variant] = ", ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
     unclear = {text for text in found.values() if not text or list(found.values()).count(text) > 1}
     return {variant: variant if text in unclear else text for variant, text in found.items()}
@@ -69,6 +71,10 @@ def _settings(run: Path) -> dict[str, Any]:
 def _common(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = runs[0]
     return {key: value for key, value in first.items() if all(run.get(key) == value for run in runs)}
+
+
+def _is_idle(key: str, value: Any) -> bool:
+    return value is None or key.endswith(".name")
 
 
 def _written(key: str, value: Any) -> str:
