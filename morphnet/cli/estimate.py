@@ -12,6 +12,7 @@ from omegaconf import DictConfig, open_dict
 from morphnet.cli.compose import to_dataclass
 from morphnet.cli.output import short
 from morphnet.cli.prepare import Prepared, prepare
+from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 from morphnet.train import choose_engine
 from morphnet.train.estimate import Estimator, PhaseEstimate
@@ -63,7 +64,6 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
         config: of the sweep.
         jobs: the overrides of each job.
     """
-    from morphnet.cli.process import set_threads
     from morphnet.report.table import to_text
 
     print(f"how long {len(jobs)} jobs will take here: measuring a few steps of each network ...", flush=True)

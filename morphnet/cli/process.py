@@ -14,13 +14,12 @@ from morphnet.cli.compose import to_dataclass
 from morphnet.cli.identity import check_same_run, claim
 from morphnet.cli.output import note, short
 from morphnet.cli.status import finished_records
+from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 
 if TYPE_CHECKING:
     from morphnet.train import Engine
     from morphnet.train.ranks import Ranks
-
-_THREADS: dict[str, int] = {}
 
 
 def train_here(
@@ -94,17 +93,3 @@ def _train(
             f"{ranks.count} processes; a batch is {experiment.batch_size} images in total, {share} in each", flush=True
         )
     return run_experiment(experiment, prepared.plans, prepared.architecture, prepared.parent)
-
-
-def set_threads(count: int | None, processes: int = 1) -> None:
-    """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone.
-
-    Where none are asked for, ``processes`` on one machine share its cores.
-    """
-    import torch
-
-    if count is not None and not 1 <= count <= 1024:
-        raise ValueError(f"trainer.threads={count}: a number from 1 to 1024 is needed, or null for all cores")
-    _THREADS.setdefault("at start", torch.get_num_threads())
-    shared = max(1, len(os.sched_getaffinity(0)) // processes) if processes > 1 else _THREADS["at start"]
-    torch.set_num_threads(shared if count is None else count)

@@ -79,8 +79,9 @@ def launch(train: Train) -> None:
         Jobs.current = None
         if sweep.folder is not None:
             shutil.rmtree(sweep.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                sweep.folder.parent.rmdir()  # if nothing was made there
+            if sweep.made_output:
+                with contextlib.suppress(OSError):
+                    sweep.folder.parent.rmdir()  # if nothing was made there
 
 
 def _end(signum: int, frame: Any) -> None:
@@ -111,6 +112,7 @@ class _Sweep:
     def __init__(self, train: Train, arguments: list[str]) -> None:
         self.train, self.arguments = train, arguments
         self.folder: Path | None = None
+        self.made_output = False  # its parent was not there before
         self.asked: list[list[str]] | None = None
         self.dry_run = False
         self.unknown = 0  # jobs that could not be estimated
@@ -122,6 +124,7 @@ class _Sweep:
         """Before the first job of a sweep, in the process that launches them."""
         self.launcher = str(config.hydra.runtime.choices.get("hydra/launcher", "basic"))
         folder = Path(str(config.hydra.sweep.dir)).resolve() / f".sweep-{uuid.uuid4().hex[:8]}"
+        self.made_output = not folder.parent.exists()
         folder.mkdir(parents=True)
         self.folder = folder
         with contextlib.suppress(HydraException):  # which the sweeper will raise in a moment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from morphnet.settings import FREE_KEYS, PATHS, flat
 NAMED = 3
 #: What a table shows anyway: every control is a row.
 SHOWN = ("seed", "controls")
+_SEED = re.compile(r"^seed\d+-")
 
 
 def tell_apart(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """``records``, with ``told_apart`` in each of them whose experiment was run in several ways.
 
     That is the settings in which they differ, as they are in ``config.yaml`` of the run (beside the record's ``file``):
-    ``optim.lr=0.01``. Where those do not say it, it is the digits in the name of the run's folder.
+    ``optim.lr=0.01``. Where those do not say it, it is the name of the run's folder without the seed.
     """
     experiments: dict[str, dict[str, list[Path]]] = {}
     for record in records:
@@ -55,7 +57,10 @@ def _differences(variants: dict[str, list[Path]]) -> dict[str, str]:
         named = [f"{key}={_written(key, values[key])}" for key in shown]
         found[variant] = ", ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
     unclear = {text for text in found.values() if not text or list(found.values()).count(text) > 1}
-    return {variant: variant if text in unclear else text for variant, text in found.items()}
+    return {
+        variant: _SEED.sub("", variants[variant][0].name) if text in unclear else text
+        for variant, text in found.items()
+    }
 
 
 def _settings(run: Path) -> dict[str, Any]:

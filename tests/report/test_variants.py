@@ -7,8 +7,8 @@ from morphnet.report.variants import tell_apart
 
 
 def _record(folder, seed, variant, settings=None, experiment="e"):
-    run = folder / f"{experiment}-{seed}-{variant}"
-    run.mkdir(exist_ok=True)
+    run = folder / experiment / f"seed{seed}-of_{variant}"
+    run.mkdir(parents=True, exist_ok=True)
     if settings is not None:
         (run / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "output": str(folder / variant), **settings}))
     return {
@@ -55,7 +55,7 @@ def test_many_differences_are_counted_and_a_path_is_its_last_part(tmp_path):
 
 def test_what_the_configuration_does_not_say_the_folder_does(tmp_path):
     same = {"data": {"path": "mine.npz"}}
-    assert _said([_record(tmp_path, 0, "a1", same), _record(tmp_path, 0, "b2", same)]) == ["a1", "b2"]
-    assert _said([_record(tmp_path, 1, "a1"), _record(tmp_path, 1, "b2")]) == ["a1", "b2"]
-    (tmp_path / "e-1-a1" / "config.yaml").write_text("a: [")
-    assert _said([_record(tmp_path, 1, "a1"), _record(tmp_path, 1, "b2")]) == ["a1", "b2"]
+    assert _said([_record(tmp_path, 0, "a1", same), _record(tmp_path, 0, "b2", same)]) == ["of_a1", "of_b2"]
+    assert _said([_record(tmp_path, 1, "a1"), _record(tmp_path, 1, "b2")]) == ["of_a1", "of_b2"]
+    (tmp_path / "e" / "seed1-of_a1" / "config.yaml").write_text("a: [")
+    assert _said([_record(tmp_path, 1, "a1"), _record(tmp_path, 1, "b2")]) == ["of_a1", "of_b2"]

@@ -1,0 +1,21 @@
+"""The threads of the CPU that a run, or the estimate of one, has."""
+
+from __future__ import annotations
+
+import os
+
+_THREADS: dict[str, int] = {}
+
+
+def set_threads(count: int | None, processes: int = 1) -> None:
+    """So many threads for this run; the jobs of a sweep share a process, so what an earlier one set is undone.
+
+    Where none are asked for, ``processes`` on one machine share its cores.
+    """
+    import torch
+
+    if count is not None and not 1 <= count <= 1024:
+        raise ValueError(f"trainer.threads={count}: a number from 1 to 1024 is needed, or null for all cores")
+    _THREADS.setdefault("at start", torch.get_num_threads())
+    shared = max(1, len(os.sched_getaffinity(0)) // processes) if processes > 1 else _THREADS["at start"]
+    torch.set_num_threads(shared if count is None else count)
