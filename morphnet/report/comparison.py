@@ -51,17 +51,25 @@ class Run:
         source = None if record.get("from_scratch") else self.phases.get(record.get("source") or "")
         return [*(self.chain(source) if source else []), record]
 
-    def last_child(self) -> Record | None:
-        children = [r for r in self.phases.values() if r["role"] == "child"]
-        return max(children, key=lambda r: int(r["index"]), default=None)
+    def children(self) -> list[Record]:
+        """In the order they were trained."""
+        return [r for r in self.phases.values() if r["role"] == "child"]
 
-    def last_controls(self) -> list[Record]:
-        """Of each kind of control the one that was trained last."""
-        last: dict[str, Record] = {}
-        for record in self.phases.values():
-            if record["role"] == "control":
-                last[kind_of(record)] = record
-        return list(last.values())
+    def controls_of(self, number: int) -> list[Record]:
+        """Those of the child with this ``number`` among the children, from 0: trained for the same phases."""
+        return [r for r in self.phases.values() if r["role"] == "control" and self._child_of(r) == number]
+
+    def _child_of(self, control: Record) -> int:
+        """The number of the child a control stands beside; -1 where its record does not say.
+
+        A control from scratch names that child as its source; others are the k-th of their kind, from the parent on.
+        """
+        source, before = self.phases.get(control.get("source") or ""), 0
+        while source is not None and source["role"] == "control":
+            source, before = self.phases.get(source.get("source") or ""), before + 1
+        if source is None or source["role"] == "parent":
+            return before if before < len(self.children()) else -1
+        return next(i for i, child in enumerate(self.children()) if child is source)
 
 
 def runs_of(records: Sequence[Record]) -> list[Run]:
@@ -204,14 +212,29 @@ class ControlLine:
     """A child, or one of its controls, over the seeds of one experiment.
 
     Attributes:
-        differences: of a control, its error minus the child's, seed by seed; empty for the child.
+        child: the label of the child, of a control the one it stands beside.
+        records: one for each seed, in their order.
+        differences: of a control, its error minus the child's, for every seed that has both; empty for the child.
     """
 
     experiment: str
+    child: str
     label: str
-    errors: tuple[float, ...]
+    records: tuple[Record, ...]
     differences: tuple[float, ...]
-    record: Record
+
+    @property
+    def record(self) -> Record:
+        """Of the first seed; all seeds share what is no measurement."""
+        return self.records[0]
+
+    @property
+    def errors(self) -> list[float]:
+        return [float(record["error"]) for record in self.records]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [int(record["seed"]) for record in self.records]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -227,25 +250,25 @@ class ControlLine:
 
 
 def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
-    """For every experiment that has controls: its last child, then of each kind the control trained last."""
+    """Every child that has controls, of every experiment, each followed by its controls."""
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        if run.last_child() is not None and run.last_controls():
-            groups.setdefault(run.key, []).append(run)
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.key, []).append(run)
     lines = []
     for group in groups.values():
-        group = sorted(group, key=lambda run: run.seed)
-        children = {run.seed: child for run in group if (child := run.last_child()) is not None}
-        first = children[group[0].seed]
-        errors = tuple(float(child["error"]) for child in children.values())
-        lines.append(ControlLine(first["experiment"], first["label"], errors, (), first))
-        kinds: dict[str, dict[int, Record]] = {}
-        for run in group:
-            for control in run.last_controls():
-                kinds.setdefault(kind_of(control), {})[run.seed] = control
-        for kind, controls in kinds.items():
-            differences = [float(c["error"]) - float(children[seed]["error"]) for seed, c in controls.items()]
-            errors = tuple(float(c["error"]) for c in controls.values())
-            record = next(iter(controls.values()))
-            lines.append(ControlLine(first["experiment"], kind, errors, tuple(differences), record))
+        for number in range(max(len(run.children()) for run in group)):
+            children = {run.seed: run.children()[number] for run in group if number < len(run.children())}
+            controls: dict[tuple[int, str], list[Record]] = {}
+            for run in group:
+                for control in run.controls_of(number):
+                    controls.setdefault((control["index"], control["phase"]), []).append(control)
+            if not controls:
+                continue
+            first = next(iter(children.values()))
+            experiment, name = first["experiment"], first["label"]
+            lines.append(ControlLine(experiment, name, name, tuple(children.values()), ()))
+            for same in controls.values():
+                pairs = [(control, children[control["seed"]]) for control in same]
+                differences = tuple(float(control["error"]) - float(child["error"]) for control, child in pairs)
+                lines.append(ControlLine(experiment, name, same[0]["label"], tuple(same), differences))
     return lines

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from morphnet.report.comparison import ControlLine, PaperLine
+from morphnet.report.comparison import ControlLine, PaperLine, Record
 from morphnet.report.table import WRITERS, Format, to_csv, with_deviation
 
 PAPER_HEADER = (
@@ -17,7 +17,7 @@ PAPER_HEADER = (
 )  # fmt: skip
 CONTROL_HEADER = (
     "experiment", "settings", "network", "error %", "seeds", "over the child (points)", "95 % interval",
-    "FLOP (million)", "steps",
+    "FLOP (million)", "steps", "records",
 )  # fmt: skip
 
 
@@ -52,12 +52,12 @@ def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> st
     if format == "csv":
         values = [_control_values(line) for line in lines]
         return to_csv([list(values[0]), *([_plain(v) for v in row.values()] for row in values)])
-    return WRITERS[format](*control_columns(lines))
+    return WRITERS[format](*control_columns(lines, format))
 
 
-def control_columns(lines: Sequence[ControlLine]) -> tuple[list[str], list[list[str]]]:
+def control_columns(lines: Sequence[ControlLine], format: Format) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
-    return _without_empty(CONTROL_HEADER, "settings", [_control_cells(line) for line in lines])
+    return _without_empty(CONTROL_HEADER, "settings", [_control_cells(line, format) for line in lines])
 
 
 def _without_empty(header: Sequence[str], name: str, body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -91,18 +91,18 @@ def _paper_cells(line: PaperLine, format: Format) -> list[str]:
         "" if first is None else f"{first['macs'] / 1e6:,.1f}",
         f"{row.relative_flop:.2f}x",
         "" if first is None else f"{first['steps']:,}" if first["steps"] else "given",
-        _links(line, format),
+        _links([run.record for run in line.runs], format),
     ]
 
 
-def _links(line: PaperLine, format: Format) -> str:
+def _links(records: Sequence[Record], format: Format) -> str:
     """The record of every seed: links in Markdown; a text has no place for them."""
     if format != "markdown":
-        return ", ".join(str(run.seed) for run in line.runs)
-    return ", ".join(f"[seed {run.seed}]({run.record.get('path', '')})" for run in line.runs)
+        return ", ".join(str(record["seed"]) for record in records)
+    return ", ".join(f"[seed {record['seed']}]({record.get('path', '')})" for record in records)
 
 
-def _control_cells(line: ControlLine) -> list[str]:
+def _control_cells(line: ControlLine, format: Format) -> list[str]:
     interval = line.interval
     if len(line.differences) < 3:
         difference = ", ".join(f"{100 * d:+.2f}" for d in line.differences)
@@ -118,6 +118,7 @@ def _control_cells(line: ControlLine) -> list[str]:
         "" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
         f"{line.record['macs'] / 1e6:,.1f}" if line.record["macs"] >= 1e7 else f"{line.record['macs'] / 1e6:.3f}",
         f"{line.record['steps']:,}",
+        _links(line.records, format),
     ]
 
 
@@ -147,11 +148,16 @@ def _control_values(line: ControlLine) -> dict[str, Any]:
     return {
         "experiment": line.experiment,
         "settings": line.record.get("told_apart", ""),
+        "child": line.child,
         "network": line.label,
-        "errors": list(line.errors),
+        "role": line.record["role"],
+        "seeds": line.seeds,
+        "errors": line.errors,
         "differences": list(line.differences),
         "interval": None if line.interval is None else list(line.interval),
         "macs": line.record["macs"],
+        "steps": line.record["steps"],
+        "records": [record.get("path") for record in line.records],
     }
 
 

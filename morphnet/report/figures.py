@@ -109,8 +109,8 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
 
 
 def _legend(run: Run, kind: str) -> str:
-    child = run.last_child()
-    return plain(f"child ({child['label']})" if kind == "child" and child is not None else kind)
+    children = " → ".join(child["label"] for child in run.children())
+    return plain(f"child ({children})" if kind == "child" else kind)
 
 
 def plain(text: str) -> str:

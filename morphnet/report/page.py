@@ -97,7 +97,7 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     parts = [_section("results", "Results", _table(*columns(tabulate(records))), _RESULTS)]
     controls = control_lines(runs)
     if controls:
-        parts.append(_section("controls", "Beside their controls", _table(*control_columns(controls)), _CONTROLS))
+        parts.append(_section("controls", "Beside their controls", _table(*control_columns(controls, "text")), _CONTROLS))
     for number, title in TITLES.items():
         lines = paper_lines(runs, number, recipe)
         if any(line.runs for line in lines):
@@ -138,7 +138,8 @@ _RESULTS = (
     "are multiply-accumulates, “rel.” over the parent's."
 )
 _CONTROLS = (
-    "“Over the child” is the control's error minus the child's on the same seed: above zero, the child is better."
+    "Every child, and below it what was trained for the same phases or steps without the morph. “Over the child” is the "
+    "control's error minus the child's on the same seed: above zero, the child is better."
 )
 _PAPER = "Rows that were run; improvement is the parent's error minus the child's, in points."
 

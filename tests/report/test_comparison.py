@@ -111,12 +111,43 @@ def test_differences_to_controls_are_paired_and_have_an_interval_from_three_seed
     assert "+1.00, +3.00" in format_controls([child, two])
 
 
-def test_a_control_of_several_phases_is_its_last_one():
-    records = [*_run(0, via=("1c1_half",))]
-    records[-1]["label"] = "parent on, phase 1"
-    records.append(_record(0, 4, "relu_2", 0.05, role="control", source="3_relu", label="parent on, phase 2"))
+def test_every_child_stands_beside_the_controls_of_its_phase():
+    def control(index, phase, error, source, **changes):
+        return _record(0, index, phase, error, role="control", source=source, **changes)
+
+    records = [
+        _record(0, 0, "parent", 0.10, role="parent"),
+        _record(0, 1, "1c1_half", 0.09, source="0_parent", morph="1c1_half"),
+        _record(0, 2, "1c1", 0.07, source="1_1c1_half", morph="1c1"),
+        control(3, "relu_1", 0.095, "0_parent"),
+        control(4, "relu_2", 0.08, "3_relu_1"),
+        control(5, "random_1", 0.11, "0_parent"),
+        control(6, "random_2", 0.06, "5_random_1"),
+        control(7, "scratch", 0.12, "2_1c1", from_scratch=True),
+    ]
+    lines = control_lines(runs_of(records))
+    assert [(line.child, line.label, *line.errors) for line in lines] == [
+        ("1c1_half", "1c1_half", 0.09), ("1c1_half", "relu_1", 0.095), ("1c1_half", "random_1", 0.11),
+        ("1c1", "1c1", 0.07), ("1c1", "relu_2", 0.08), ("1c1", "random_2", 0.06), ("1c1", "scratch", 0.12),
+    ]  # fmt: skip
+    assert [round(d, 3) for line in lines for d in line.differences] == [0.005, 0.02, 0.01, -0.01, 0.05]
+
+
+def test_a_control_without_its_child_is_left_out():
+    """Of a run that is under way."""
+    records = [*_run(0), *_run(1)[:1], _record(1, 2, "relu", 0.05, role="control", source="0_parent", label="parent on")]
     child, control = control_lines(runs_of(records))
-    assert (child.label, control.label, control.errors) == ("1c1", "parent on", (0.05,))
+    assert (child.seeds, control.seeds, len(control.differences)) == ([0], [0], 1)
+
+
+def test_the_table_of_controls_says_where_each_number_comes_from():
+    values = json.loads(format_controls(LINES, "json"))
+    assert values[1] == {
+        "experiment": "e", "settings": "", "child": "1c1", "network": "parent on", "role": "control", "seeds": [0, 1],
+        "errors": [0.09, 0.09], "differences": pytest.approx([0.01, 0.01]), "interval": None, "macs": 43_958_912,
+        "steps": 640, "records": ["runs/0/relu/record.json", "runs/1/relu/record.json"],
+    }  # fmt: skip
+    assert "[seed 1](runs/1/relu/record.json)" in format_controls(LINES, "markdown")
 
 
 def test_a_network_from_scratch_has_no_parent():
