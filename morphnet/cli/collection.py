@@ -32,9 +32,9 @@ def collect(paths: Sequence[Path]) -> list[Path]:
     records = {path: read_record(path) for path in paths if KEPT.resolve() not in path.resolve().parents}
     wrong = [path for path, record in records.items() if not _is_committed(record)]
     if wrong:
-        names = "\n  ".join(short(path.parent) for path in wrong)
+        names = "\n  ".join(f"{short(path.parent)} ({_why_not(records[path])})" for path in wrong)
         raise ValueError(
-            f"{len(wrong)} records were made from uncommitted code, which nobody could run again:\n  {names}"
+            f"{len(wrong)} record{'s are' if wrong[1:] else ' is'} of code that nobody could find again:\n  {names}"
         )
     places = {path: KEPT / record["experiment"] / path.parents[2].name for path, record in records.items()}
     for path, folder in places.items():
@@ -63,6 +63,12 @@ def collect(paths: Sequence[Path]) -> list[Path]:
 def _is_committed(record: dict[str, Any]) -> bool:
     commit = record.get("commit")
     return isinstance(commit, dict) and bool(commit.get("hash")) and not commit.get("dirty", True)
+
+
+def _why_not(record: dict[str, Any]) -> str:
+    if record.get("commit"):
+        return "uncommitted changes"
+    return "no commit is known: morphnet was installed without its repository; install a clone with pip install -e"
 
 
 def _without_machine(value: Any) -> Any:

@@ -19,6 +19,7 @@ from morphnet.nn.resnet import Architecture, ResNet
 from morphnet.store import network_hash
 from morphnet.store.source import network_of_run
 from morphnet.train import Engine, Experiment, Optimisation, PhasePlan, plan_phases
+from morphnet.train.growth import rehearse
 from morphnet.train.handover import load_momentum
 from morphnet.train.ranks import ALONE, Ranks
 
@@ -136,6 +137,7 @@ def prepare(
         watch=(config.trainer.watch_steps, config.trainer.watch_every),
         parent_momentum=momentum,
     )
+    rehearse(experiment, plans, architecture, parent)
     return Prepared(experiment, plans, architecture, parent, inputs)
 
 

@@ -29,18 +29,47 @@ def main() -> None:
 def report(composed: DictConfig) -> None:
     config = to_dataclass(composed, ReportConfig)
 
-    from morphnet.report.record import read_record
     from morphnet.report.table import FORMATS
-    from morphnet.report.variants import tell_apart
 
     for key, value, expected in (("table", config.table, TABLES), ("format", config.format, (*FORMATS, "html"))):
         if value not in expected:
             raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
     if config.output is not None and (not config.output or Path(config.output).is_file()):
         raise ValueError(f"output={config.output!r}: a folder is needed")
-    paths = find_records(config.records)
-    if not paths:
+    if config.output is not None and Path(config.output).suffix[1:] in (*SUFFIXES.values(), "html"):
+        raise ValueError(f"output={config.output}: a folder is needed; one table goes into a file by format=csv > FILE")
+    if config.format == "html" and config.table != "runs":
+        raise ValueError(f"format=html table={config.table}: the page has every table; leave table= out")
+    found = find_records(config.records)
+    if not found:
         raise FileNotFoundError(f"records={config.records}: no finished phase there; run morphnet train first")
+    paths, damaged = _readable(found)
+    _report(config, paths)
+    if damaged:
+        raise ValueError("left out, and the rest is above:\n  " + "\n  ".join(damaged))
+
+
+def _readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """Those of ``paths`` that are records, and what is wrong with the others."""
+    from morphnet.report.record import read_record
+
+    good, damaged = [], []
+    for path in paths:
+        try:
+            read_record(path)
+        except ValueError as error:
+            damaged.append(str(error))
+        else:
+            good.append(path)
+    if not good:
+        raise ValueError("\n  ".join(damaged))
+    return good, damaged
+
+
+def _report(config: ReportConfig, paths: list[Path]) -> None:
+    from morphnet.report.record import read_record
+    from morphnet.report.variants import tell_apart
+
     _check_recipe(config.with_recipe, paths)
     if config.verify:
         from morphnet.cli.verification import verify
@@ -70,6 +99,11 @@ def report(composed: DictConfig) -> None:
         }
         raise FileNotFoundError(f"records={config.records}: {what[config.table]}")
     print(found)
+    if config.table.isdigit() and not _has_runs_of(records, int(config.table), config.with_recipe):
+        _say(
+            f"none of these records is of a run of Table {config.table} (with_recipe={config.with_recipe}); those of "
+            "this project: records='results/records/**' in its repository"
+        )
     if config.output is not None:
         _write(records, Path(config.output), config.with_recipe)
 
@@ -95,10 +129,11 @@ def _table(records: list[dict[str, Any]], table: str, format: str, recipe: str) 
     from morphnet.report.comparison import control_lines, paper_lines, runs_of
     from morphnet.report.comparison_table import format_controls, format_paper
     from morphnet.report.first_steps import format_first_steps
-    from morphnet.report.table import format_rows, tabulate
+    from morphnet.report.table import caption, format_rows, tabulate
 
     if table == "runs":
-        return format_rows(tabulate(records), format)  # type: ignore[arg-type]
+        rows = format_rows(tabulate(records), format)  # type: ignore[arg-type]
+        return f"{rows}\n\n{caption(records)}" if format == "text" else rows
     if table == "controls":
         lines = control_lines(runs_of(records))
         return format_controls(lines, format) if lines else None  # type: ignore[arg-type]
@@ -108,12 +143,20 @@ def _table(records: list[dict[str, Any]], table: str, format: str, recipe: str) 
     return format_paper(paper_lines(runs_of(records), int(table), recipe), format)  # type: ignore[arg-type]
 
 
+def _has_runs_of(records: list[dict[str, Any]], table: int, recipe: str) -> bool:
+    """Whether any of ``records`` is of a row of that table of the paper."""
+    from morphnet.report.comparison import paper_lines, runs_of
+
+    return any(line.runs for line in paper_lines(runs_of(records), table, recipe))
+
+
 def _write(records: list[dict[str, Any]], output: Path, recipe: str) -> None:
     """All tables in every format, and Figures 5 and 6, into ``output``."""
     from morphnet.report.comparison import paper_lines, runs_of
     from morphnet.report.figures import TITLES, draw_cost, draw_curves
     from morphnet.report.first_steps import draw_first_steps
     from morphnet.report.picture import save_picture
+    from morphnet.report.variants import SEED
     from morphnet.store import write_whole
 
     output.mkdir(parents=True, exist_ok=True)
@@ -132,7 +175,8 @@ def _write(records: list[dict[str, Any]], output: Path, recipe: str) -> None:
     for key in dict.fromkeys(run.key for run in runs):
         group = [run for run in runs if run.key == key]
         variants = {run.key[1] for run in runs if run.key[0] == key[0]}
-        name = f"curves_{key[0]}" + (f"_{key[1]}" if len(variants) > 1 else "")
+        folder = next(iter(group[0].phases.values()))["file"].parents[2].name
+        name = f"curves_{key[0]}" + (f"_{SEED.sub('', folder)}" if len(variants) > 1 else "")
         if any(record.get("history") for run in group for record in run.phases.values()):
             written += save_picture(draw_curves(group), output / name)
     watched = _watched(records)
@@ -159,4 +203,10 @@ def find_records(pattern: str) -> list[Path]:
     found: set[Path] = set()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         found.update(match.glob("**/record.json") if match.is_dir() else [match] * (match.name == "record.json"))
-    return sorted(path for path in found if not path.with_name(PARENT_FILE).exists())
+    return sorted((path for path in found if not path.with_name(PARENT_FILE).exists()), key=_in_order)
+
+
+def _in_order(path: Path) -> tuple[Path, int, str]:
+    """By run, and of a run by the number of the phase: ``2_1c1`` before ``10_random``."""
+    number = path.parent.name.partition("_")[0]
+    return path.parent.parent, int(number) if number.isdigit() else -1, path.parent.name

@@ -309,7 +309,7 @@ def _print_table(runs: dict[str, Records]) -> None:
     runs = {folder: found for folder, found in runs.items() if found}
     if not runs:
         return
-    from morphnet.report.table import format_rows, tabulate
+    from morphnet.report.table import caption, format_rows, tabulate
     from morphnet.report.variants import tell_apart
 
     records = tell_apart(
@@ -319,11 +319,6 @@ def _print_table(runs: dict[str, Records]) -> None:
         text = format_rows(tabulate(records))
     except ValueError:  # one seed in several output folders: a table for each
         text = "\n\n".join(f"{short(Path(folder))}\n{format_rows(tabulate(found))}" for folder, found in runs.items())
-    evaluated = sorted(
-        {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
-    )
-    print(
-        f"\n{text}\n\nError at the end of training, on {'; '.join(evaluated)}; mean ± deviation over seeds.", flush=True
-    )
+    print(f"\n{text}\n\n{caption(records)}", flush=True)
     for folder, found in runs.items():
         (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")

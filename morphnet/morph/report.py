@@ -112,10 +112,7 @@ class MorphReport:
                 f"  layers      each replaced layer by itself, float64: largest difference {proof.alone.relative:.1e}"
             )
         if training is not None:
-            ratio = f"{training.ratio:.2f}" if training.ratio >= 0.005 else f"{training.ratio:.0e}"
-            by = f"{ratio} of the parent's own noise"
-            if not training.ratio and training.difference:
-                by = f"{training.difference / max(training.size, 1e-300):.1e} of their size"
+            by = noise_in_words(training.ratio, training.difference, training.size)
             lines.append(
                 f"  training    with batch statistics, logits differ by {by} "
                 + (f"(limit {proof.tolerance['training']:.1f})" if training.judged else f"({training.unjudged})")
@@ -155,6 +152,13 @@ class MorphReport:
             return f"bn={self.bn}"
         unsolved = any(not layer.residual <= TOLERANCE for layer in self.layers)
         return "a filter without an exact solution" if unsolved else f"padding={self.padding}"
+
+
+def noise_in_words(ratio: float, difference: float, size: float) -> str:
+    """How far logits with batch statistics differ: of the parent's own noise, where it has any, else of their size."""
+    if not ratio and difference:
+        return f"{difference / max(size, 1e-300):.1e} of their size"
+    return f"{ratio:.2f} of the parent's own noise" if ratio >= 0.005 else f"{ratio:.0e} of the parent's own noise"
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from morphnet.report.comparison import ControlLine, PaperLine, Record
-from morphnet.report.table import WRITERS, Format, to_csv, with_deviation
+from morphnet.report.table import GIVEN, WRITERS, Format, to_csv, with_deviation
 
 PAPER_HEADER = (
     "network", "settings", "phases", "views", "error %, paper", "error %", "seeds", "improvement, paper", "improvement",
@@ -90,7 +90,7 @@ def _paper_cells(line: PaperLine, format: Format) -> list[str]:
         f"{row.flop:.1f}" if row.flop < 1000 else f"{row.flop:,.0f}",
         "" if first is None else f"{first['macs'] / 1e6:,.1f}",
         f"{row.relative_flop:.2f}x",
-        "" if first is None else f"{first['steps']:,}" if first["steps"] else "given",
+        "" if first is None else f"{first['steps']:,}" if first["steps"] else GIVEN,
         _links([run.record for run in line.runs], format),
     ]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from morphnet.report.comparison import PaperLine, Record, Run, kind_of
 from morphnet.report.table import Row
@@ -17,6 +18,10 @@ from morphnet.report.table import Row
 LITERATURE = {1: (("ResNet-164, He et al. 2016 (literature)", 0.0546),)}
 TITLES = {1: "CIFAR-10", 2: "CIFAR-100", 3: "ImageNet, top-1"}
 PAPER, OURS, CHILD, GRAY = "#6b7280", "#c2410c", "#1d4ed8", "#404040"
+#: Of the roles, where a figure shows networks as points.
+MARKS = {"parent": "s", "child": "o", "control": "x"}
+#: Up to so many networks also the controls have their name beside them.
+NAMED = 6
 #: Of the controls, in the order they are drawn.
 CONTROLS = ("#15803d", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f")
 
@@ -83,25 +88,34 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
                 labels[kind] = {"parent": GRAY, "child": CHILD}.get(kind) or next(colours)
                 axes.plot([], [], style, color=labels[kind], label=_legend(run, kind))
             axes.plot(*zip(*points, strict=True), style, color=labels[kind], lw=1, alpha=0.85)
-    first = runs[0]
-    axes.set(xlabel="iterations", ylabel="error (%)", title=plain(first.title))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="iterations", ylabel="error (%)", title=plain(runs[0].title))
     _finish(axes)
     return figure
 
 
 def draw_rows(rows: Sequence[Row]) -> Figure:
-    """Error against multiply-accumulates of every row of a table, with its deviation over seeds."""
+    """Error against multiply-accumulates of every row of a table, with its deviation over seeds.
+
+    A parent is a square, a child a circle, a control a cross; of several experiments each has its colour.
+    """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    colours = {"parent": GRAY, "child": CHILD, "control": OURS}
+    runs = list(dict.fromkeys((row.experiment, row.settings) for row in rows))
+    colours = dict(zip(runs, itertools.cycle((CHILD, OURS, *CONTROLS)), strict=False))
     for row in rows:
         spread = None if row.error_deviation is None else 100 * row.error_deviation
-        place = (row.macs / 1e6, 100 * row.error_mean)
-        axes.errorbar(*place, yerr=spread, fmt="o", color=colours[row.role], ms=5, capsize=2, lw=1)
-        axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
-    for role, colour in colours.items():
+        place, colour = (row.macs / 1e6, 100 * row.error_mean), colours[row.experiment, row.settings]
+        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.role], color=colour, ms=5, capsize=2, lw=1)
+        if row.role != "control" or len(rows) <= NAMED:
+            axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
+    for role, mark in MARKS.items():
         if any(row.role == role for row in rows):
-            axes.plot([], [], "o", color=colour, label=role)
+            axes.plot([], [], mark, color=GRAY, label=role)
+    if len(runs) > 1:
+        for experiment, settings in runs:
+            label = plain(experiment + (f" ({settings})" if settings else ""))
+            axes.plot([], [], "-", color=colours[experiment, settings], label=label)
     axes.margins(x=0.2)
     axes.set(xlabel="FLOP (million multiply-accumulates)", ylabel="error (%)", title="Error against cost")
     _finish(axes)

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
+from morphnet.morph.report import noise_in_words
 from morphnet.report.picture import draw_modules
 from morphnet.spec import parse_spec, spec_graph
 
@@ -44,12 +45,14 @@ def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     ):
         if proof.get(key):
             found = proof[key]
-            differ = f"{found['flips']} of {found['images']} classes differ"
+            few = "the first " if found["images"] < (proof.get("own_dtype") or found)["images"] else ""
+            differ = f"{found['flips']} of {few}{found['images']} images change their class"
             lines.append((label, f"{found['relative']:.1e} of the largest logit; {differ}"))
     training = proof.get("training")
     if training:
         unjudged = "" if training.get("judged", True) else f" ({training.get('unjudged', 'not judged')})"
-        lines.append(("with batch statistics", f"{training['ratio']:.2f} of the parent's own noise{unjudged}"))
+        by = noise_in_words(training["ratio"], training["difference"], training["size"])
+        lines.append(("with batch statistics", f"logits differ by {by}{unjudged}"))
     return lines
 
 

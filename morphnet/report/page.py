@@ -18,7 +18,7 @@ from morphnet.report.comparison_table import control_columns, paper_columns
 from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
 from morphnet.report.first_steps import draw_first_steps, first_steps_columns, read_first_steps
 from morphnet.report.modules import draw_morph, proof_lines
-from morphnet.report.table import columns, tabulate
+from morphnet.report.table import columns, is_numeric, tabulate
 from morphnet.store.files import write_whole
 
 #: Colours of figures, and the name under which the page has one for light and one for dark.
@@ -47,7 +47,7 @@ _STYLE = """
   --band: #1b2027; --node: #1e3a5f; --blue: #7aa2ff; --red: #ff9a62; --green: #5fd38a; --violet: #c79bff;
   --cyan: #5ccfe6; --pink: #ff8ac0; --ochre: #e0b34f; --olive: #b3d65c; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 84rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
@@ -97,7 +97,9 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     parts = [_section("results", "Results", _table(*columns(tabulate(records))), _RESULTS)]
     controls = control_lines(runs)
     if controls:
-        parts.append(_section("controls", "Beside their controls", _table(*control_columns(controls, "text")), _CONTROLS))
+        parts.append(
+            _section("controls", "Beside their controls", _table(*control_columns(controls, "text")), _CONTROLS)
+        )
     for number, title in TITLES.items():
         lines = paper_lines(runs, number, recipe)
         if any(line.runs for line in lines):
@@ -138,8 +140,8 @@ _RESULTS = (
     "are multiply-accumulates, “rel.” over the parent's."
 )
 _CONTROLS = (
-    "Every child, and below it what was trained for the same phases or steps without the morph. “Over the child” is the "
-    "control's error minus the child's on the same seed: above zero, the child is better."
+    "Every child, and below it its controls. “Over the child” is the control's error minus the child's on the same "
+    "seed: above zero, the child is better."
 )
 _PAPER = "Rows that were run; improvement is the parent's error minus the child's, in points."
 
@@ -150,7 +152,7 @@ def _section(anchor: str, title: str, body: str, note: str = "") -> str:
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    numeric = [all(row[i][:1].isdigit() or row[i][:1] in ("", "-", "+") for row in body) for i in range(len(header))]
+    numeric = [is_numeric([row[i] for row in body]) for i in range(len(header))]
     kinds = [' class="number"' if n else "" for n in numeric]
     head = "".join(f"<th{k}>{escape(c)}</th>" for k, c in zip(kinds, header, strict=True))
     rows = "".join(
@@ -231,11 +233,21 @@ def _count(value: Any) -> str:
 
 
 def _lineage(record: dict[str, Any]) -> str:
+    """Every network from the first to this one, by its name if it has one and the beginning of its hash."""
     found = record.get("lineage") or {}
-    words = [str(a.get("phase") or a.get("morph") or a.get("source") or "") for a in found.get("ancestors") or []]
-    chain = " → ".join([*(escape(w) for w in words if w), f"<b>{escape(str(record['phase']))}</b>"])
-    hashes = f"sha256 {str(found.get('network', ''))[:16]}… from {str(found.get('start', ''))[:16]}…"
-    return f"{chain}<br><small>{escape(hashes)}</small>"
+    steps = [step for ancestor in found.get("ancestors") or [] for step in _steps(ancestor)]
+    hashed = f"<small>{escape(str(found.get('network', ''))[:8])}</small>"
+    chain = " → ".join([*steps, f"<b>{escape(str(record['phase']))}</b> {hashed}"])
+    return f"{chain}<br><small>began as {escape(str(found.get('start', ''))[:8])}; beginnings of sha256</small>"
+
+
+def _steps(ancestor: dict[str, Any]) -> list[str]:
+    """An ancestor, and how it was changed outside of a run."""
+    name, hashed = str(ancestor.get("phase") or ancestor.get("source") or ""), str(ancestor.get("network") or "")[:8]
+    steps = [f"{escape(name)} <small>{escape(hashed)}</small>".strip()]
+    if ancestor.get("morph"):
+        steps.append(f"morph {escape(str(ancestor['morph']))}")
+    return [*steps, "collapse"] if "collapse" in ancestor else steps
 
 
 def _morph(report: dict[str, Any], name: str) -> str:
@@ -252,6 +264,7 @@ def _environment(record: dict[str, Any]) -> str:
     commit = record.get("commit") or {}
     hardware, versions = record.get("hardware") or {}, record.get("versions") or {}
     command = " ".join(str(part) for part in record.get("command") or [])
+    schedule = json.dumps(record["schedule"]) if record.get("schedule") else "none: the network was given"
     commit_said = f"{commit.get('hash', '')}{' with uncommitted changes' if commit.get('dirty') else ''}"
     facts = [
         ("command", f"<code>{escape(command)}</code>"),
@@ -260,7 +273,7 @@ def _environment(record: dict[str, Any]) -> str:
         ("software", escape(", ".join(f"{k} {v}" for k, v in versions.items()))),
         ("data", escape(json.dumps(record["data"]))),
         ("optimisation", escape(json.dumps(record.get("optimisation")))),
-        ("schedule", escape(json.dumps(record.get("schedule")))),
+        ("schedule", escape(schedule)),
     ]
     return _pairs(facts)
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 Format = Literal["text", "markdown", "csv", "latex", "json"]
 FORMATS = ("text", "markdown", "csv", "latex", "json")
+#: In the place of its steps, of a network that was not trained here.
+GIVEN = "given"
 Cells = Sequence[Sequence[str]]
 
 
@@ -124,11 +126,17 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 f"{row.macs / 1e6:.1f}" if row.macs >= 1e7 else f"{row.macs / 1e6:.3f}",
                 "" if row.relative_macs is None else f"{row.relative_macs:.2f}x",
                 f"{row.parameters:,}",
-                f"{row.steps:,}" if row.steps else "given",
+                f"{row.steps:,}" if row.steps else GIVEN,
                 "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
             ]
         )
     return header, written
+
+
+def caption(records: Sequence[dict[str, Any]]) -> str:
+    """What the errors of a table are of."""
+    images = {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
+    return f"Error at the end of training, on {'; '.join(sorted(images))}; mean ± deviation over seeds."
 
 
 def with_deviation(mean: float | None, deviation: float | None) -> str:
@@ -155,13 +163,18 @@ def to_text(header: Sequence[str], body: Cells) -> str:
     """Columns padded to equal width, numbers to the right."""
     lines = [header, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    numeric = [all(line[i][:1].isdigit() or line[i][:1] in ("", "-", "+") for line in body) for i in range(len(header))]
+    numeric = [is_numeric([line[i] for line in body]) for i in range(len(header))]
 
     def pad(line: Sequence[str]) -> str:
         parts = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)]
         return "  ".join(parts).rstrip()
 
     return "\n".join([pad(header), "  ".join("-" * w for w in widths), *map(pad, body)])
+
+
+def is_numeric(column: Sequence[str]) -> bool:
+    """Whether the cells of a column stand to the right."""
+    return all(cell[:1].isdigit() or cell[:1] in ("", "-", "+") or cell == GIVEN for cell in column)
 
 
 def to_markdown(header: Sequence[str], body: Cells) -> str:

@@ -41,7 +41,7 @@ def describe_phase(
         "label": plan.label,
         "role": plan.role,
         "source": None if plan.source is None else plans[plan.source].folder,
-        "from_scratch": plan.source is None or plan.method == "scratch",
+        "from_scratch": (plan.source is None and plan.schedule is not None) or plan.method == "scratch",
         "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
         **_figures(result, experiment),
         "macs": count_macs(network, (1, *experiment.data.input_size)),

@@ -14,13 +14,12 @@ from torch import nn
 
 from morphnet.data import evaluation_batches, train_batches
 from morphnet.flops import count_macs, count_parameters
-from morphnet.morph import morph_network, plan_morph
 from morphnet.nn.mode import evaluation_mode
-from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
-from morphnet.spec import parse_spec
+from morphnet.nn.resnet import Architecture
 from morphnet.store import describe_network
 from morphnet.train.average import WeightAverage
 from morphnet.train.experiment import Experiment
+from morphnet.train.growth import network_like
 from morphnet.train.loop import evaluate
 from morphnet.train.plan import PhasePlan
 from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
@@ -84,7 +83,7 @@ class Estimator:
         found = []
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, ("estimate",))
         for plan in plans:
-            network = _shape(experiment, plan, networks, architecture, parent)
+            network = network_like(experiment, plan, networks, architecture, parent)
             networks.append(network)
             macs, parameters = count_macs(network, (1, *experiment.data.input_size)), count_parameters(network)
             speed = self._speed(experiment, network)
@@ -159,48 +158,3 @@ def _training_speed(experiment: Experiment, network: nn.Module, images: int) -> 
         return done * images / (time.perf_counter() - started)
     finally:
         step.feed.close()
-
-
-def _shape(
-    experiment: Experiment,
-    plan: PhasePlan,
-    before: Sequence[nn.Module],
-    architecture: Architecture | None,
-    parent: nn.Module | None,
-) -> nn.Module:
-    """A network like the one that the phase trains, with weights of no meaning."""
-    if plan.source is None:
-        if parent is not None:
-            return parent
-        assert architecture is not None
-        return ResNet(architecture)
-    source, morphing = before[plan.source], experiment.morphing
-    if plan.morph is not None:
-        assert isinstance(source, ResNet)
-        return ResNet(
-            plan_morph(
-                source.architecture,
-                parse_spec(plan.morph),
-                split=morphing.split,
-                width=morphing.width,
-                padding=morphing.padding,  # type: ignore[arg-type]
-                activation=morphing.activation,
-            ).child
-        )
-    if plan.layers is not None:
-        few = [torch.randn(2, *experiment.data.input_size) for _ in range(4)]
-        child, _ = morph_network(
-            source.cpu(),
-            plan.layers,
-            calibration=few,
-            bn=morphing.layers.bn,
-            padding=morphing.layers.padding,
-            activation=morphing.activation,
-            init="sparse",
-            allow_inexact=True,
-        )
-        return child  # type: ignore[no-any-return]
-    if plan.parametric:
-        assert isinstance(source, ResNet)
-        return with_parametric_activations(source)
-    return source

@@ -25,6 +25,7 @@ from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.description import describe_phase, facts_of_data, final_errors, hparams_of, own_facts
 from morphnet.train.experiment import Experiment
+from morphnet.train.growth import morph_settings
 from morphnet.train.handover import (
     Handover,
     kept_parameters,
@@ -289,23 +290,13 @@ def _parametric(network: nn.Module) -> ResNet:
 
 
 def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: Path) -> nn.Module:
-    morphing = experiment.morphing
-    key = (experiment.seed, plan.index, "calibration")
-    batches = calibration_batches(experiment.data, experiment.augmentation, key, morphing.calibration_batches)
-    settings: dict[str, Any] = {
-        "calibration": batches,
-        "activation": morphing.activation,
-        "method": plan.method if plan.is_proved else "auto",
-        "init": morphing.layers.init,
-        "generator": generator_for(experiment.seed, plan.index, "filters"),
-    }
-    if plan.layers is None:
-        settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
-    else:
-        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding}
+    key, count = (experiment.seed, plan.index, "calibration"), experiment.morphing.calibration_batches
+    batches = calibration_batches(experiment.data, experiment.augmentation, key, count)
     found: dict[str, Any] = {}
     try:
-        child, report = morph_network(source, plan.layers or plan.morph or "", **settings)
+        child, report = morph_network(
+            source, plan.layers or plan.morph or "", calibration=batches, **morph_settings(experiment, plan)
+        )
         found = report.to_dict()
     except MorphError as error:
         found = error.report.to_dict()

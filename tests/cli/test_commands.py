@@ -176,7 +176,8 @@ def test_records_are_collected_without_the_paths_of_the_machine(finished, run, t
         write_whole(path, json.dumps(record).encode())
     code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
     assert code == 2
-    assert "1 records were made from uncommitted code" in errors
+    assert "1 record is of code that nobody could find again" in errors
+    assert "uncommitted changes" in errors
     assert not (tmp_path / "results").exists()
     write_whole(records[2], json.dumps({**record, "commit": {"hash": "abc", "dirty": False}}).encode())
     code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)

@@ -1,0 +1,110 @@
+"""How a phase's network grows from that of its source: the settings of the morph, and its rehearsal before training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from morphnet.data import generator_for
+from morphnet.morph import InexactError, MorphError, morph_network, plan_morph
+from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
+from morphnet.spec import parse_spec
+from morphnet.train.experiment import Experiment
+from morphnet.train.plan import PhasePlan
+
+
+def morph_settings(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    """What :func:`~morphnet.morph.morph_network` is told for ``plan``, beside the images it measures on."""
+    morphing = experiment.morphing
+    settings: dict[str, Any] = {
+        "activation": morphing.activation,
+        "method": plan.method if plan.is_proved else "auto",
+        "init": morphing.layers.init,
+        "generator": generator_for(experiment.seed, plan.index, "filters"),
+    }
+    if plan.layers is None:
+        settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
+    else:
+        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding}
+    return settings
+
+
+def network_like(
+    experiment: Experiment,
+    plan: PhasePlan,
+    before: Sequence[nn.Module],
+    architecture: Architecture | None,
+    parent: nn.Module | None,
+) -> nn.Module:
+    """A network like the one that the phase trains, with weights of no meaning.
+
+    Args:
+        before: those of the phases before it.
+        architecture: of the parent, where none is given.
+
+    Raises:
+        ValueError: its layers cannot be morphed as they should be.
+        InexactError: they cannot without a change of the function.
+    """
+    if plan.source is None:
+        if parent is not None:
+            return parent
+        assert architecture is not None
+        return ResNet(architecture)
+    source = before[plan.source]
+    if plan.morph is not None:
+        assert isinstance(source, ResNet)
+        morphing = experiment.morphing
+        return ResNet(
+            plan_morph(
+                source.architecture,
+                parse_spec(plan.morph),
+                split=morphing.split,
+                width=morphing.width,
+                padding=morphing.padding,  # type: ignore[arg-type]
+                activation=morphing.activation,
+            ).child
+        )
+    if plan.layers is not None:
+        return _with_other_layers(experiment, plan, source)
+    if plan.parametric:
+        assert isinstance(source, ResNet)
+        return with_parametric_activations(source)
+    return source
+
+
+def rehearse(
+    experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture | None, parent: nn.Module | None
+) -> None:
+    """Refuses a plan whose named layers cannot become what they should, before anything is trained.
+
+    Phases that have begun are not rehearsed; nor are specs, which :func:`~morphnet.train.plan.plan_phases` checks.
+
+    Raises:
+        ValueError: a phase cannot begin, in the words of its morph.
+        InexactError: a layer would have no exact solution.
+    """
+    folder = experiment.run_dir / "phases"
+    waiting = [p for p in plans if p.layers is not None and not (folder / p.folder / "start.safetensors").exists()]
+    networks: list[nn.Module] = []
+    for plan in plans[: waiting[-1].index + 1] if waiting else ():
+        try:
+            networks.append(network_like(experiment, plan, networks, architecture, parent))
+        except ValueError as error:
+            kind = InexactError if isinstance(error, InexactError) else ValueError
+            raise kind(f"phase {plan.folder} could not begin, so nothing is trained: {error}") from error
+
+
+def _with_other_layers(experiment: Experiment, plan: PhasePlan, source: nn.Module) -> nn.Module:
+    assert plan.layers is not None
+    generator = generator_for("rehearsal")
+    few = [torch.randn(2, *experiment.data.input_size, generator=generator) for _ in range(4)]
+    settings = morph_settings(experiment, plan)
+    try:
+        child, _ = morph_network(source.cpu(), plan.layers, calibration=few, **settings)
+    except MorphError:  # says something of weights that were not trained, and of noise in place of images
+        child, _ = morph_network(source.cpu(), plan.layers, calibration=few, allow_inexact=True, **settings)
+    return child  # type: ignore[no-any-return]
