@@ -12,6 +12,8 @@ import difflib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 
 #: Every command with what its help says; the module of the same name holds its ``main``.
@@ -61,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # whoever read standard output wants no more of it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:  # standard output is full or gone
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,7 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(HELP.format(commands=listed), flush=True)
         return 0 if arguments else 2
     command, *rest = arguments
-    if command in ("-V", "--version"):
+    if command in ("-V", "--version") or (rest[:1] == ["--version"] and command in COMMANDS):
         from morphnet import __version__
 
         print(f"morphnet {__version__}")
@@ -101,23 +106,45 @@ def _dispatch(arguments: list[str]) -> int:
     sys.argv = [f"morphnet {command}", *rest]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here
-    try:
-        import_module(f"morphnet.cli.{command}").main()
-    except KeyboardInterrupt as stop:
-        what = str(stop) or "interrupted"
-        what += "; the same command goes on" if command == "train" else ""
-        print(f"\nmorphnet: {what}", file=sys.stderr)
-        return 128 + getattr(stop, "signum", signal.SIGINT)
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        if show_traceback:
+    with _listening() as asked:
+        try:
+            import_module(f"morphnet.cli.{command}").main()
+            sys.stdout.flush()
+        except BrokenPipeError:
             raise
-        from morphnet.cli.errors import exit_code, explain
+        except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, KeyboardInterrupt) or asked:
+                what = "interrupted" if not isinstance(error, KeyboardInterrupt) else str(error) or "interrupted"
+                what += "; the same command goes on" if command == "train" else ""
+                print(f"\nmorphnet: {what}", file=sys.stderr)
+                return 128 + getattr(error, "signum", signal.SIGINT)
+            if show_traceback:
+                raise
+            from morphnet.cli.errors import exit_code, explain
 
-        print(f"morphnet: error: {explain(error)}", file=sys.stderr)
-        return exit_code(error)
+            print(f"morphnet: error: {explain(error)}", file=sys.stderr)
+            return exit_code(error)
     return 0
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[int]]:
+    """Notes every Ctrl-C: in the middle of an import it may come out as any other error."""
+    asked: list[int] = []
+
+    def interrupt(signum: int, frame: object) -> None:
+        asked.append(signum)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield asked
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -18,8 +19,11 @@ def main() -> None:
 
 def collapse_source(composed: DictConfig) -> None:
     config = to_dataclass(composed, CollapseConfig)
-    output = new_folder(config.output)
+    with new_folder(config.output) as output:
+        _collapse_into(output, config)
 
+
+def _collapse_into(output: Path, config: CollapseConfig) -> None:
     from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
     from morphnet.data import evaluation_batches
     from morphnet.morph import collapse
@@ -49,6 +53,5 @@ def collapse_source(composed: DictConfig) -> None:
         *metadata.get("lineage", []),
         {"network": network_hash(network), "collapse": config.tolerance},
     ]
-    output.mkdir(parents=True, exist_ok=True)
     (output / "collapse_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     print(f"written to  {save_network(result, output / 'network.safetensors')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -86,7 +87,14 @@ def run_name(name: str, seed: int, overrides: str) -> str:
     """``<experiment>/seed<k>``, with ``-<8 hex>`` of the other overrides if there are any.
 
     From what was asked for and nothing else, so that the same command finds the same directory.
+
+    Raises:
+        ValueError: ``name`` is no folder below the output.
     """
+    if not all(re.fullmatch(r"[^\s.][^\0]*", part) for part in name.split("/")):
+        raise ValueError(
+            f"name={name!r}: a name for a folder is needed, such as name=longer; output= says where it lies"
+        )
     return f"{name}/seed{seed}" + (f"-{digest(overrides)}" if overrides else "")
 
 
@@ -94,6 +102,9 @@ def folder(output: str) -> str:
     """``output``, which must not be empty: a run would lie in the root of the file system."""
     if not output:
         raise ValueError("output= is empty; give a folder, such as output=outputs")
+    for place in (Path(output), *Path(output).parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"output={output}: {place} is a file; give a folder, such as output=outputs")
     return output
 
 

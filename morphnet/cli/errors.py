@@ -104,13 +104,24 @@ def _explain_hydra(error: BaseException) -> str:
                 )
             ):
                 lines.append(line)
-    message = "\n  ".join(lines)
+    message = "\n  ".join(lines).removeprefix("ValueError raised while resolving interpolation: ")
+    listed = re.search(r"Error merging override (\S+)=(\S+)\n.* is not a ListConfig", message)
+    if listed:
+        return f"{listed[1]}={listed[2]}: a list is needed: '{listed[1]}=[{listed[2]}]'"
+    beyond = re.search(r"Error merging override phases\.(\d+)\.(\S+)\n.* not a subclass of PhaseConfig", message)
+    if beyond:
+        return (
+            f"phases.{beyond[1]}.{beyond[2]}: there is no phase {beyond[1]}, and none can be appended so; give all of "
+            "them: 'phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]'"
+        )
     unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
     if unknown:
         whole = re.search(r"Could not override '([^']+)'", message)
         given = whole[1] if whole else unknown[1]
         near = _near(given) or _near(unknown[1])
-        if near:
+        if re.fullmatch(r"module\.channels\.\w+", given):
+            message += f"\n  the module says nothing of that vertex yet: write +{given}=..."
+        elif near:
             message += f"\n  did you mean {' or '.join(map(repr, near))}?"
     elif "Error parsing override" in message and "EQUAL" in message:
         message += "\n  an override is key=value, such as seed=1 or dry_run=true"

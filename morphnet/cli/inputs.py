@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from morphnet.cli.compose import read_yaml, to_dataclass
+from morphnet.cli.compose import configs_dir, read_yaml, to_dataclass
 from morphnet.cli.output import note
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import (
     Augmentation,
     ImageData,
+    like_cifar,
     load_arrays,
     load_cifar,
     load_digits,
@@ -29,6 +30,7 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
 from morphnet.nn.zoo import classes_of
 from morphnet.store import load_source
+from morphnet.store.source import trained_on
 
 CIFAR = ("cifar10", "cifar100")
 
@@ -49,8 +51,12 @@ def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> A
     )
 
 
-def load_data(config: DataConfig) -> ImageData:
-    """The images, not yet normalised; a validation split is cut off here."""
+def load_data(config: DataConfig, *, pretend: bool = False) -> ImageData:
+    """The images, not yet normalised; a validation split is cut off here.
+
+    Args:
+        pretend: noise will do in the place of CIFAR's images where they are not there; nothing is downloaded.
+    """
     _check_of_files(config)
     if config.crop is not None:
         data = _load_folder(config, config.crop)
@@ -61,10 +67,20 @@ def load_data(config: DataConfig) -> ImageData:
     elif config.name == "digits":
         data = load_digits()
     elif config.name in CIFAR:
-        data = load_cifar(config.name, Path(config.root), config.download)
+        data = _cifar(config, pretend)
     else:
         raise ValueError(f"data.name={config.name!r} needs data.path, an .npz; built in are digits, {', '.join(CIFAR)}")
     return with_validation(data, config.validation, config.validation_seed) if config.validation else data
+
+
+def _cifar(config: DataConfig, pretend: bool) -> ImageData:
+    try:
+        return load_cifar(config.name, Path(config.root), config.download and not pretend)
+    except FileNotFoundError:
+        if not pretend:
+            raise
+    note(f"{config.name} is not in data.root={config.root}; this is planned and measured with noise of its shape")
+    return like_cifar(config.name)
 
 
 def _load_folder(config: DataConfig, crop: int) -> ImageData:
@@ -177,10 +193,10 @@ def takes_and_gives(network: nn.Module) -> tuple[int | None, int | None]:
 
 
 def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
-    """``config``, or the data that the run in ``source`` was made with.
+    """``config``, or the data that the run or the network in ``source`` was made with.
 
     Raises:
-        ValueError: neither is there.
+        ValueError, FileNotFoundError: neither is there, or no network.
     """
     if config is not None:
         return config
@@ -194,7 +210,12 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
                 return _data_config(saved)
             except (OmegaConfBaseException, ValueError) as error:
                 raise ValueError(f"{folder / 'config.yaml'} is damaged: its data is no data set ({error})") from error
-    raise ValueError(f"parent={source} does not say what data it is for: give data=cifar10, data=digits, ...")
+    known = trained_on(source)
+    if known == "digits":  # inside the package
+        return DataConfig(**read_yaml(Path(configs_dir()) / "data" / "digits.yaml"))
+    what = "does not say what data it is for" if known is None else f"was trained on {known}"
+    needed = f"data={known}" if known in CIFAR else "data=cifar10, data=digits, data=arrays data.path=FILE, ..."
+    raise ValueError(f"parent={source} {what}: give {needed}")
 
 
 def _data_config(saved: Any) -> DataConfig:

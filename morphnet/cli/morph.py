@@ -25,8 +25,11 @@ def main() -> None:
 
 def morph(composed: DictConfig) -> None:
     config = to_dataclass(composed, MorphCommandConfig)
-    output = new_folder(config.output)
+    with new_folder(config.output) as output:
+        _morph_into(output, config, composed)
 
+
+def _morph_into(output: Path, config: MorphCommandConfig, composed: DictConfig) -> None:
     from morphnet.cli.inputs import load_parent
     from morphnet.cli.operations import layer_morphs
     from morphnet.data import generator_for
@@ -37,11 +40,10 @@ def morph(composed: DictConfig) -> None:
     from morphnet.train import choose_engine
 
     layers = layer_morphs(config)
-    if (layers is None) == (config.morph is None):
-        given = "neither" if layers is None else "both"
+    if layers is None and config.morph is None:
         raise ValueError(
             "give morph=SPEC (such as 1c1_half) for the shortcuts of a ResNet, or target='layer3.*.conv2' with "
-            f"module=NAME, deepen=, widen= or enlarge= for named layers; got {given}"
+            "module=NAME, deepen=, widen= or enlarge= for named layers; got neither"
         )
     spec = layers if layers is not None else str(parse_spec(str(config.morph)))
     data, data_config = _data(config, needed=layers is None or config.bn not in (None, "none"))
@@ -102,6 +104,7 @@ def _images(
     from morphnet.cli.inputs import augmentation_of, normalised
     from morphnet.data import calibration_batches
     from morphnet.data.batches import check_calibration
+    from morphnet.train.description import facts_of_data
 
     if data is None or data_config is None:
         if config.input_size is None:
@@ -117,14 +120,7 @@ def _images(
     batches = calibration_batches(
         data, augmentation_of(data_config), (config.seed, "calibration"), config.calibration_batches
     )
-    facts = {
-        "data": data.name,
-        "class_names": list(data.class_names),
-        "input_size": list(data.input_size),
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }
-    return {"calibration": batches}, facts
+    return {"calibration": batches}, facts_of_data(data)
 
 
 def _write_report(output: Path, report: dict[str, object]) -> None:

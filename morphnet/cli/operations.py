@@ -22,7 +22,7 @@ def layer_morphs(config: Any, where: str = "") -> dict[str, Any] | None:
     """The patterns of ``config`` and their operations, as ``morph_network`` takes them; None if there are none.
 
     Args:
-        config: has ``target``, ``module``, ``deepen``, ``widen`` and ``enlarge``.
+        config: has ``morph``, ``target``, ``module``, ``deepen``, ``widen`` and ``enlarge``.
         where: the key that ``config`` stands under, for messages, such as ``phases.1.``.
 
     Raises:
@@ -33,6 +33,12 @@ def layer_morphs(config: Any, where: str = "") -> dict[str, Any] | None:
     given = [key for key in LAYER_MORPHS if _is_given(getattr(config, key))]
     if not given and config.target is None:
         return None
+    if config.morph is not None:
+        found = " and ".join([f"{where}morph={config.morph}", f"{where}{given[0] if given else 'target'}"])
+        raise ValueError(
+            f"got both {found}: a spec is for the shortcuts of a ResNet, {', '.join(LAYER_MORPHS)} for the layers of "
+            "target=; give one of them"
+        )
     if len(given) != 1:
         found = "none of them" if not given else " and ".join(given)
         raise ValueError(f"{where}target={config.target}: one of {', '.join(LAYER_MORPHS)} is needed; got {found}")

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from morphnet.store import hold_or_refuse
 
-def new_folder(name: str) -> Path:
-    """``name`` as a folder that is not there, or empty.
+
+@contextlib.contextmanager
+def new_folder(name: str) -> Iterator[Path]:
+    """``name`` as a folder that was not there, or empty; within, no other command takes it.
+
+    It is taken away again where nothing was put into it.
 
     Raises:
         ValueError, FileExistsError: it is no such folder.
@@ -19,9 +25,22 @@ def new_folder(name: str) -> Path:
     output = Path(name)
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"output={output} is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()):
-        raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
-    return output
+    there = output.exists()
+    lock = output / ".lock"
+    try:
+        if there and set(output.iterdir()) - {lock}:
+            raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
+        with hold_or_refuse(lock, f"output={output}: another command is at work there; give a new folder"):
+            if set(output.iterdir()) - {lock}:  # that other command has ended a moment ago
+                raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
+            try:
+                yield output
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):
+                output.rmdir()
 
 
 def short(path: Path) -> str:

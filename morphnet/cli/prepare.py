@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from morphnet.cli.identity import variant_of
 from morphnet.cli.inputs import architecture_of, augmentation_of, load_data, load_parent, normalised
 from morphnet.cli.operations import layer_morphs
+from morphnet.cli.output import note
 from morphnet.config import OptimConfig, TrainConfig
 from morphnet.data import ImageData, train_batches
-from morphnet.morph import find_targets
 from morphnet.nn.resnet import Architecture, ResNet
 from morphnet.store import network_hash
 from morphnet.store.source import network_of_run
@@ -67,7 +67,9 @@ def prepare(
     layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]
     loaded = {} if loaded is None else loaded
     if repr(config.data) not in loaded:
-        loaded[repr(config.data)] = ranks.one_first_on_each_machine(lambda: load_data(config.data))
+        loaded[repr(config.data)] = ranks.one_first_on_each_machine(
+            lambda: load_data(config.data, pretend=config.dry_run)
+        )
     data = loaded[repr(config.data)]
     parent = None
     if config.parent is not None:
@@ -97,8 +99,9 @@ def prepare(
         after=config.after,
     )
     for plan in plans:
-        if parent is not None and plan.source == 0 and plan.layers:
-            find_targets(parent, plan.layers)  # refuses what the given network cannot become
+        length = plan.schedule
+        if length is not None and plan.role != "control" and 0 < length.steps <= length.warmup_steps:
+            note(f"phase {plan.folder}: its warm-up, {length.warmup_steps} steps, is as long as the phase or longer")
     momentum = _momentum_of_parent(config)
     inputs = {
         "data": data.fingerprint(),

@@ -59,7 +59,7 @@ class RunStatus:
         self._end("done", None, 0, phases=phases)
 
     def failed(self, error: BaseException, ours: bool = True) -> None:
-        """The run ended by ``error``; ``ours`` is False if another process holds its directory."""
+        """The run ended by ``error``, or was stopped; ``ours`` is False if another process holds its directory."""
         if isinstance(error, Exception):
             message, code = explain(error), exit_code(error)
         else:
@@ -69,7 +69,7 @@ class RunStatus:
         taken = (self.run_dir / "config.yaml").exists()
         self.begun = self.begun or (ours and self.entry is not None and not taken)
         with contextlib.suppress(OSError):  # the disk may be what has failed
-            self._end("failed", message, code, **unexpected)
+            self._end("failed" if isinstance(error, Exception) else "stopped", message, code, **unexpected)
 
     def _end(self, state: str, message: str | None, code: int, **further: Any) -> None:
         self._values |= {"state": state, "message": message, "exit_code": code, "finished": _now(), **further}

@@ -225,7 +225,7 @@ class _Sweep:
                 runs[entry["run_dir"]] = found
             elif entry["state"] == "done":
                 failed.append((short(run_dir), "its records are gone", 1))
-            elif entry["state"] == "failed":
+            elif entry["state"] in ("failed", "stopped"):
                 failed.append((short(run_dir), str(entry["message"]), int(entry["exit_code"])))
             else:
                 failed.append((short(run_dir), KILLED, 1))

@@ -4,7 +4,7 @@ from morphnet.data.batches import calibration_batches, evaluation_batches, evalu
 from morphnet.data.feed import Batches, generator_for
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
 from morphnet.data.memory import Augmentation, TrainBatches
-from morphnet.data.sources import load_arrays, load_cifar, load_digits
+from morphnet.data.sources import like_cifar, load_arrays, load_cifar, load_digits
 
 __all__ = [
     "Augmentation",
@@ -16,6 +16,7 @@ __all__ = [
     "evaluation_batches",
     "evaluation_count",
     "generator_for",
+    "like_cifar",
     "load_arrays",
     "load_cifar",
     "load_digits",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -48,19 +49,32 @@ def load_cifar(name: str, root: Path, download: bool) -> ImageData:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"no whole {name} in data.root={str(root)!r} ({error}); set data.download=true, or data.root to where "
-            "it is, or data.path to an .npz of it"
+            f"{name} is not in data.root={str(root)!r}, or not whole: give data.download=true to fetch it, "
+            "data.root=FOLDER if it lies elsewhere, or data.path=FILE, an .npz of it"
         ) from error
     except OSError as error:
         raise FileNotFoundError(
-            f"{name} could not be downloaded to data.root={str(root)!r} ({error}); set data.root to where it is, or "
-            "data.path to an .npz of it"
+            f"{name} could not be downloaded to data.root={str(root)!r} ({error}): give data.root=FOLDER if it lies "
+            "elsewhere, or data.path=FILE, an .npz of it"
         ) from error
     train, test = (
         Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for part in parts
     )
     return _data(name, train, test, tuple(parts[0].classes))
+
+
+def like_cifar(name: str) -> ImageData:
+    """Noise in the shape of CIFAR-10 or -100, to plan with where the images are not there."""
+    generator, classes = torch.Generator().manual_seed(0), {"cifar10": 10, "cifar100": 100}[name]
+    train, test = (
+        Split(
+            torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator),
+            torch.arange(count) % classes,
+        )
+        for count in (50_000, 10_000)
+    )
+    return _data(name, train, test, tuple(map(str, range(classes))))
 
 
 def load_arrays(name: str, path: Path) -> ImageData:
@@ -76,6 +90,8 @@ def load_arrays(name: str, path: Path) -> ImageData:
         of_files = "is a folder; an .npz file is needed here: a folder of images goes with data=folder or data=imagenet"
         problem = of_files if path.is_dir() else "there is no such file"
         raise FileNotFoundError(f"data.path={path}: {problem}")
+    if not zipfile.is_zipfile(path) and path.read_bytes()[:6] != b"\x93NUMPY":
+        raise ValueError(f"data.path={path} is no .npz: arrays saved by numpy.savez are needed")
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):

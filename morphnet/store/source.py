@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from morphnet.nn.resnet import Architecture
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.store.saved import load_network, read_description
 from morphnet.store.state_dict import load_state_dict_file
+
+#: What files of weights are called.
+WEIGHTS = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 
 
 def load_source(
@@ -75,12 +79,41 @@ def network_of_run(run: Path) -> Path:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
     if finished:
         return finished[max(finished)]
-    raise FileNotFoundError(f"parent={run}: no finished phase with a network.safetensors in this folder")
+    inside = sorted(path.parent for path in run.glob("*/config.yaml")) or sorted(
+        path.parent for path in run.glob("*/*/config.yaml")
+    )
+    hint = f"; there are runs in it, such as parent={inside[0]}" if inside else ""
+    raise FileNotFoundError(f"parent={run}: no finished phase with a network.safetensors in this folder{hint}")
+
+
+def trained_on(source: str) -> str | None:
+    """The name of the data that the network of ``source`` was trained on, as its file says; None if nothing does.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no network there.
+    """
+    if source.startswith("torchvision:"):
+        _check_name(source.removeprefix("torchvision:"))
+        return None
+    path = Path(source)
+    if path.is_dir():
+        path = network_of_run(path)
+    if path.suffix not in WEIGHTS:
+        raise ValueError(f"parent={source} is no network: a run, or a file of {', '.join(WEIGHTS)} is needed")
+    found = (read_description(path) or {}) if path.suffix == ".safetensors" else {}
+    name = (found.get("metadata") or {}).get("data")
+    return name if isinstance(name, str) else None
+
+
+def _check_name(name: str) -> None:
+    if name not in zoo.NAMES:
+        near = difflib.get_close_matches(name, zoo.NAMES, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"parent=torchvision:{name}: {hint}expected one of {', '.join(zoo.NAMES)}")
 
 
 def _from_torchvision(name: str, weights: str, classes: int | None, convert: bool) -> nn.Module:
-    if name not in zoo.NAMES:
-        raise ValueError(f"parent=torchvision:{name}: expected one of {', '.join(zoo.NAMES)}")
+    _check_name(name)
     try:
         network = zoo.build(
             name,

@@ -269,7 +269,7 @@ def test_an_interrupted_run_says_so_in_its_status(train, tmp_path, monkeypatch):
     assert train(*SHORT, "schedule.epochs=1")[0] == 130
     (status,) = tmp_path.glob("outputs/digits/*/status.json")
     found = json.loads(status.read_text())
-    assert (found["state"], found["exit_code"]) == ("failed", 130)
+    assert (found["state"], found["exit_code"]) == ("stopped", 130)
     assert "goes on from the last checkpoint" in found["message"]
 
 
