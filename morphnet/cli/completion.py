@@ -15,7 +15,8 @@ usage: morphnet completion bash|zsh|fish
   eval "$(morphnet completion zsh)"          # in ~/.zshrc, after compinit
   morphnet completion fish | source          # in ~/.config/fish/config.fish"""
 
-_VALUES = re.compile(r"(?:^|: )(\w[\w:]*(?: \| \w[\w:]*)+)(?=$|[:;,])")
+_VALUES = re.compile(r"(?:^|: )(\w[\w:]*(?: \| \w[\w:]*)+)(?=$|[:;,]| \|)")
+_ASIDE = re.compile(r" \([^)]*\)")
 
 _BASH = """\
 _morphnet() {
@@ -66,8 +67,9 @@ def words_of(command: str) -> list[str]:
     words = [f"{group}={option}" for group in GROUPS[command] for option in options_of(group)]
     for key in keys_of(command):
         if ".N." not in key.name:
-            listed = _VALUES.search(key.comment)
-            words += [f"{key.name}={value}" for value in listed[1].split(" | ")] if listed else [f"{key.name}="]
+            listed = _VALUES.search(_ASIDE.sub("", key.comment))
+            values = listed[1].split(" | ") if listed else ["true", "false"] if key.type == "bool" else [""]
+            words += [f"{key.name}={value}" for value in values]
     return [*words, "--help", "--cfg", "--config-dir", *(["--multirun"] if command == "train" else [])]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from morphnet.cli.compose import to_dataclass
 from morphnet.cli.output import short
 from morphnet.cli.prepare import Prepared, prepare
+from morphnet.cli.process import done_records
 from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 from morphnet.train import choose_engine
@@ -66,12 +68,16 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     """
     from morphnet.report.table import to_text
 
-    print(f"how long {len(jobs)} jobs will take here: measuring a few steps of each network ...", flush=True)
     estimator, loaded, parents = Estimator(), {}, set()  # type: ignore[var-annotated]
     lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
     unknown = []
     compiled: list[str] = []
-    for number, overrides in enumerate(jobs):
+    waiting = [(number, job) for number, job in enumerate(jobs) if not _is_done(config, job, number)]
+    if len(waiting) < len(jobs):
+        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done already", flush=True)
+    if waiting:
+        print(f"how long {len(waiting)} jobs will take here: measuring a few steps of each network ...", flush=True)
+    for number, overrides in waiting:
         try:
             prepared = _prepared(config, overrides, number, loaded)
             set_threads(prepared.experiment.threads)  # as the job will
@@ -117,8 +123,9 @@ def _summary(seconds: float, how: str, compiled: list[str]) -> list[str]:
     return [f"about {in_words(seconds)} here, {how}", *compiled] if seconds else ["all of it is done"]
 
 
-def _prepared(config: DictConfig, overrides: Sequence[str], number: int, loaded: dict[str, Any]) -> Prepared:
-    """One job of a sweep, composed as its launcher will compose it."""
+@contextlib.contextmanager
+def _job(config: DictConfig, overrides: Sequence[str], number: int) -> Iterator[tuple[DictConfig, Path]]:
+    """One job of a sweep, composed as its launcher will compose it, and the directory of its run."""
     from hydra.core.global_hydra import GlobalHydra
 
     hydra = GlobalHydra.instance().config_loader()
@@ -129,14 +136,28 @@ def _prepared(config: DictConfig, overrides: Sequence[str], number: int, loaded:
     HydraConfig.instance().set_config(composed)
     try:
         run_dir = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-        recipe = composed.hydra.runtime.choices.get("recipe")
         with open_dict(composed):
             del composed["hydra"]
-        train = to_dataclass(composed, TrainConfig)
-        engine = choose_engine(train.device, train.precision, train.trainer.compile, train.trainer.cuda_graph)
-        return prepare(composed, train, run_dir, recipe, engine, loaded=loaded)
+        yield composed, run_dir
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _prepared(config: DictConfig, overrides: Sequence[str], number: int, loaded: dict[str, Any]) -> Prepared:
+    with _job(config, overrides, number) as (composed, run_dir):
+        train = to_dataclass(composed, TrainConfig)
+        engine = choose_engine(train.device, train.precision, train.trainer.compile, train.trainer.cuda_graph)
+        recipe = HydraConfig.get().runtime.choices.get("recipe")
+        return prepare(composed, train, run_dir, recipe, engine, loaded=loaded)
+
+
+def _is_done(config: DictConfig, overrides: Sequence[str], number: int) -> bool:
+    """Whether a job has nothing left to do, as the files of its run say."""
+    try:
+        with _job(config, overrides, number) as (composed, run_dir):
+            return done_records(composed, run_dir) is not None
+    except Exception:  # the job itself will say so
+        return False
 
 
 def _done_phases(prepared: Prepared) -> dict[str, str]:

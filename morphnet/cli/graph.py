@@ -192,7 +192,9 @@ def _filter(module: ModuleGraph) -> str:
 def _holds(module: ModuleGraph, kernel: tuple[int, int]) -> str:
     parent = f"the parent's {kernel[0]}x{kernel[1]}"
     needed = Edge("s", "t", kernel).taps
-    return f"which holds {parent}" if needed <= module.support else f"too small for {parent} (kernel= sets it)"
+    own = "x".join(map(str, module.kernel))
+    hint = f"kernel={module.kernel[0]} for one of {own}" + (", or an identity" if own == "1x1" else "")
+    return f"which holds {parent}" if needed <= module.support else f"too small for {parent} ({hint})"
 
 
 def _to_dict(it: _Findings) -> dict[str, Any]:

@@ -47,12 +47,17 @@ def train_here(
         return _train(composed, config, run_dir, recipe, engine, ranks, begin) if done is None else done
 
 
-def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
     """The records of a run that is done; refuses a directory of another one."""
     check_same_run(composed, run_dir)
     from morphnet.train.plan import count_phases
 
-    done = finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
+    return finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
+
+
+def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+    """Those of :func:`done_records`, said in a line."""
+    done = done_records(composed, run_dir)
     if done is not None:
         print(f"{short(run_dir)}: done already", flush=True)
     return done

@@ -134,7 +134,8 @@ class _Sweep:
             from morphnet.cli.estimate import describe_sweep
 
             text, self.unknown = describe_sweep(config, self.asked)
-            print(text, flush=True)
+            if text:
+                print(text, flush=True)
 
     def job(self, composed: DictConfig) -> None:
         """One job, in any process. In a sweep a failure is written down and not raised: the other jobs go on."""

@@ -143,10 +143,49 @@ def test_a_report_writes_every_table_in_every_format_and_the_figures(finished, r
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert {f"{t}.{s}" for t in ("runs", "table1", "controls") for s in ("txt", "md", "csv", "tex", "json")} <= names
     assert {"curves_digits.png", "curves_digits.svg"} <= names
-    assert json.loads(output_of("report", "table=2", "format=json", cwd=folder))[0]["errors"] == []
+    code, output, errors = run("report", "table=2", "format=json", cwd=folder)
+    assert json.loads(output)[0]["errors"] == []
+    assert "none of these records is of a run of Table 2" in errors
+    for wrong, message in (("output=x.csv", "a folder is needed"), ("format=html", "the page has every table")):
+        code, _, errors = run("report", "table=2", wrong, cwd=folder)
+        assert (code, message in errors) == (2, True)
     code, _, errors = run("report", "table=4", cwd=folder)
     assert code == 2
     assert "table='4'; expected one of runs, 1, 2, 3, controls" in errors
+
+
+def test_a_damaged_record_is_left_out_and_named(finished, run, tmp_path):
+    _, runs, _ = finished
+    shutil.copytree(runs[0], tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "phases" / "2_prelu_trained_on" / "record.json").write_text("{")
+    code, output, errors = run("report", "records=run", cwd=tmp_path)
+    assert code == 2
+    assert "1c1" in output
+    assert "PReLU" not in output
+    assert "left out, and the rest is above:\n  run/phases/2_prelu_trained_on/record.json is not a readable" in errors
+
+
+def test_who_reads_no_further_is_not_told_of_a_broken_pipe(finished):
+    folder, _, _ = finished
+    command = f"{sys.executable} -m morphnet report | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_interrupt_that_comes_out_as_another_error_is_one(monkeypatch, capsys, tmp_path):
+    from morphnet.cli import train
+
+    def interrupted():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise RecursionError("in the middle of an import") from None
+
+    monkeypatch.setattr(train, "main", interrupted)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "\nmorphnet: interrupted; the same command goes on\n"
 
 
 def test_saved_networks_are_verified_against_their_records(finished, run, tmp_path):

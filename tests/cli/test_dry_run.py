@@ -35,7 +35,17 @@ def test_a_sweep_says_beforehand_how_long_it_takes(train, tmp_path):  # noqa: F8
     _, begun, _ = train(*jobs)
     assert begun.index("about ") < begun.index("parent: step")
     _, again, _ = train(*jobs)
-    assert next(line for line in again.splitlines() if line.startswith("digits")).split()[3] == "0"
+    assert again.startswith("2 of 2 jobs are done already\n")
+    assert "measuring" not in again
+
+
+def test_cifar_is_planned_without_its_images(train, tmp_path):  # noqa: F811
+    small = ["network.depth=8", "network.widths=[2,4,4]", "optim.batch_size=16", "data.root=none"]
+    code, output, errors = train("experiment=cifar10_resnet20", *small, "data.download=true", "dry_run=true")
+    assert code == 0
+    assert "planned and measured with noise of its shape" in errors
+    assert "64,000" in output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parent_that_runs_share_counts_once(train):  # noqa: F811

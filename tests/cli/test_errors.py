@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from morphnet import save_network
+from morphnet import load_network, save_network
 from morphnet.cli import main
 from morphnet.cli.inputs import load_parent
+from morphnet.cli.output import new_folder
 from morphnet.nn.resnet import ResNet, cifar_architecture
 
 
@@ -82,6 +83,12 @@ TRAIN = [
     (["device=meta"], "device='meta'"),
     (["data.normalize=[[nan],[1]]"], "data.normalize"),
     (["data=null"], "a group cannot be null"),
+    (["name=../x"], "name='../x': a name for a folder is needed"),
+    (["name="], "name='': a name for a folder is needed"),
+    (["phases.2.morph=1c1"], "there is no phase 2, and none can be appended so; give all of them: 'phases=["),
+    (["controls=prelu"], "a list is needed: 'controls=[prelu]'"),
+    (["schedule.milestones=0.5"], "a list is needed: 'schedule.milestones=[0.5]'"),
+    (["phases.1.target=conv1"], "got both phases.1.morph=1c1 and phases.1.target"),
 ]
 
 
@@ -111,6 +118,7 @@ MORPH = [
     (["morph=1c1", "bn=none"], 2, "bn='none'"),
     (["morph=1c1", "data=cifar10"], 2, "data.download=true"),
     (["morph=1c1", "split=0"], 2, "split=0"),
+    (["morph=1c1", "module=bridge"], 2, "got both morph=1c1 and module"),
     (["morph=1c1", "calibration_batches=1"], 2, "calibration_batches=1"),
 ]
 
@@ -128,6 +136,74 @@ def test_a_source_that_does_not_say_its_data_needs_some(run, saved):
         code, _, error = run(*command, f"parent={saved}")
         assert code == 2
         assert "does not say what data it is for" in error
+
+
+def test_a_network_that_was_trained_on_the_digits_needs_no_words_for_them(run, saved, tmp_path):
+    assert run("morph", f"parent={saved}", "data=digits", "morph=1c1", "output=out")[0] == 0
+    code, output, _ = run("eval", "parent=out")
+    assert (code, "of 1,497" in output) == (0, True)
+    network = load_network(tmp_path / "out" / "network.safetensors")
+    network.metadata["data"] = "cifar10"
+    save_network(network, tmp_path / "c.safetensors")
+    code, _, error = run("eval", "parent=c.safetensors")
+    assert (code, "parent=c.safetensors was trained on cifar10: give data=cifar10" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("torchvision:resnet1", "did you mean resnet18?"),
+        ("README.md", "is no network: a run, or a file of .safetensors"),
+        ("outputs", "there are runs in it, such as parent=outputs/mine/seed0"),
+    ],
+)
+def test_what_is_no_network_is_not_asked_for_its_data(run, tmp_path, source, message):
+    (tmp_path / "README.md").write_text("words")
+    (tmp_path / "outputs" / "mine" / "seed0").mkdir(parents=True)
+    (tmp_path / "outputs" / "mine" / "seed0" / "config.yaml").write_text("name: mine")
+    code, _, error = run("eval", f"parent={source}")
+    assert (code, message in error) == (2, True), error
+
+
+def test_an_output_that_is_a_file_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, error = run("train", "output=file/below")
+    assert (code, "file is a file; give a folder" in error) == (2, True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_two_commands_do_not_share_an_output(tmp_path):
+    with new_folder(str(tmp_path / "out")) as output:
+        with pytest.raises(FileExistsError, match="another command is at work there"), new_folder(str(output)):
+            pass
+        (output / "made").write_text("whole")
+    assert [path.name for path in output.iterdir()] == ["made"]
+    with pytest.raises(FileExistsError, match="is not empty"), new_folder(str(output)):
+        pass
+    with pytest.raises(ValueError, match="wrong"), new_folder(str(tmp_path / "other")):
+        raise ValueError("wrong")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_text_that_is_called_npz_is_said_to_be_none(run, tmp_path):
+    (tmp_path / "t.npz").write_text("words")
+    code, _, error = run("train", "data=arrays", "data.path=t.npz")
+    assert (code, "data.path=t.npz is no .npz: arrays saved by numpy.savez are needed" in error) == (2, True)
+
+
+def test_images_of_another_number_of_channels_are_not_exported(run, saved):
+    code, _, error = run("export", f"parent={saved}", "output=out", "input_size=[3,8,8]", "format=source")
+    assert (code, "takes images of 1 channels" in error) == (2, True)
+
+
+def test_a_vertex_that_the_module_does_not_name_is_added_by_a_plus(run):
+    code, _, error = run("graph", "module=bridge", "module.channels.b=3")
+    assert (code, "write +module.channels.b=..." in error) == (2, True)
+
+
+def test_a_warm_up_as_long_as_its_phase_is_said(run):
+    _, _, error = run("train", "dry_run=true", "schedule.warmup_steps=100", "schedule.epochs=1", "controls=[]")
+    assert error.count("its warm-up, 100 steps, is as long as the phase or longer") == 2
 
 
 def test_morph_writes_nothing_over_what_is_there(run, saved, tmp_path):

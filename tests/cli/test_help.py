@@ -76,7 +76,7 @@ def test_examples_name_presets_and_modules_that_are_there():
         ("morphnet train experiment=cifar10_resn", "cifar10_resnet110 cifar10_resnet20 cifar10_resnet56"),
         ("morphnet morph module=br", "bridge"),
         ("morphnet train optim.l", "optim.lr= optim.label_smoothing="),
-        ("morphnet report table", "table="),
+        ("morphnet report tab", "table=runs table=1 table=2 table=3 table=controls table=first_steps"),
         ("morphnet train nothing_like_it", ""),
     ],
 )
@@ -106,8 +106,9 @@ def test_an_unknown_shell_is_refused_with_those_there_are(capsys, monkeypatch):
 def test_completion_has_the_values_that_a_comment_lists():
     words = words_of("train")
     assert {"precision=bfloat16", "data.policy=cutout", "morphing.bn=folded", "trainer.compile=true"} <= set(words)
-    assert {"schedule.epochs=", "weights=", "network.depth="} <= set(words)
-    assert {"format=html", "table="} <= set(words_of("report"))
+    assert {"schedule.epochs=", "weights=default", "network.depth=", "dry_run=true"} <= set(words)
+    assert {"format=html", "table=controls", "verify=true"} <= set(words_of("report"))
+    assert {"format=onnx", "format=program", "format=source"} <= set(words_of("export"))
 
 
 def test_completion_explains_itself(capsys):

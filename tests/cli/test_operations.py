@@ -223,7 +223,7 @@ def test_other_parents_and_folders_are_refused(run, tmp_path):
     given = ["morph", "module=a", "target=conv1"]
     code, _, error = run(*given, "parent=torchvision:resnet19", "output=out")
     assert code == 2
-    assert "torchvision:resnet19: expected one of alexnet" in error
+    assert "torchvision:resnet19: did you mean resnet18? expected one of alexnet" in error
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").write_text("kept")
     code, _, error = run(*given, "parent=torchvision:resnet18", "output=full")
@@ -239,16 +239,34 @@ def test_other_parents_and_folders_are_refused(run, tmp_path):
         ("{module: a}", "phases.1.module needs phases.1.target="),
         ("{target: conv1}", "phases.1.target=conv1: one of module"),
         ("{module: a, target: layer9}", "phases.1: nothing was morphed:\n  'layer9' matches no layer"),
-        ("{module: a, target: conv1, morph: 1c1}", "phases.1: morph=1c1 or target=conv1, not both"),
+        ("{module: a, target: conv1, morph: 1c1}", "got both phases.1.morph=1c1 and phases.1.module"),
         ("{module: 5, target: conv1}", "phases.1.module=5: a name in configs/module"),
         ("{module: {edges: [{source: s}]}, target: conv1}", "target"),
         ("{widen: 1, target: conv1}", "a factor above 1"),
+        (
+            "{widen: 2, target: layer2.1.conv2}",
+            "phase 1_widen_2 could not begin, so nothing is trained: layer2.1.conv2",
+        ),
     ],
 )
 def test_wrong_phases_are_refused_before_anything_runs(run, tmp_path, phase, message):
     code, _, error = run("train", f"phases=[{{}},{phase}]", *SHORT)
     assert message in error
     assert code == 2
+    assert not list(tmp_path.glob("outputs/**/*.*"))
+
+
+def test_a_module_that_could_not_be_exact_is_refused_before_anything_is_trained(run, tmp_path):
+    flat = "{edges: [{source: s, target: a, kernel: 1}, {source: a, target: t, kernel: 1}]}"
+    phases = f"phases=[{{}},{{module: {flat}, target: layer2.1.conv1}}]"
+    for more in ([], ["dry_run=true"]):
+        code, _, error = run("train", phases, *SHORT, *more)
+        assert code == 3
+        assert "could not begin, so nothing is trained: nothing was morphed, since it could not be exact" in error
+    code, _, error = run(
+        "train", "phases=[{},{module: a, target: layer2.1.conv1}]", *SHORT, "morphing.layers.method=al"
+    )
+    assert (code, "method='al'; expected auto, als or net2net" in error) == (2, True)
     assert not list(tmp_path.glob("outputs/**/*.*"))
 
 

@@ -248,7 +248,7 @@ def test_a_run_that_is_done_is_skipped_before_its_data_is_loaded(train, tmp_path
     run = [*SHORT, "schedule.epochs=1"]
     assert train(*run)[0] == 0
 
-    def unexpected(*_):
+    def unexpected(*_, **__):
         raise AssertionError("data is loaded")
 
     monkeypatch.setattr("morphnet.cli.prepare.load_data", unexpected)

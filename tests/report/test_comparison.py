@@ -135,7 +135,11 @@ def test_every_child_stands_beside_the_controls_of_its_phase():
 
 def test_a_control_without_its_child_is_left_out():
     """Of a run that is under way."""
-    records = [*_run(0), *_run(1)[:1], _record(1, 2, "relu", 0.05, role="control", source="0_parent", label="parent on")]
+    records = [
+        *_run(0),
+        *_run(1)[:1],
+        _record(1, 2, "relu", 0.05, role="control", source="0_parent", label="parent on"),
+    ]
     child, control = control_lines(runs_of(records))
     assert (child.seeds, control.seeds, len(control.differences)) == ([0], [0], 1)
 

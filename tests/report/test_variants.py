@@ -53,6 +53,16 @@ def test_many_differences_are_counted_and_a_path_is_its_last_part(tmp_path):
     assert _said(pair) == ["parent=grown", "parent=null"]
 
 
+def test_other_phases_are_told_by_their_names(tmp_path):
+    def run(variant, name, **phase):
+        phases = [{"name": "parent", "morph": None}, {"name": None, "morph": None, **phase}]
+        parent = _record(tmp_path, 0, variant, {"phases": phases, "optim": {"lr": 0.1}})
+        return [parent, {**parent, "index": 1, "phase": name, "role": "child", "label": name}]
+
+    records = [*run("a", "1c1", morph="1c1"), *run("b", "bridge", module="bridge", target="layer2.*")]
+    assert _said(records) == ["parent -> 1c1"] * 2 + ["parent -> bridge"] * 2
+
+
 def test_what_the_configuration_does_not_say_the_folder_does(tmp_path):
     same = {"data": {"path": "mine.npz"}}
     assert _said([_record(tmp_path, 0, "a1", same), _record(tmp_path, 0, "b2", same)]) == ["of_a1", "of_b2"]
