@@ -91,7 +91,7 @@ def load_arrays(name: str, path: Path) -> ImageData:
         problem = of_files if path.is_dir() else "there is no such file"
         raise FileNotFoundError(f"data.path={path}: {problem}")
     if not zipfile.is_zipfile(path) and path.read_bytes()[:6] != b"\x93NUMPY":
-        raise ValueError(f"data.path={path} is no .npz: arrays saved by numpy.savez are needed")
+        raise ValueError(f"data.path={path} is no .npz, or not whole: arrays saved by numpy.savez are needed")
     try:
         opened = np.load(path, allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
