@@ -82,7 +82,7 @@ def test_pickled_arrays_and_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="plain arrays"):
         load_arrays("mine", tmp_path / "a.npz")
     (tmp_path / "b.npz").write_bytes(b"PK not a zip")
-    with pytest.raises(ValueError, match="is no .npz, or not whole"):
+    with pytest.raises(ValueError, match=r"is no \.npz, or not whole"):
         load_arrays("mine", tmp_path / "b.npz")
     np.save(tmp_path / "c.npy", np.zeros(3))
     with pytest.raises(ValueError, match="cannot be read"):

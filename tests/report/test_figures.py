@@ -9,7 +9,10 @@ def _labels(figure):
 
 def test_the_cost_figure_has_every_row_printed_and_those_measured():
     figure = draw_cost(paper_lines(runs_of([*_run(0, 0.10, 0.08), *_run(1, 0.12, 0.09)]), 1))
-    assert _labels(figure) == {"as printed in the paper", "measured here, mean and deviation over seeds"}
+    literature = "literature, He et al. 2016"
+    assert _labels(figure) == {"as printed in the paper", "measured here, mean and deviation over seeds", literature}
+    written = {text.get_text() for text in figure.axes[0].texts}
+    assert {"ResNet-110 (literature)", "ResNet-164 (literature)"} <= written
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     points = {(round(line.get_xdata()[0], 3), round(line.get_ydata()[0], 3)) for line in lines}
     assert {(253.1, 6.61), (43.959, 8.5)} <= points
