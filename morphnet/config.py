@@ -180,6 +180,7 @@ class TrainConfig:
     output: str = "outputs"  # where run directories are made
     seed: int = 0  # everything random is a function of it
     parent: str | None = None  # SOURCE of a trained parent, instead of training one
+    new_head: bool = False  # with parent=: a new last layer for the classes of the data, which the first phase trains
     share_parent: bool = True  # a parent trained here lies in output/parents, where other runs find it
     weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0

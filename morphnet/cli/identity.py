@@ -18,6 +18,7 @@ LATER = (
     "after",
     "data.policy",
     "dry_run",
+    "new_head",
     "optim.ema",
     "optim.label_smoothing",
     "schedule.decay",

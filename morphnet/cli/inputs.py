@@ -147,12 +147,19 @@ def normalised(data: ImageData, config: DataConfig, parent: nn.Module | None) ->
 
 
 def load_parent(
-    source: str, network: NetworkConfig | None, data: ImageData | None, weights: str, *, convert: bool = True
+    source: str,
+    network: NetworkConfig | None,
+    data: ImageData | None,
+    weights: str,
+    *,
+    convert: bool = True,
+    new_head: bool = False,
 ) -> nn.Module:
     """The network of SOURCE; ``network`` and ``data`` name the architecture of a bare state dict.
 
     Args:
         convert: torchvision's plain ResNets (18 to 152 layers) as ours; else of their own class.
+        new_head: its classes may be others than those of the data: it is going to get another last layer.
 
     Raises:
         ValueError: it does not fit the data.
@@ -162,15 +169,16 @@ def load_parent(
     architecture = None
     if network is not None and data is not None:
         architecture = architecture_of(network, data.classes, data.input_size[0])
-    classes = None if data is None else data.classes
+    classes = None if data is None or new_head else data.classes
     parent = load_source(source, architecture, weights, classes=classes, convert=convert)
     metadata_of(parent).setdefault("origin", source if source.startswith("torchvision:") else Path(source).name)
     if data is not None:
         found = takes_and_gives(parent)
-        if found != (data.classes, data.input_size[0]):
+        if found[1] != data.input_size[0] or (found[0] != data.classes and not new_head):
             raise ValueError(
                 f"parent={source} has {found[0]} classes and {found[1]} image channels; "
                 f"{data.name} has {data.classes} and {data.input_size[0]}: give the data it was trained for"
+                + (", or new_head=true to morphnet train" if found[1] == data.input_size[0] and not new_head else "")
             )
     for line in _surprises(source, weights, parent, data):
         note(line)

@@ -14,7 +14,9 @@ from morphnet.cli.inputs import architecture_of, augmentation_of, load_data, loa
 from morphnet.cli.operations import layer_morphs
 from morphnet.cli.output import note
 from morphnet.config import OptimConfig, TrainConfig
-from morphnet.data import ImageData, train_batches
+from morphnet.data import ImageData, generator_for, train_batches
+from morphnet.nn.head import with_new_head
+from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet
 from morphnet.store import network_hash
 from morphnet.store.source import network_of_run
@@ -30,7 +32,7 @@ class Prepared:
 
     Attributes:
         architecture: of the parent, where it is one of our ResNets.
-        parent: a trained network; None where it is trained here.
+        parent: a trained network, which may have a new last layer; None where it is trained here from the beginning.
         inputs: hashes of what it is made from.
     """
 
@@ -74,7 +76,16 @@ def prepare(
     parent = None
     if config.parent is not None:
         convert = not any(layers)
-        parent = load_parent(config.parent, config.network, data, config.weights, convert=convert).float()
+        parent = load_parent(
+            config.parent, config.network, data, config.weights, convert=convert, new_head=config.new_head
+        ).float()
+    elif config.new_head:
+        raise ValueError("new_head=true goes with parent=; a parent that is trained here has the classes of the data")
+    made_from = None if parent is None else network_hash(parent)
+    if parent is not None and config.new_head:
+        parent = with_new_head(parent, data.classes, generator_for(config.seed, "new head"))
+        lineage = metadata_of(parent).get("lineage", [])
+        metadata_of(parent)["lineage"] = [*lineage, {"network": made_from, "new_head": data.classes}]
     data = normalised(data, config.data, parent).to(engine.device)
     augmentation = augmentation_of(config.data)
     batch_size = _total_batch(config.optim, ranks.count)
@@ -93,7 +104,7 @@ def prepare(
         len(batches),
         whole,
         config.morphing,
-        parent_given=parent is not None,
+        parent_given=parent is not None and not config.new_head,
         train_images=len(data.train),
         layers=layers,
         after=config.after,
@@ -105,7 +116,7 @@ def prepare(
     momentum = _momentum_of_parent(config)
     inputs = {
         "data": data.fingerprint(),
-        "parent": None if parent is None else network_hash(parent),
+        "parent": made_from,
         "processes": str(ranks.count),
     }
     experiment = Experiment(
@@ -146,7 +157,7 @@ def prepare(
 
 def _momentum_of_parent(config: TrainConfig) -> dict[str, Tensor]:
     """What the optimizer ended with when a given parent was trained; empty where that is not known."""
-    if config.parent is None:
+    if config.parent is None or config.new_head:
         return {}
     path = Path(config.parent)
     if config.after.momentum == "kept":

@@ -247,6 +247,8 @@ def _steps(ancestor: dict[str, Any]) -> list[str]:
     steps = [f"{escape(name)} <small>{escape(hashed)}</small>".strip()]
     if ancestor.get("morph"):
         steps.append(f"morph {escape(str(ancestor['morph']))}")
+    if ancestor.get("new_head"):
+        steps.append(f"new head for {escape(str(ancestor['new_head']))} classes")
     return [*steps, "collapse"] if "collapse" in ancestor else steps
 
 

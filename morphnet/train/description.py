@@ -33,6 +33,8 @@ def describe_phase(
     started: datetime.datetime,
 ) -> dict[str, Any]:
     """The record of a phase that is done."""
+    ancestors = metadata_of(network).get("lineage", [])
+    trained_parent = plan.source is None and plan.schedule is not None
     return {
         "format": FORMAT,
         **own_facts(experiment, plan),
@@ -41,7 +43,7 @@ def describe_phase(
         "label": plan.label,
         "role": plan.role,
         "source": None if plan.source is None else plans[plan.source].folder,
-        "from_scratch": (plan.source is None and plan.schedule is not None) or plan.method == "scratch",
+        "from_scratch": plan.method == "scratch" or (trained_parent and not ancestors),
         "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
         **_figures(result, experiment),
         "macs": count_macs(network, (1, *experiment.data.input_size)),
@@ -64,7 +66,7 @@ def describe_phase(
         "processes": experiment.ranks.count,
         "lineage": {
             "origin": metadata_of(network).get("origin"),
-            "ancestors": metadata_of(network).get("lineage", []),
+            "ancestors": ancestors,
             "start": start_hash,
             "network": network_hash(network),
         },

@@ -99,7 +99,7 @@ def plan_phases(
     Args:
         parent: the architecture of the parent, trained here or given; or a given parent of another class.
         train_images: how many there are to measure on.
-        parent_given: the first phase's network comes trained, so it is only evaluated.
+        parent_given: the first phase's network comes trained, as it is to be used, so it is only evaluated.
         layers: for each phase the layers it morphs, by pattern, and how; None for none.
         after: what the phases after the first do otherwise.
 

@@ -59,8 +59,9 @@ class Progress:
             self._bar.set_postfix_str(f"{figures}, {speed}")
             return
         self.close()
-        left = f"{duration(seconds * (self.steps - step))} left" if step < self.steps else "done"
-        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {speed}, {left}", flush=True)
+        # The speed counts evaluations, as the time left does; the record says that of training alone.
+        left = f"{speed}, {duration(seconds * (self.steps - step))} left" if step < self.steps else "done"
+        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {left}", flush=True)
 
 
 def duration(seconds: float) -> str:

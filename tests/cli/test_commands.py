@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -105,6 +106,33 @@ def test_a_run_directory_holds_what_made_it(finished):
     assert proof["exactness"]["relative"] < 1e-10
     network = load_network(run / "phases" / "1_1c1" / "network.safetensors")
     assert network.metadata["input_size"] == [1, 8, 8]
+
+
+def test_a_parent_gets_a_new_head_for_other_classes_and_is_trained_on(finished, run, output_of, tmp_path):
+    _, runs, _ = finished
+    generator = np.random.default_rng(0)
+    arrays = {f"{part}_images": generator.integers(256, size=(40, 8, 8), dtype=np.uint8) for part in ("train", "test")}
+    np.savez(tmp_path / "d.npz", **arrays, train_labels=np.arange(40) % 4, test_labels=np.arange(40) % 4)
+    given = ["train", "-m", "data=arrays", "data.path=d.npz", f"parent={runs[0]}", "name=mine", "optim.batch_size=20"]
+    given += ["schedule.epochs=1", "controls=[scratch_total]", "morphing.calibration_batches=2", "seed=0,1"]
+    code, _, error = run(*given, cwd=tmp_path)
+    assert (code, "give the data it was trained for, or new_head=true to morphnet train" in error) == (2, True)
+    output_of(*given, "new_head=true", cwd=tmp_path)
+    first, second = sorted(path.parent for path in (tmp_path / "outputs" / "mine").glob("*/config.yaml"))
+    parent, child, scratch = (json.loads(p.read_text()) for p in sorted(first.glob("phases/*/record.json")))
+    assert [r["steps"] for r in (parent, child, scratch)] == [2, 2, 4]
+    assert [r["from_scratch"] for r in (parent, child, scratch)] == [False, False, True]
+    assert parent["lineage"]["ancestors"][-1]["new_head"] == 4
+    learned = load_file(runs[0] / "phases" / "1_1c1" / "network.safetensors")
+    start = load_file(first / "phases" / "0_parent" / "start.safetensors")
+    assert [name for name in start if start[name].shape != learned[name].shape] == ["linear.bias", "linear.weight"]
+    assert torch.equal(start["layer1.0.conv1.weight"], learned["layer1.0.conv1.weight"])
+    other = load_file(second / "phases" / "0_parent" / "start.safetensors")
+    assert not torch.equal(other["linear.weight"], start["linear.weight"])
+    rows = json.loads(output_of("report", "format=json", cwd=tmp_path))
+    assert [row["seeds"] for row in rows] == [[0, 1]] * 3
+    code, _, error = run("train", "new_head=true", cwd=tmp_path)
+    assert (code, "new_head=true goes with parent=" in error) == (2, True)
 
 
 def test_random_and_scratch_controls_are_the_child_without_what_was_learned(output_of, tmp_path):

@@ -1,0 +1,50 @@
+"""The classifier of a network, exchanged for one of other classes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from morphnet.nn.initialise import initialise
+from morphnet.nn.resnet import ResNet
+
+
+def with_new_head(network: nn.Module, classes: int, generator: torch.Generator | None = None) -> nn.Module:
+    """A copy of ``network`` whose last linear layer is a new one of ``classes`` outputs, with random weights.
+
+    Every other weight stays. The copy says nothing of classes until it is trained.
+
+    Args:
+        classes: from 1.
+        generator: a CPU generator; the new weights are a function of its state.
+
+    Raises:
+        ValueError: there is no linear layer, or no class.
+    """
+    if classes < 1:
+        raise ValueError(f"classes={classes}: a number from 1 is needed")
+    network = copy.deepcopy(network)
+    name = name_of_head(network)
+    old = network.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    new = nn.Linear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
+    initialise(new.cpu(), generator)
+    network.set_submodule(name, new.to(old.weight.device).train(old.training))
+    if isinstance(network, ResNet):
+        network.architecture = replace(network.architecture, classes=classes)
+    return network
+
+
+def name_of_head(network: nn.Module) -> str:
+    """The name of the last linear layer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
+    if not names:
+        raise ValueError(f"this {type(network).__name__} has no linear layer, so it has no head to exchange")
+    return names[-1]
