@@ -33,7 +33,7 @@ install: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "morphnet needs Python 3.11 or later; $(PYTHON) is older: try make PYTHON=python3.11"; exit 1; }
-	@echo "setting up $(VENV) (PyTorch is large: a minute or two)"
+	@echo "setting up $(VENV) (PyTorch is large: some minutes)"
 	@if command -v uv >/dev/null; then \
 		uv venv -q --allow-existing --python $(PYTHON) $(VENV) && uv pip install -q --python $(BIN)/python -e .; \
 	else \

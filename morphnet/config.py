@@ -83,10 +83,10 @@ class AfterConfig:
     lr: float | None = None  # null here and below: as in schedule and optim
     milestones: list[float] | None = None
     factor: float | None = None
-    decay: str | None = None
+    decay: str | None = None  # step | cosine
     warmup_steps: int | None = None
     warmup_lr: float | None = None
-    warmup: str | None = None
+    warmup: str | None = None  # constant | linear
     kept_lr: float = 1.0  # rate of parameters that were there before the morph, over that of new ones
     momentum: str = "fresh"  # fresh | kept: what the phase before ended with, zeros for new parameters
     shrink: float = 1.0  # weights become shrink times themselves
@@ -211,7 +211,7 @@ class MorphCommandConfig:
     enlarge: Any = None  # kernel to grow to
     target: str | None = None  # pattern of layer names: 'layer3.*.conv2'
     weights: str = "none"  # of torchvision:NAME: none | default | a path
-    bn: str | None = None  # with morph calibrated | folded | paper | paper_first; with target none | calibrated | paper
+    bn: str | None = None  # calibrated | folded | paper | paper_first; with target none, calibrated or paper
     padding: str | None = None  # same | exact; null: same with morph, exact with target
     method: str = "auto"  # auto | als (module) | net2net (morph, deepen)
     init: str = "dense"  # dense | sparse
@@ -296,9 +296,9 @@ class ReportConfig:
 
     records: str = "outputs/**"  # a pattern of run directories or records
     table: str = "runs"  # runs | 1 | 2 | 3 (the paper's) | controls | first_steps
-    with_recipe: str = "paper"  # of the runs that count in the paper's tables
+    with_recipe: str = "paper"  # paper | morphnet | modern: of the runs that count in the paper's tables
     format: str = "text"  # text | markdown | csv | latex | json | html: one page with everything, in output or report/
-    output: str | None = None  # a folder for all tables in every format, and Figures 5 and 6
+    output: str | None = None  # a folder for all tables in every format, the figures, and the page
     verify: bool = False  # evaluate the saved networks first; another error than recorded is one of the command
     collect: bool = False  # copy the records to results/records; those of uncommitted code are refused
-    device: str = "auto"  # of verify
+    device: str = "auto"  # auto | cpu | cuda: of verify

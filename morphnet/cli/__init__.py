@@ -61,6 +61,9 @@ OPTIONS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:  # whoever read standard output wants no more of it, as head does

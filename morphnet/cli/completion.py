@@ -16,7 +16,7 @@ usage: morphnet completion bash|zsh|fish
   morphnet completion fish | source          # in ~/.config/fish/config.fish"""
 
 _VALUES = re.compile(r"(?:^|: )(\w[\w:]*(?: \| \w[\w:]*)+)(?=$|[:;,]| \|)")
-_ASIDE = re.compile(r" \([^)]*\)")
+_ASIDE = re.compile(r" \([^)]*\)|, [^|:;]*(?= \||$)")
 
 _BASH = """\
 _morphnet() {

@@ -51,7 +51,12 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return message + ("; make room, and the same command goes on from the last checkpoint" if full else "")
+        goes_on = "goes on from the last checkpoint" if sys.argv[0].endswith(" train") else "can be given again"
+        return message + (f"; make room, and the same command {goes_on}" if full else "")
+    if _is_of_absent_group(error):
+        words = [word for word in sys.argv[1:] if re.match(r"\w+\.", word)]
+        groups = sorted({word.partition(".")[0] for word in words})
+        return f"{' '.join(words)}: give the group as well, such as {' '.join(f'{group}=...' for group in groups)}"
     if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
         return str(error)
     if "DataLoader worker" in str(error):
@@ -62,6 +67,11 @@ def explain(error: BaseException) -> str:
     if is_lost_connection(error):
         return "the other processes of this run are gone; started again, it goes on from the last checkpoint"
     return f"{type(error).__name__}: {error}\n(HYDRA_FULL_ERROR=1 shows where it comes from)"
+
+
+def _is_of_absent_group(error: BaseException) -> bool:
+    """Whether a key was given of a group that is null, which OmegaConf meets with an assertion."""
+    return isinstance(error, AssertionError) and "Unexpected type for root" in str(error)
 
 
 def is_lost_connection(error: BaseException) -> bool:
@@ -76,7 +86,7 @@ def exit_code(error: BaseException) -> int:
     """2 for wrong input, 3 for a morph that failed its proof or has no exact solution, 1 for everything else."""
     if hasattr(error, "exit_code"):
         return int(error.exit_code)
-    if isinstance(error, WRONG_INPUT):
+    if isinstance(error, WRONG_INPUT) or _is_of_absent_group(error):
         return 2
     return 1
 
@@ -106,13 +116,25 @@ def _explain_hydra(error: BaseException) -> str:
                 lines.append(line)
     message = "\n  ".join(lines).removeprefix("ValueError raised while resolving interpolation: ")
     listed = re.search(r"Error merging override (\S+)=(\S+)\n.* is not a ListConfig", message)
+    if listed and listed[1] == "phases":
+        return f"phases={listed[2]}: a list of phases is needed: 'phases=[{{morph: null}},{{morph: {listed[2]}}}]'"
     if listed:
         return f"{listed[1]}={listed[2]}: a list is needed: '{listed[1]}=[{listed[2]}]'"
+    if "LexerNoViableAlt" in message or "mismatched input" in message:
+        given = next((word for word in sys.argv[1:] if "=" in word and re.search(r"[^\w=.,/+@:-]", word)), "key=value")
+        key, _, value = given.partition("=")
+        return f"{given}: such a value needs quotes of its own: {key}='\"{value}\"'"
     beyond = re.search(r"Error merging override phases\.(\d+)\.(\S+)\n.* not a subclass of PhaseConfig", message)
     if beyond:
         return (
             f"phases.{beyond[1]}.{beyond[2]}: there is no phase {beyond[1]}, and none can be appended so; give all of "
             "them: 'phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]'"
+        )
+    of_phase = re.search(r"Could not override '(morph|module|target|deepen|widen|enlarge)'", message)
+    if of_phase and sys.argv[0].endswith(" train"):
+        return (
+            f"{of_phase[1]}: in train this is of a phase: 'phases=[{{morph: null}},{{morph: 1c1}}]' or "
+            "\"phases=[{morph: null},{module: bridge, target: 'layer2.*.conv2'}]\""
         )
     unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
     if unknown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def describe_run(prepared: Prepared) -> str:
             f"{e.macs / 1e6:,.1f}" if e.macs >= 1e7 else f"{e.macs / 1e6:.3f}",
             f"{e.macs / parent:.2f}x",
             f"{e.steps:,}" if e.steps else "given",
-            f"{e.speed.training:,.0f}" if e.steps else "",
+            _speed(e.speed.training) if e.steps else "",
             done.get(e.plan.folder) or in_words(e.seconds),
         ]
         for e in estimates
@@ -119,8 +120,16 @@ def in_words(seconds: float) -> str:
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
 
 
+def _speed(images_per_second: float) -> str:
+    return f"{images_per_second:,.0f}" if images_per_second >= 1 else "below 1"
+
+
 def _summary(seconds: float, how: str, compiled: list[str]) -> list[str]:
-    return [f"about {in_words(seconds)} here, {how}", *compiled] if seconds else ["all of it is done"]
+    if not seconds:
+        return ["all of it is done"]
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = [f"the machine does other things now (load {load:.0f} on {cores} cores): alone it is faster"]
+    return [f"about {in_words(seconds)} here, {how}", *(busy if load > cores + 1 else []), *compiled]
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ def _export_into(output: Path, config: ExportConfig) -> None:
     data = None if config.data is None else load_data(config.data)
     network = load_parent(config.parent, config.network, data, config.weights)
     size = config.input_size or metadata_of(network).get("input_size")
+    if size is None and data is not None:
+        size = list(data.input_size)
     if size is None or len(size) != 3 or min(size) < 1:
         raise ValueError(f"input_size={config.input_size}: [C,H,W] of an image is needed, such as [3,224,224]")
     channels = takes_and_gives(network)[1]

@@ -35,6 +35,10 @@ def new_folder(name: str) -> Iterator[Path]:
                 raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
             try:
                 yield output
+            except OSError:  # such as a full disk: what is there is not whole
+                for file in set(output.iterdir()) - {lock}:
+                    file.unlink()
+                raise
             finally:
                 lock.unlink(missing_ok=True)
     finally:

@@ -104,12 +104,15 @@ def prepare(
         len(batches),
         whole,
         config.morphing,
-        parent_given=parent is not None and not config.new_head,
+        parent_given=parent is not None,
         train_images=len(data.train),
         layers=layers,
         after=config.after,
+        trains_given=config.new_head,
     )
     for plan in plans:
+        if plan.is_idle:
+            note(f"phase {plan.folder}: all that {plan.morph} asks for is there already, so it only trains on")
         length = plan.schedule
         if length is not None and plan.role != "control" and 0 < length.steps <= length.warmup_steps:
             note(f"phase {plan.folder}: its warm-up, {length.warmup_steps} steps, is as long as the phase or longer")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass
+from morphnet.cli.compose import folder, run_job, to_dataclass
 from morphnet.config import ReportConfig
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def report(composed: DictConfig) -> None:
             raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
     if config.output is not None and (not config.output or Path(config.output).is_file()):
         raise ValueError(f"output={config.output!r}: a folder is needed")
+    if config.output is not None:
+        folder(config.output)  # refuses a file on the way
     if config.output is not None and Path(config.output).suffix[1:] in (*SUFFIXES.values(), "html"):
         raise ValueError(f"output={config.output}: a folder is needed; one table goes into a file by format=csv > FILE")
     if config.format == "html" and config.table != "runs":
@@ -151,11 +153,13 @@ def _has_runs_of(records: list[dict[str, Any]], table: int, recipe: str) -> bool
 
 
 def _write(records: list[dict[str, Any]], output: Path, recipe: str) -> None:
-    """All tables in every format, and Figures 5 and 6, into ``output``."""
+    """All tables in every format, the figures, and the page, into ``output``."""
     from morphnet.report.comparison import paper_lines, runs_of
-    from morphnet.report.figures import TITLES, draw_cost, draw_curves
+    from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
     from morphnet.report.first_steps import draw_first_steps
+    from morphnet.report.page import write_page
     from morphnet.report.picture import save_picture
+    from morphnet.report.table import tabulate
     from morphnet.report.variants import SEED
     from morphnet.store import write_whole
 
@@ -182,6 +186,9 @@ def _write(records: list[dict[str, Any]], output: Path, recipe: str) -> None:
     watched = _watched(records)
     if watched:
         written += save_picture(draw_first_steps(watched), output / "first_steps")
+    written += save_picture(draw_rows(tabulate(records)), output / "cost")
+    write_page(records, output / "report.html", recipe)
+    written.append(output / "report.html")
     _say(f"{len(written)} files in {output}")
 
 

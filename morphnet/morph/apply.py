@@ -12,8 +12,7 @@ from morphnet.graph import Edge, ModuleGraph
 from morphnet.morph.plan import BlockMorph, MorphPlan
 from morphnet.morph.report import LayerReport
 from morphnet.nn.branch import Branch, ShortcutShape, SplitShortcut
-from morphnet.nn.resnet import ResNet, describe_morphs
-from morphnet.nn.structure import restore_structure
+from morphnet.nn.resnet import ResNet, describe_morphs, restore_morphs
 from morphnet.solvers import Type1Solution, orthogonal, solve, solve_type1, zero_pad
 from morphnet.spec import MorphSpec
 
@@ -46,20 +45,7 @@ def apply_morph(
         ValueError: the morphism equation of a branch could not be solved.
     """
     structure = describe_morphs(parent)
-    shortcuts = {change.block: _shortcut_name(parent, change.block) for change in plan.blocks}
-    replaced = [
-        block
-        for block, part in shortcuts.items()
-        if any(f"{name}.".startswith(f"{part}.") for name in structure["modules"])
-    ]
-    if replaced:
-        raise ValueError(
-            f"the shortcut of {', '.join(replaced)} is a module already, or has one in it, which {plan.spec} knows "
-            "nothing of"
-        )
-    child = ResNet(plan.child)
-    restore_structure(child, structure)
-    child = child.double().to(next(parent.parameters()).device)
+    child = child_like(parent, plan).double().to(next(parent.parameters()).device)
     state = child.state_dict()
     inherited = parent.state_dict()
     for name, value in inherited.items():
@@ -105,6 +91,29 @@ def apply_morph(
             )
         )
     return Applied(child.eval(), tuple(new_branches), tuple(layers))
+
+
+def child_like(parent: ResNet, plan: MorphPlan) -> ResNet:
+    """The child of ``plan`` with weights of no meaning; what else was morphed in ``parent`` is in it.
+
+    Raises:
+        ValueError: a shortcut that the plan touches has become a module.
+    """
+    structure = describe_morphs(parent)
+    shortcuts = {change.block: _shortcut_name(parent, change.block) for change in plan.blocks}
+    replaced = [
+        block
+        for block, part in shortcuts.items()
+        if any(f"{name}.".startswith(f"{part}.") for name in structure["modules"])
+    ]
+    if replaced:
+        raise ValueError(
+            f"the shortcut of {', '.join(replaced)} is a module already, or has one in it, which {plan.spec} knows "
+            "nothing of"
+        )
+    child = ResNet(plan.child)
+    restore_morphs(child, structure)
+    return child
 
 
 def _shortcut_name(network: ResNet, block: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from morphnet.nn.activation import FUNCTIONS, Activation, ParametricActivation
 from morphnet.nn.branch import ShortcutShape, SplitShortcut
 from morphnet.nn.initialise import initialise
+from morphnet.nn.replace import replace_module
 from morphnet.nn.structure import describe_structure, restore_structure
 
 Family = Literal["cifar", "imagenet"]
@@ -341,6 +342,27 @@ def _plain(architecture: str) -> ResNet:
     return bare(Architecture.from_dict(json.loads(architecture)))  # shared, so nothing may change it
 
 
+def restore_morphs(network: ResNet, structure: dict[str, Any]) -> None:
+    """Gives ``network`` the layers of :func:`describe_morphs`, in place, and its parametric activations their widths.
+
+    An activation that was not parametric where ``structure`` comes from is not listed there; it is as wide as the batch
+    normalisation before it.
+
+    Raises:
+        ValueError: see :func:`~morphnet.nn.structure.restore_structure`.
+    """
+    restore_structure(network, structure)
+    parts = dict(network.named_modules())
+    for name, act in parts.items():
+        head, _, last = name.rpartition(".")
+        norm = parts.get(f"{head}.{last.replace('act', 'bn')}".lstrip("."))
+        if not isinstance(act, ParametricActivation) or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if norm.num_features != act.a.numel():
+            wider = ParametricActivation(act.function, norm.num_features).to(act.a)
+            replace_module(network, act, wider.train(act.training))
+
+
 def with_parametric_activations(network: ResNet) -> ResNet:
     """A copy of ``network`` whose activations are of the parametric form with a = 0: the same function.
 
@@ -349,7 +371,7 @@ def with_parametric_activations(network: ResNet) -> ResNet:
     """
     architecture = replace(network.architecture, activation=parametric_name(network.architecture.activation))
     copy = ResNet(architecture)
-    restore_structure(copy, describe_morphs(network))
+    restore_morphs(copy, describe_morphs(network))
     copy = copy.to(next(network.parameters()))
     state = network.state_dict()
     for name, value in copy.state_dict().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from morphnet.nn.resnet import Architecture, split_activation
 from morphnet.report.paper import PAPER, PaperRow
+from morphnet.report.table import TWICE
 
 #: Which table of the paper goes with which data.
 TABLES = {"cifar10": 1, "cifar100": 2, "imagenet": 3}
@@ -16,6 +18,7 @@ TABLES = {"cifar10": 1, "cifar100": 2, "imagenet": 3}
 CONFIDENCE = 0.95
 
 Record = dict[str, Any]
+_PHASE = re.compile(r", phase (\d+)$")
 
 
 @dataclass(frozen=True)
@@ -55,35 +58,48 @@ class Run:
         """In the order they were trained."""
         return [r for r in self.phases.values() if r["role"] == "child"]
 
-    def controls_of(self, number: int) -> list[Record]:
-        """Those of the child with this ``number`` among the children, from 0: trained for the same phases."""
-        return [r for r in self.phases.values() if r["role"] == "control" and self._child_of(r) == number]
+    def child(self, index: int) -> Record | None:
+        """The child that is phase ``index``; None if its record is not there."""
+        return next((child for child in self.children() if int(child["index"]) == index), None)
 
-    def _child_of(self, control: Record) -> int:
-        """The number of the child a control stands beside; -1 where its record does not say.
+    def controls_of(self, index: int) -> list[Record]:
+        """Those that were trained for the same phases as the child that is phase ``index``."""
+        return [r for r in self.phases.values() if r["role"] == "control" and child_of(r) == index]
 
-        A control from scratch names that child as its source; others are the k-th of their kind, from the parent on.
-        """
-        source, before = self.phases.get(control.get("source") or ""), 0
-        while source is not None and source["role"] == "control":
-            source, before = self.phases.get(source.get("source") or ""), before + 1
-        if source is None or source["role"] == "parent":
-            return before if before < len(self.children()) else -1
-        return next(i for i, child in enumerate(self.children()) if child is source)
+    def parent_macs(self) -> int | None:
+        """Multiply-accumulates of the first parent; None if its record is not there."""
+        return next((int(r["macs"]) for r in self.phases.values() if r["role"] == "parent"), None)
+
+
+def child_of(control: Record) -> int:
+    """The index of the child that a control stands beside; children are the phases right after the parent.
+
+    One from scratch has the network of its source. Of several phases the others say in their label which it is.
+    """
+    if control.get("from_scratch"):
+        return int(str(control["source"]).partition("_")[0])
+    phase = _PHASE.search(str(control["label"]))
+    return int(phase[1]) if phase else 1
 
 
 def runs_of(records: Sequence[Record]) -> list[Run]:
-    """``records`` as runs, each phase once, in the order they are given."""
+    """``records`` as runs, each phase once, in the order they are given.
+
+    Raises:
+        ValueError: two runs have the same experiment, settings and seed.
+    """
     found: dict[tuple[Any, ...], dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: int(r["index"])):
         key = (record["experiment"], record["settings"].get("variant", ""), record["seed"])
-        found.setdefault(key, {}).setdefault(f"{record['index']}_{record['phase']}", record)
+        there = found.setdefault(key, {}).setdefault(f"{record['index']}_{record['phase']}", record)
+        if there.get("lineage", {}).get("network") != record.get("lineage", {}).get("network"):
+            raise ValueError(TWICE.format(experiment=record["experiment"], phase=record["phase"]))
     return [Run(phases) for phases in found.values()]
 
 
 def kind_of(control: Record) -> str:
     """The label of a control without the phase it belongs to."""
-    return str(control["label"]).split(", phase ")[0]
+    return _PHASE.sub("", str(control["label"]))
 
 
 # --- the paper's tables ---
@@ -214,6 +230,7 @@ class ControlLine:
     Attributes:
         child: the label of the child, of a control the one it stands beside.
         records: one for each seed, in their order.
+        parent_macs: multiply-accumulates of the parent; None if its record is not there.
         differences: of a control, its error minus the child's, for every seed that has both; empty for the child.
     """
 
@@ -222,6 +239,7 @@ class ControlLine:
     label: str
     records: tuple[Record, ...]
     differences: tuple[float, ...]
+    parent_macs: int | None
 
     @property
     def record(self) -> Record:
@@ -250,25 +268,29 @@ class ControlLine:
 
 
 def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
-    """Every child that has controls, of every experiment, each followed by its controls."""
+    """Every child that has controls, of every experiment, each followed by its controls.
+
+    A control counts where the record of its child is there.
+    """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         groups.setdefault(run.key, []).append(run)
     lines = []
     for group in groups.values():
-        for number in range(max(len(run.children()) for run in group)):
-            children = {run.seed: run.children()[number] for run in group if number < len(run.children())}
+        for index in sorted({int(child["index"]) for run in group for child in run.children()}):
+            children = {run.seed: child for run in group if (child := run.child(index)) is not None}
             controls: dict[tuple[int, str], list[Record]] = {}
             for run in group:
-                for control in run.controls_of(number):
+                for control in run.controls_of(index) if run.seed in children else []:
                     controls.setdefault((control["index"], control["phase"]), []).append(control)
             if not controls:
                 continue
             first = next(iter(children.values()))
             experiment, name = first["experiment"], first["label"]
-            lines.append(ControlLine(experiment, name, name, tuple(children.values()), ()))
-            for same in controls.values():
+            cost = next((macs for run in group if (macs := run.parent_macs()) is not None), None)
+            lines.append(ControlLine(experiment, name, name, tuple(children.values()), (), cost))
+            for _, same in sorted(controls.items()):
                 pairs = [(control, children[control["seed"]]) for control in same]
                 differences = tuple(float(control["error"]) - float(child["error"]) for control, child in pairs)
-                lines.append(ControlLine(experiment, name, same[0]["label"], tuple(same), differences))
+                lines.append(ControlLine(experiment, name, same[0]["label"], tuple(same), differences, cost))
     return lines

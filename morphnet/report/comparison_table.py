@@ -17,7 +17,7 @@ PAPER_HEADER = (
 )  # fmt: skip
 CONTROL_HEADER = (
     "experiment", "settings", "network", "error %", "seeds", "over the child (points)", "95 % interval",
-    "FLOP (million)", "steps", "records",
+    "FLOP (million)", "rel. FLOP", "steps", "records",
 )  # fmt: skip
 
 
@@ -37,8 +37,10 @@ def format_paper(lines: Sequence[PaperLine], format: Format = "text") -> str:
 
 def paper_columns(lines: Sequence[PaperLine], format: Format) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
-    body = [_paper_cells(line, format) for line in lines]
+    body = [_paper_cells(line) for line in lines]
     header, body = _without_empty(PAPER_HEADER, "settings", body)
+    if format != "markdown":
+        header, body = _without(header, "records", body)
     return (header, body) if any(line.views > 1 for line in lines) else _without(header, "views", body)
 
 
@@ -57,7 +59,8 @@ def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> st
 
 def control_columns(lines: Sequence[ControlLine], format: Format) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
-    return _without_empty(CONTROL_HEADER, "settings", [_control_cells(line, format) for line in lines])
+    header, body = _without_empty(CONTROL_HEADER, "settings", [_control_cells(line) for line in lines])
+    return (header, body) if format == "markdown" else _without(header, "records", body)
 
 
 def _without_empty(header: Sequence[str], name: str, body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -71,7 +74,7 @@ def _without(header: Sequence[str], name: str, body: list[list[str]]) -> tuple[l
     return [header[i] for i in kept], [[cells[i] for i in kept] for cells in body]
 
 
-def _paper_cells(line: PaperLine, format: Format) -> list[str]:
+def _paper_cells(line: PaperLine) -> list[str]:
     row, first = line.row, line.runs[0].record if line.runs else None
     paper_parent = line.paper_parent_error
     gain = None if paper_parent is None else paper_parent - line.paper_error
@@ -91,18 +94,16 @@ def _paper_cells(line: PaperLine, format: Format) -> list[str]:
         "" if first is None else f"{first['macs'] / 1e6:,.1f}",
         f"{row.relative_flop:.2f}x",
         "" if first is None else f"{first['steps']:,}" if first["steps"] else GIVEN,
-        _links([run.record for run in line.runs], format),
+        _links([run.record for run in line.runs]),
     ]
 
 
-def _links(records: Sequence[Record], format: Format) -> str:
-    """The record of every seed: links in Markdown; a text has no place for them."""
-    if format != "markdown":
-        return ", ".join(str(record["seed"]) for record in records)
+def _links(records: Sequence[Record]) -> str:
+    """A link to the record of every seed, in Markdown."""
     return ", ".join(f"[seed {record['seed']}]({record.get('path', '')})" for record in records)
 
 
-def _control_cells(line: ControlLine, format: Format) -> list[str]:
+def _control_cells(line: ControlLine) -> list[str]:
     interval = line.interval
     if len(line.differences) < 3:
         difference = ", ".join(f"{100 * d:+.2f}" for d in line.differences)
@@ -117,8 +118,9 @@ def _control_cells(line: ControlLine, format: Format) -> list[str]:
         difference,
         "" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
         f"{line.record['macs'] / 1e6:,.1f}" if line.record["macs"] >= 1e7 else f"{line.record['macs'] / 1e6:.3f}",
+        "" if line.parent_macs is None else f"{line.record['macs'] / line.parent_macs:.2f}x",
         f"{line.record['steps']:,}",
-        _links(line.records, format),
+        _links(line.records),
     ]
 
 
@@ -156,6 +158,7 @@ def _control_values(line: ControlLine) -> dict[str, Any]:
         "differences": list(line.differences),
         "interval": None if line.interval is None else list(line.interval),
         "macs": line.record["macs"],
+        "relative_macs": None if line.parent_macs is None else line.record["macs"] / line.parent_macs,
         "steps": line.record["steps"],
         "records": [record.get("path") for record in line.records],
     }

@@ -20,8 +20,10 @@ TITLES = {1: "CIFAR-10", 2: "CIFAR-100", 3: "ImageNet, top-1"}
 PAPER, OURS, CHILD, GRAY = "#6b7280", "#c2410c", "#1d4ed8", "#404040"
 #: Of the roles, where a figure shows networks as points.
 MARKS = {"parent": "s", "child": "o", "control": "x"}
-#: Up to so many networks also the controls have their name beside them.
-NAMED = 6
+#: Errors that differ by more than this factor are drawn on a logarithmic axis.
+LOGARITHMIC = 5.0
+#: Of experiments, in the order they are drawn.
+RUNS = (CHILD, "#15803d", "#7e22ce", OURS, "#0e7490", "#be185d", "#4d7c0f")
 #: Of the controls, in the order they are drawn.
 CONTROLS = ("#15803d", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f")
 
@@ -74,12 +76,14 @@ def draw_cost(lines: Sequence[PaperLine]) -> Figure:
 def draw_curves(runs: Sequence[Run]) -> Figure:
     """Error over the iterations of training (Fig. 6) of one experiment: parent, children, and every control.
 
-    Each seed is a thin line; phases follow each other on the axis, a control from where its own parent ended.
+    Each seed is a thin line; phases follow each other on the axis, a control from where its own parent ended. A child
+    begins at each dotted line. Errors that differ many times over stand on a logarithmic axis.
     """
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     labels: dict[str, Any] = {}
     colours = iter(CONTROLS * 3)
+    drawn: list[float] = []
     for run in runs:
         for record in run.phases.values():
             points = _curve(run, record)
@@ -91,38 +95,74 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
                 labels[kind] = {"parent": GRAY, "child": CHILD}.get(kind) or next(colours)
                 axes.plot([], [], style, color=labels[kind], label=_legend(run, kind))
             axes.plot(*zip(*points, strict=True), style, color=labels[kind], lw=1, alpha=0.85)
+            drawn += [error for _, error in points]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for start in _starts(runs):
+        axes.axvline(start, color=PAPER, lw=0.7, ls=":")
+    if min(drawn, default=0.0) > 0 and max(drawn) > LOGARITHMIC * min(drawn):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set(xlabel="iterations", ylabel="error (%)", title=plain(runs[0].title))
     _finish(axes)
     return figure
 
 
+def _starts(runs: Sequence[Run]) -> list[int]:
+    """The iterations at which children begin."""
+    found = {sum(int(r["steps"]) for r in run.chain(child)[:-1]) for run in runs for child in run.children()}
+    return sorted(found)
+
+
 def draw_rows(rows: Sequence[Row]) -> Figure:
     """Error against multiply-accumulates of every row of a table, with its deviation over seeds.
 
-    A parent is a square, a child a circle, a control a cross; of several experiments each has its colour.
+    A parent is a square, a child a circle, a control a cross. Each experiment has its colour, or where there is one
+    alone each kind of control. Names that would stand on one another are left out.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.4), layout="constrained")
     axes = figure.add_subplot()
     runs = list(dict.fromkeys((row.experiment, row.settings) for row in rows))
-    colours = dict(zip(runs, itertools.cycle((CHILD, OURS, *CONTROLS)), strict=False))
-    for row in rows:
+    single = len(runs) == 1
+    keys = [_colour_key(row, single) for row in rows]
+    colours = dict(zip(dict.fromkeys(keys), itertools.cycle(RUNS), strict=False))
+    for row, key in zip(rows, keys, strict=True):
         spread = None if row.error_deviation is None else 100 * row.error_deviation
-        place, colour = (row.macs / 1e6, 100 * row.error_mean), colours[row.experiment, row.settings]
-        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.role], color=colour, ms=5, capsize=2, lw=1)
-        if row.role != "control" or len(rows) <= NAMED:
-            axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
+        place = (row.macs / 1e6, 100 * row.error_mean)
+        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.role], color=colours[key], ms=5, capsize=2, lw=1)
+    axes.margins(x=0.25, y=0.12)
+    _name_points(axes, [row for row in rows if not (single and row.role == "control")])
+    shown = dict(zip(keys, rows, strict=True))
     for role, mark in MARKS.items():
-        if any(row.role == role for row in rows):
+        if any(row.role == role for row in rows) and not (single and role == "control"):
             axes.plot([], [], mark, color=GRAY, label=role)
-    if len(runs) > 1:
-        for experiment, settings in runs:
-            label = plain(experiment + (f" ({settings})" if settings else ""))
-            axes.plot([], [], "-", color=colours[experiment, settings], label=label)
-    axes.margins(x=0.2)
+    for key, row in shown.items():
+        if not single or row.role == "control":
+            axes.plot([], [], MARKS["control"] if single else "-", color=colours[key], label=plain(key))
     axes.set(xlabel="FLOP (million multiply-accumulates)", ylabel="error (%)", title="Error against cost")
     _finish(axes)
     return figure
+
+
+def _colour_key(row: Row, single: bool) -> str:
+    """What a colour of :func:`draw_rows` stands for."""
+    if single:
+        return row.network.split(", phase ")[0] if row.role == "control" else row.role
+    return row.experiment + (f" ({row.settings})" if row.settings else "")
+
+
+def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
+    """Writes the networks beside their points, parents and children first, where there is room."""
+    taken: list[tuple[float, float]] = []
+    to_axes = axes.transData + axes.transAxes.inverted()
+    axes.autoscale_view()
+    for row in sorted(rows, key=lambda row: list(MARKS).index(row.role)):
+        place = (row.macs / 1e6, 100 * row.error_mean)
+        x, y = to_axes.transform(place)
+        if all(abs(y - other) > 0.045 or abs(x - beside) > 0.3 for beside, other in taken):
+            axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
+            taken.append((x, y))
 
 
 def _legend(run: Run, kind: str) -> str:

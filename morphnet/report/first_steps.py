@@ -18,7 +18,8 @@ from morphnet.report.record import WATCH_FILE
 from morphnet.report.table import WRITERS, Format, to_csv
 
 HEADER = (
-    "experiment", "network", "seed", "steps", "error %", "at start %", "training error %, first tenth", "last tenth",
+    "experiment", "network", "seed", "watched steps", "error %", "at start %",
+    "training error % of the watched, first tenth", "last tenth",
     "slopes in modules", "slopes elsewhere", "new weights moved", "kept weights moved", "growth of modules",
 )  # fmt: skip
 #: Of ``watch.csv``, those that are read here.
@@ -144,7 +145,7 @@ def _cells(found: FirstSteps) -> list[str]:
         found.experiment,
         found.network,
         str(found.seed),
-        f"{found.steps:,}",
+        f"{found.columns['step'][-1]:,.0f} of {found.steps:,}",
         number("error", 100, 2),
         number("start_error", 100, 2),
         number("train_error_first_tenth", 100, 2),

@@ -47,7 +47,9 @@ def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             found = proof[key]
             few = "the first " if found["images"] < (proof.get("own_dtype") or found)["images"] else ""
             differ = f"{found['flips']} of {few}{found['images']} images change their class"
-            lines.append((label, f"{found['relative']:.1e} of the largest logit; {differ}"))
+            noise = proof.get("noise_floor")
+            alone = f" (rounding of the parent alone: {noise:.1e})" if key == "own_dtype" and noise is not None else ""
+            lines.append((label, f"{found['relative']:.1e} of the largest logit{alone}; {differ}"))
     training = proof.get("training")
     if training:
         unjudged = "" if training.get("judged", True) else f" ({training.get('unjudged', 'not judged')})"

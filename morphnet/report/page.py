@@ -38,6 +38,8 @@ _COLOURS = {
     "#a16207": "var(--ochre)",
     "#4d7c0f": "var(--olive)",
 }
+#: What rows of one run have in common.
+GROUPED = ("experiment", "settings")
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2937; --muted: #6b7280; --rule: #e5e7eb;
   --band: #f6f7f9; --node: #dbeafe;
@@ -57,6 +59,8 @@ a { color: var(--blue); }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem .7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--rule); }
 tr:last-child td { border-bottom: 0; } th { background: var(--band); font-weight: 600; }
+tbody td:first-child { white-space: normal; min-width: 7rem; } .group th { white-space: normal; padding-top: .8rem; }
+.group small { color: var(--muted); font-weight: 400; }
 td.number, th.number { text-align: right; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1rem; }
 figure { margin: 0; overflow-x: auto; }
@@ -69,6 +73,8 @@ details > :last-child { margin-bottom: 1rem; }
 pre { overflow-x: auto; background: var(--band); padding: .75rem; border-radius: 6px; font-size: .8rem; }
 .good { color: var(--green); } .bad { color: var(--red); font-weight: 600; }
 nav { font-size: .9rem; } nav a { margin-right: 1rem; }
+@media (max-width: 40rem) { body { padding: 1rem .6rem 3rem; } table { font-size: .8rem; }
+  th, td { padding: .3rem .4rem; } figure svg { min-width: 0; } }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } nav { display: none; }
   pre, .wide { overflow: visible; white-space: pre-wrap; } .wide, figure { break-inside: avoid; }
   h2, h3, summary, .note { break-after: avoid; } h2 { margin-top: 1.5rem; }
@@ -94,12 +100,11 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
         else:
             watched += [found] if found is not None else []
     names = list(dict.fromkeys(run.key[0] for run in runs))
-    parts = [_section("results", "Results", _table(*columns(tabulate(records))), _RESULTS)]
+    parts = [_section("results", "Results", _table(*columns(tabulate(records)), GROUPED), _RESULTS)]
     controls = control_lines(runs)
     if controls:
-        parts.append(
-            _section("controls", "Beside their controls", _table(*control_columns(controls, "text")), _CONTROLS)
-        )
+        body = _table(*control_columns(controls, "text"), GROUPED)
+        parts.append(_section("controls", "Beside their controls", body, _CONTROLS))
     for number, title in TITLES.items():
         lines = paper_lines(runs, number, recipe)
         if any(line.runs for line in lines):
@@ -151,14 +156,22 @@ def _section(anchor: str, title: str, body: str, note: str = "") -> str:
     return f'<section id="{anchor}"><h2>{escape(title)}</h2>{said}{body}</section>\n'
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], body: Sequence[Sequence[str]], grouped: Sequence[str] = ()) -> str:
+    """A table; what stands under ``grouped`` is a heading above the rows that share it, where they differ."""
     numeric = [is_numeric([row[i] for row in body]) for i in range(len(header))]
-    kinds = [' class="number"' if n else "" for n in numeric]
-    head = "".join(f"<th{k}>{escape(c)}</th>" for k, c in zip(kinds, header, strict=True))
-    rows = "".join(
-        "<tr>" + "".join(f"<td{k}>{escape(c)}</td>" for k, c in zip(kinds, row, strict=True)) + "</tr>" for row in body
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    first = [i for i, name in enumerate(header) if name in grouped]
+    rest = [i for i in range(len(header)) if i not in first]
+    kinds = {i: ' class="number"' if numeric[i] else "" for i in rest}
+    head = "".join(f"<th{kinds[i]}>{escape(header[i])}</th>" for i in rest)
+    rows, before = [], None
+    for row in body:
+        group = [row[i] for i in first]
+        if group != before and first:
+            said = escape(group[0]) + "".join(f" <small>{escape(text)}</small>" for text in group[1:] if text)
+            rows.append(f'<tr class="group"><th colspan="{len(rest)}">{said}</th></tr>')
+        before = group
+        rows.append("<tr>" + "".join(f"<td{kinds[i]}>{escape(row[i])}</td>" for i in rest) + "</tr>")
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:

@@ -41,6 +41,15 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "settings": dict,
     "data": dict,
 }
+#: What may be missing in older records, and of which kind it is.
+OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "lineage": dict,
+    "views": (dict, type(None)),
+    "source": (str, type(None)),
+    "history": list,
+}
+#: What tables need to know of the data.
+OF_DATA = ("name", "evaluated_on", "images")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -66,8 +75,14 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path} is not a record of format {FORMAT}")
     wrong = [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]
+    wrong += [key for key, kind in OPTIONAL.items() if key in record and not isinstance(record[key], kind)]
+    wrong += [f"data.{key}" for key in OF_DATA if not wrong and key not in record["data"]]
     if wrong:
         raise ValueError(f"{path} is a damaged record: {', '.join(wrong)} missing or of the wrong kind")
+    odd = [key for key in ("error", "start_error") if not 0 <= record[key] <= 1]  # NaN among them
+    odd += [key for key in ("macs", "parameters") if record[key] < 1] + ["seed"] * isinstance(record["seed"], bool)
+    if odd:
+        raise ValueError(f"{path} is a damaged record: {', '.join(f'{key}={record[key]}' for key in odd)} cannot be")
     return record
 
 

@@ -6,12 +6,17 @@ import csv
 import io
 import json
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Format = Literal["text", "markdown", "csv", "latex", "json"]
 FORMATS = ("text", "markdown", "csv", "latex", "json")
+#: Characters of a table, from which on its headers are broken.
+WIDE = 160
+#: What is said where nobody knows which of two runs counts.
+TWICE = "{experiment}, phase {phase}: the same seed stands in several runs; name one with records="
 #: In the place of its steps, of a network that was not trained here.
 GIVEN = "given"
 Cells = Sequence[Sequence[str]]
@@ -64,9 +69,7 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
         group.sort(key=lambda record: record["seed"])
         seeds = tuple(record["seed"] for record in group)
         if len(set(seeds)) < len(seeds):
-            raise ValueError(
-                f"{key[0]}, phase {group[0]['phase']}: the same seed stands in several runs; name one with records="
-            )
+            raise ValueError(TWICE.format(experiment=key[0], phase=group[0]["phase"]))
         errors = [record["error"] for record in group]
         over_views = [record["views"]["error"] for record in group if record.get("views")]
         over_views = over_views if len(over_views) == len(group) else []
@@ -160,16 +163,25 @@ def format_rows(rows: Sequence[Row], format: Format = "text") -> str:
 
 
 def to_text(header: Sequence[str], body: Cells) -> str:
-    """Columns padded to equal width, numbers to the right."""
-    lines = [header, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    """Columns padded to equal width, numbers to the right; of a wide table headers stand in several lines."""
+    inside = [max((len(line[i]) for line in body), default=0) for i in range(len(header))]
+    heads = [[name] for name in header]
+    if sum(max(map(len, column)) for column in zip(header, *body, strict=True)) + 2 * len(header) > WIDE:
+        heads = [
+            textwrap.wrap(name, max(width, 7), break_long_words=False)
+            for name, width in zip(header, inside, strict=True)
+        ]
+    widths = [max(width, *map(len, head)) for width, head in zip(inside, heads, strict=True)]
+    rows = max(map(len, heads))
+    above = [[""] * (rows - len(head)) + head for head in heads]
     numeric = [is_numeric([line[i] for line in body]) for i in range(len(header))]
 
     def pad(line: Sequence[str]) -> str:
         parts = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)]
         return "  ".join(parts).rstrip()
 
-    return "\n".join([pad(header), "  ".join("-" * w for w in widths), *map(pad, body)])
+    named = [pad(line) for line in zip(*above, strict=True)]
+    return "\n".join([*named, "  ".join("-" * w for w in widths), *map(pad, body)])
 
 
 def is_numeric(column: Sequence[str]) -> bool:
@@ -188,7 +200,7 @@ def to_latex(header: Sequence[str], body: Cells) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(_escaped, cells)) + r" \\"
 
-    columns = "l" * len(header)
+    columns = "".join("r" if is_numeric([row[i] for row in body]) else "l" for i in range(len(header)))
     parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(header), r"\midrule", *map(line, body)]
     return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"])
 

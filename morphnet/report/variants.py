@@ -25,7 +25,7 @@ def tell_apart(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """``records``, with ``told_apart`` in each of them whose experiment was run in several ways.
 
     That is the settings in which they differ, as they are in ``config.yaml`` of the run (beside the record's ``file``):
-    ``optim.lr=0.01``; of other phases their names, ``parent -> bridge -> 1c1``. Where those do not say it, it is the
+    ``optim.lr=0.01``; of other phases their names, ``parent → bridge → 1c1``. Where those do not say it, it is the
     name of the run's folder without the seed.
     """
     experiments: dict[str, dict[str, list[Path]]] = {}
@@ -63,8 +63,11 @@ def _differences(variants: dict[str, list[Path]], chains: dict[Path, dict[int, s
         keys = [key for key in keys if not _is_of_chain(key)]
     found = {}
     for variant, values in settings.items():
-        # Of a phase only what it is: not its name, and not what it is not.
-        shown = [k for k in keys if k in values and not (k.startswith("phases.") and _is_idle(k, values[k]))]
+        # Of a phase not its name; and what is not, where that is all there is to say.
+        there = [k for k in keys if k in values and not (k.startswith("phases.") and k.endswith(".name"))]
+        shown = [k for k in there if values[k] is not None]
+        if not shown and not others:
+            shown = [k for k in there if not k.startswith("phases.")]
         named = [chain[variant]] * others + [f"{key}={_written(key, values[key])}" for key in shown]
         found[variant] = ", ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
     unclear = {text for text in found.values() if not text or list(found.values()).count(text) > 1}
@@ -91,7 +94,7 @@ def _common(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _chain(runs: Sequence[Path], chains: dict[Path, dict[int, str]]) -> str:
     """The phases that grew the network of a variant; of a run under way those that are done."""
     longest = max((chains.get(run, {}) for run in runs), key=len)
-    return " -> ".join(longest[index] for index in sorted(longest))
+    return " → ".join(longest[index] for index in sorted(longest))
 
 
 def _is_of_chain(key: str) -> bool:
@@ -100,13 +103,11 @@ def _is_of_chain(key: str) -> bool:
     return parts[0] == "phases" and len(parts) > 2 and parts[2] in OF_CHAIN
 
 
-def _is_idle(key: str, value: Any) -> bool:
-    return value is None or key.endswith(".name")
-
-
 def _written(key: str, value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return Path(value).name if key in PATHS and isinstance(value, str) else str(value)

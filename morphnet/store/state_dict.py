@@ -52,10 +52,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader stumbles over in a file that is none of its own
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path} cannot be read as weights: {first} (safetensors, or a file of torch.save with nothing but "
-            "tensors and plain values, is needed)"
+            f"{path} cannot be read as weights: safetensors, or a file of torch.save(model.state_dict(), ...) with "
+            "nothing but tensors and plain values, is needed; a whole pickled model is not read, since it may run code"
         ) from error
     if isinstance(content, dict):
         wrapped = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from morphnet.train.loop import evaluate
 from morphnet.train.plan import PhasePlan
 from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
 
-#: Seconds of steps that are measured of each network, and the most steps, after one that is not counted.
-PROBE_SECONDS, PROBE_STEPS = 1.0, 5
+#: Steps that are measured of each network, after one that is not counted: the fewest, the most, and for how long more
+#: than the fewest are made. Their median counts, since a machine that does other things too halts some of them.
+FEWEST_STEPS, PROBE_STEPS, PROBE_SECONDS = 3, 5, 1.0
+#: Forward passes of which the shortest says how many images a step on the CPU is measured with, and the fewest images.
+FORWARDS, FEWEST_IMAGES = 3, 8
 #: Images of an evaluation that are measured.
 EVALUATED = 128
 #: A step that is measured is made of so few images that it takes about as long at most.
@@ -115,11 +119,15 @@ def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
     few = images[:8]
     with evaluation_mode(network), torch.inference_mode(), engine.autocast():
         network(engine.place_images(few))
-        started = time.perf_counter()
-        network(engine.place_images(few)).sum().item()
-        forward = (time.perf_counter() - started) / len(few)
+        seconds = []
+        for _ in range(FORWARDS):
+            started = time.perf_counter()
+            network(engine.place_images(few)).sum().item()
+            seconds.append(time.perf_counter() - started)
     share = max(1, experiment.batch_size // experiment.ranks.count)
-    probed = share if engine.device.type != "cpu" else max(1, min(share, int(STEP_SECONDS / (3 * forward))))
+    probed = share
+    if engine.device.type == "cpu":
+        probed = min(share, max(FEWEST_IMAGES, int(STEP_SECONDS * len(few) / (3 * min(seconds)))))
     with kept_random_state(engine.device):
         training = _training_speed(experiment, network, probed)
     if engine.device.type == "cuda":
@@ -127,6 +135,14 @@ def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
     started = time.perf_counter()
     evaluate(network, [(images[:EVALUATED], labels[:EVALUATED])], engine.evaluator())
     return Speed(training, min(EVALUATED, len(images)) / (time.perf_counter() - started))
+
+
+def _seconds_of(step: TrainStep, row: int) -> float:
+    """How long a step takes, its result fetched."""
+    started = time.perf_counter()
+    step.run(row, 1e-9)
+    step.measured(row, row + 1)
+    return time.perf_counter() - started
 
 
 def _training_speed(experiment: Experiment, network: nn.Module, images: int) -> float:
@@ -143,18 +159,14 @@ def _training_speed(experiment: Experiment, network: nn.Module, images: int) -> 
             step.capture()
         step.run(0, 1e-9)
         step.measured(0, 1)
-        started, done = time.perf_counter(), 0
+        seconds: list[float] = []
         for row in itertools.islice(range(1, len(fewer)), PROBE_STEPS):
-            step.run(row, 1e-9)
-            done += 1
-            if engine.device.type == "cpu" and time.perf_counter() - started > PROBE_SECONDS:
+            if engine.device.type == "cpu" and len(seconds) >= FEWEST_STEPS and sum(seconds) > PROBE_SECONDS:
                 break
-        step.measured(0, 1 + done)
-        if not done:  # the data are one batch
-            started, done = time.perf_counter(), 1
+            seconds.append(_seconds_of(step, row))
+        if not seconds:  # the data are one batch
             step.load(0)
-            step.run(0, 1e-9)
-            step.measured(0, 1)
-        return done * images / (time.perf_counter() - started)
+            seconds.append(_seconds_of(step, 0))
+        return images / statistics.median(seconds)
     finally:
         step.feed.close()

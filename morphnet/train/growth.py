@@ -10,6 +10,7 @@ from torch import nn
 
 from morphnet.data import generator_for
 from morphnet.morph import InexactError, MorphError, morph_network, plan_morph
+from morphnet.morph.apply import child_like
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.spec import parse_spec
 from morphnet.train.experiment import Experiment
@@ -58,16 +59,15 @@ def network_like(
     if plan.morph is not None:
         assert isinstance(source, ResNet)
         morphing = experiment.morphing
-        return ResNet(
-            plan_morph(
-                source.architecture,
-                parse_spec(plan.morph),
-                split=morphing.split,
-                width=morphing.width,
-                padding=morphing.padding,  # type: ignore[arg-type]
-                activation=morphing.activation,
-            ).child
+        change = plan_morph(
+            source.architecture,
+            parse_spec(plan.morph),
+            split=morphing.split,
+            width=morphing.width,
+            padding=morphing.padding,  # type: ignore[arg-type]
+            activation=morphing.activation,
         )
+        return child_like(source, change)
     if plan.layers is not None:
         return _with_other_layers(experiment, plan, source)
     if plan.parametric:
@@ -79,16 +79,19 @@ def network_like(
 def rehearse(
     experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture | None, parent: nn.Module | None
 ) -> None:
-    """Refuses a plan whose named layers cannot become what they should, before anything is trained.
+    """Refuses a plan whose layers cannot become what they should, before anything is trained.
 
-    Phases that have begun are not rehearsed; nor are specs, which :func:`~morphnet.train.plan.plan_phases` checks.
+    Phases that have begun are not rehearsed; nor is a plan of specs alone on a parent that is trained here, which
+    :func:`~morphnet.train.plan.plan_phases` has checked.
 
     Raises:
         ValueError: a phase cannot begin, in the words of its morph.
         InexactError: a layer would have no exact solution.
     """
     folder = experiment.run_dir / "phases"
-    waiting = [p for p in plans if p.layers is not None and not (folder / p.folder / "start.safetensors").exists()]
+    waiting = [p for p in plans if p.source is not None and not (folder / p.folder / "start.safetensors").exists()]
+    if parent is None and all(plan.layers is None for plan in plans):
+        waiting = []
     networks: list[nn.Module] = []
     for plan in plans[: waiting[-1].index + 1] if waiting else ():
         try:

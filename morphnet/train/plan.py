@@ -50,6 +50,7 @@ class PhasePlan:
         parametric: its activations are made parametric first.
         schedule: None: the network is evaluated and not trained.
         offset: iterations of the phases it comes from.
+        is_idle: all that its morph asks for is there already.
         handover: how it starts from its source, beside the morph.
     """
 
@@ -65,6 +66,7 @@ class PhasePlan:
     layers: Mapping[str, Operation] | None = None
     method: str = "auto"
     handover: Handover = field(default_factory=Handover)
+    is_idle: bool = False
 
     @property
     def folder(self) -> str:
@@ -93,15 +95,17 @@ def plan_phases(
     train_images: int,
     layers: Sequence[Mapping[str, Operation] | None] = (),
     after: AfterConfig | None = None,
+    trains_given: bool = False,
 ) -> tuple[PhasePlan, ...]:
     """Everything a run will do, with every spec and schedule checked.
 
     Args:
         parent: the architecture of the parent, trained here or given; or a given parent of another class.
         train_images: how many there are to measure on.
-        parent_given: the first phase's network comes trained, as it is to be used, so it is only evaluated.
+        parent_given: the first phase's network comes trained, so it is only evaluated.
         layers: for each phase the layers it morphs, by pattern, and how; None for none.
         after: what the phases after the first do otherwise.
+        trains_given: the given parent is trained on first, as it has a new last layer.
 
     Raises:
         ValueError: phases, controls, specs or schedules are wrong.
@@ -147,7 +151,7 @@ def plan_phases(
         if other or not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
             which = f"phases.{other[0]} has another morph" if other else "no phase has one"
             raise ValueError(f"controls=[random] goes with specs, modules and deepen, which bring new layers; {which}")
-    if "scratch_total" in controls and parent_given:
+    if "scratch_total" in controls and parent_given and not trains_given:
         raise ValueError(
             "controls=[scratch_total] needs a parent that is trained here: how long the given one was trained is not "
             "known; give controls=[scratch]"
@@ -155,9 +159,9 @@ def plan_phases(
     first_layers = next((i for i, found in enumerate(layers) if found), None)
     if first_layers is not None and isinstance(parent, nn.Module):
         _check_targets(parent, layers[first_layers], first_layers)
-    architecture = parent
+    architecture, idle = parent, set()
     for i, phase in enumerate(phases[1:], 1):
-        if i == first_layers and not isinstance(architecture, nn.Module):
+        if i == first_layers and not isinstance(architecture, nn.Module) and not parent_given:
             _check_targets(bare(architecture), layers[i], i)
         if phase.morph is None:
             continue
@@ -166,6 +170,7 @@ def plan_phases(
                 f"phases.{i}.morph={phase.morph}: a spec needs one of morphnet's ResNets, and the parent is a "
                 f"{type(parent).__name__}: name layers by target= instead"
             )
+        before = architecture
         try:
             architecture = plan_morph(
                 architecture,
@@ -177,6 +182,8 @@ def plan_phases(
             ).child
         except ValueError as error:
             raise ValueError(f"phases.{i}.morph={phase.morph}: {error}") from error
+        if architecture == before:
+            idle.add(i)
 
     after = after or AfterConfig()
     handover = Handover(after.kept_lr, after.momentum, after.shrink, after.perturb)
@@ -214,13 +221,14 @@ def plan_phases(
                 change[1],
                 method,
                 handover if takes_over else Handover(),
+                role == "child" and len(planned) in idle,
             )
         )
         return len(planned) - 1
 
     first = phases[0].name or "parent"
     nothing = (None, None)
-    add(first, "parent", "parent", None, nothing, False, None if parent_given else lengths[0])
+    add(first, "parent", "parent", None, nothing, False, None if parent_given and not trains_given else lengths[0])
     source = 0
     changes = [(phase.morph, found) for phase, found in zip(phases, layers, strict=True)]
     for i, phase in enumerate(phases[1:], 1):

@@ -9,6 +9,8 @@ from morphnet.later import LATER
 
 #: How the rate falls, and how it begins.
 DECAYS, WARMUPS = ("step", "cosine"), ("constant", "linear")
+#: Nobody trains for so many steps.
+LONGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,10 @@ def scaled_schedule(
     if not 0 < scale < float("inf"):
         raise ValueError(f"schedule.scale={scale}: a positive number is needed; 0.1 makes every phase a tenth as long")
     length = float(steps) if steps is not None else float(epochs or 0) * steps_per_epoch
-    if not 0 < length < float("inf"):
-        raise ValueError(f"schedule.steps={steps}, schedule.epochs={epochs}: a positive length is needed")
+    if not 0 < length < LONGEST:
+        raise ValueError(
+            f"schedule.steps={steps}, schedule.epochs={epochs}: a length above 0, below {LONGEST:.0e} steps, is needed"
+        )
     return Schedule(
         max(1, round(length * scale)),
         lr,

@@ -185,7 +185,21 @@ def test_a_report_writes_every_table_in_every_format_and_the_figures(finished, r
 def test_a_damaged_record_is_left_out_and_named(finished, run, tmp_path):
     _, runs, _ = finished
     shutil.copytree(runs[0], tmp_path / "run", symlinks=True)
-    (tmp_path / "run" / "phases" / "2_prelu_trained_on" / "record.json").write_text("{")
+    path = tmp_path / "run" / "phases" / "2_prelu_trained_on" / "record.json"
+    record = json.loads(path.read_text())
+    for change, said in (
+        ({"error": float("nan")}, "error=nan cannot be"),
+        ({"error": 12.5}, "error=12.5 cannot be"),
+        ({"macs": 0}, "macs=0 cannot be"),
+        ({"seed": True}, "seed=True cannot be"),
+        ({"data": {}}, "data.name, data.evaluated_on, data.images missing"),
+        ({"lineage": None}, "lineage missing or of the wrong kind"),
+        ({"views": [1]}, "views missing or of the wrong kind"),
+    ):
+        path.write_text(json.dumps({**record, **change}))
+        code, output, errors = run("report", "records=run", cwd=tmp_path)
+        assert (code, said in errors, "1c1" in output) == (2, True, True), errors
+    path.write_text("{")
     code, output, errors = run("report", "records=run", cwd=tmp_path)
     assert code == 2
     assert "1c1" in output

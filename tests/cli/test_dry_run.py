@@ -39,6 +39,20 @@ def test_a_sweep_says_beforehand_how_long_it_takes(train, tmp_path):  # noqa: F8
     assert "measuring" not in again
 
 
+def test_a_phase_that_changes_nothing_is_said_to(train):  # noqa: F811
+    _, _, errors = train("dry_run=true", "phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]", "controls=[]")
+    assert "phase 2_1c1: all that 1c1 asks for is there already" in errors
+
+
+def test_layers_that_were_morphed_are_in_the_cost_of_a_spec(train):  # noqa: F811
+    phases = 'phases=[{morph: null},{widen: 2, target: "layer2.1.conv1"},{morph: 1c1}]'
+    _, output, _ = train("dry_run=true", phases, "controls=[]", "schedule.epochs=1")
+    lines = [line.split() for line in output.splitlines() if line.endswith(" s")]
+    parameters = [int(line[-7].replace(",", "")) for line in lines]
+    assert len(parameters) == 3
+    assert parameters == sorted(set(parameters))
+
+
 def test_cifar_is_planned_without_its_images(train, tmp_path):  # noqa: F811
     small = ["network.depth=8", "network.widths=[2,4,4]", "optim.batch_size=16", "data.root=none"]
     code, output, errors = train("experiment=cifar10_resnet20", *small, "data.download=true", "dry_run=true")

@@ -1,7 +1,10 @@
 """Wrong input: one clear message, a non-zero exit, no traceback, and nothing that was there is lost."""
 
+import errno
+
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from morphnet import load_network, save_network
 from morphnet.cli import main
@@ -86,6 +89,8 @@ TRAIN = [
     (["name=../x"], "name='../x': a name for a folder is needed"),
     (["name="], "name='': a name for a folder is needed"),
     (["phases.2.morph=1c1"], "there is no phase 2, and none can be appended so; give all of them: 'phases=["),
+    (["phases=1c1"], "a list of phases is needed: 'phases=[{morph: null},{morph: 1c1}]'"),
+    (["schedule.epochs=1e30"], "below 1e+12 steps, is needed"),
     (["controls=prelu"], "a list is needed: 'controls=[prelu]'"),
     (["schedule.milestones=0.5"], "a list is needed: 'schedule.milestones=[0.5]'"),
     (["phases.1.target=conv1"], "got both phases.1.morph=1c1 and phases.1.target"),
@@ -207,6 +212,42 @@ def test_a_vertex_that_the_module_does_not_name_is_added_by_a_plus(run):
 def test_a_warm_up_as_long_as_its_phase_is_said(run):
     _, _, error = run("train", "dry_run=true", "schedule.warmup_steps=100", "schedule.epochs=1", "controls=[]")
     assert error.count("its warm-up, 100 steps, is as long as the phase or longer") == 2
+
+
+@pytest.mark.parametrize("command", [["eval"], ["morph", "morph=1c1", "output=out"], ["collapse", "output=out"]])
+def test_a_key_of_a_group_that_is_not_given_is_said_to_be_one(run, saved, monkeypatch, command):
+    monkeypatch.setattr("sys.argv", ["morphnet", *command])
+    code, _, error = run(*command, f"parent={saved}", "data.validation=100")
+    assert (code, "data.validation=100: give the group as well, such as data=..." in error) == (2, True)
+
+
+def test_a_value_that_needs_quotes_is_shown_with_them(run):
+    code, _, error = run("report", "output=a b/ü")
+    assert (code, "needs quotes of its own: output='\"a b/ü\"'" in error) == (2, True)
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_morph(run, saved, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "network.safetensors")
+
+    monkeypatch.setattr("morphnet.store.saved.write_whole", full)
+    code, _, error = run("morph", f"parent={saved}", "data=digits", "morph=1c1", "output=out")
+    assert (code, "make room, and the same command can be given again" in error) == (1, True), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_of_a_morph_are_of_a_phase_in_train(run):
+    for given in ("module=bridge", "target=conv1", "morph=1c1"):
+        code, _, error = run("train", given)
+        assert (code, "in train this is of a phase: 'phases=[{morph: null}" in error) == (2, True)
+
+
+def test_images_of_a_state_dict_come_from_its_data(run, make_network, tmp_path):
+    save_file(make_network(in_channels=1).state_dict(), tmp_path / "w.safetensors")
+    small = ["network=cifar_resnet20", "network.depth=14", "network.widths=[4,8,16]"]
+    code, output, error = run("export", "parent=w.safetensors", *small, "data=digits", "output=out", "format=source")
+    assert code == 0, error
+    assert "checked" in output
 
 
 def test_morph_writes_nothing_over_what_is_there(run, saved, tmp_path):

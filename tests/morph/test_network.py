@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch.testing import assert_close
 
-from morphnet import MorphError, morph_network
+from morphnet import MorphError, load_network, morph_network, save_network
+from morphnet.morph import Deepen, Widen
 from morphnet.nn.activation import ParametricActivation
 from morphnet.nn.branch import Branch
 from morphnet.store import network_hash
@@ -123,6 +124,19 @@ def test_a_chain_of_phases_stays_exact(make_network, batches):
             assert all(layer.residual == 0 for layer in report.layers)
     assert _float64_difference(first, network, torch.randn(2, 3, 16, 16)) < 1e-5
     assert network.metadata["morphs"] == ["1c1_half", "1c1", "3c1", "3c3", "3c3_2branch"]
+
+
+@pytest.mark.parametrize("spec", ["1c1", "1c1_half"])
+@pytest.mark.parametrize("operations", [(Widen(1.5),), (Widen(1.5), Widen(2)), (Deepen(3),)])
+def test_a_spec_goes_on_from_layers_that_were_morphed(make_network, batches, spec, operations, tmp_path):
+    network = make_network()
+    for operation in operations:
+        network, _ = morph_network(network, {"layer2.1.conv1": operation}, calibration=batches)
+    child, report = morph_network(network, spec, calibration=batches)
+    assert report.proof.exactness.relative < 1e-10
+    again, _ = morph_network(child, {"layer3.1.conv1": Widen(2)}, calibration=batches)
+    loaded = load_network(save_network(again, tmp_path / "n.safetensors"))
+    assert torch.equal(loaded(batches[0]), again.eval()(batches[0]))
 
 
 def test_the_parent_is_not_changed_and_shares_nothing(make_network, batches):

@@ -4,6 +4,7 @@ import torchvision
 from torch import nn
 from torch.testing import assert_close
 
+from morphnet.morph import Widen, morph_network
 from morphnet.nn.activation import ParametricActivation
 from morphnet.nn.branch import ShortcutShape
 from morphnet.nn.resnet import (
@@ -124,6 +125,13 @@ def test_parametric_activations_are_the_same_function(make_network, batches):
     assert torch.equal(converted(batches[0]), network(batches[0]))
     assert sum(isinstance(m, ParametricActivation) for m in converted.modules()) == 13
     assert with_parametric_activations(converted).state_dict().keys() == converted.state_dict().keys()
+
+
+def test_parametric_activations_are_as_wide_as_a_widened_layer(make_network, batches):
+    network, _ = morph_network(make_network(), {"layer2.1.conv1": Widen(1.5)}, example_input=batches[0])
+    converted = with_parametric_activations(network)
+    assert torch.equal(converted(batches[0]), network(batches[0]))
+    assert (converted.layer2[1].act1.a.numel(), converted.layer2[1].act2.a.numel()) == (12, 8)
 
 
 def test_parametric_activations_of_bottlenecks_are_the_same_function(make_bottlenecks, batches):

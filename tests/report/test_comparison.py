@@ -119,16 +119,17 @@ def test_every_child_stands_beside_the_controls_of_its_phase():
         _record(0, 0, "parent", 0.10, role="parent"),
         _record(0, 1, "1c1_half", 0.09, source="0_parent", morph="1c1_half"),
         _record(0, 2, "1c1", 0.07, source="1_1c1_half", morph="1c1"),
-        control(3, "relu_1", 0.095, "0_parent"),
-        control(4, "relu_2", 0.08, "3_relu_1"),
-        control(5, "random_1", 0.11, "0_parent"),
-        control(6, "random_2", 0.06, "5_random_1"),
+        control(3, "relu_1", 0.095, "0_parent", label="relu, phase 1"),
+        control(4, "relu_2", 0.08, "3_relu_1", label="relu, phase 2"),
+        control(5, "random_1", 0.11, "0_parent", label="random, phase 1"),
+        control(6, "random_2", 0.06, "5_random_1", label="random, phase 2"),
         control(7, "scratch", 0.12, "2_1c1", from_scratch=True),
     ]
     lines = control_lines(runs_of(records))
     assert [(line.child, line.label, *line.errors) for line in lines] == [
-        ("1c1_half", "1c1_half", 0.09), ("1c1_half", "relu_1", 0.095), ("1c1_half", "random_1", 0.11),
-        ("1c1", "1c1", 0.07), ("1c1", "relu_2", 0.08), ("1c1", "random_2", 0.06), ("1c1", "scratch", 0.12),
+        ("1c1_half", "1c1_half", 0.09), ("1c1_half", "relu, phase 1", 0.095), ("1c1_half", "random, phase 1", 0.11),
+        ("1c1", "1c1", 0.07), ("1c1", "relu, phase 2", 0.08), ("1c1", "random, phase 2", 0.06),
+        ("1c1", "scratch", 0.12),
     ]  # fmt: skip
     assert [round(d, 3) for line in lines for d in line.differences] == [0.005, 0.02, 0.01, -0.01, 0.05]
 
@@ -144,12 +145,46 @@ def test_a_control_without_its_child_is_left_out():
     assert (child.seeds, control.seeds, len(control.differences)) == ([0], [0], 1)
 
 
+def test_what_is_missing_moves_nothing_else():
+    def run(seed, *without):
+        records = [
+            _record(seed, 0, "parent", 0.10, role="parent"),
+            _record(seed, 1, "half", 0.09, source="0_parent"),
+            _record(seed, 2, "whole", 0.07, source="1_half"),
+            _record(seed, 3, "relu_1", 0.095, role="control", source="0_parent", label="on, phase 1"),
+            _record(seed, 4, "relu_2", 0.08, role="control", source="3_relu_1", label="on, phase 2"),
+            _record(seed, 5, "scratch", 0.12, role="control", source="2_whole", from_scratch=True),
+        ]
+        return [record for record in records if record["phase"] not in without]
+
+    def found(*records):
+        return [(line.child, line.label, line.seeds) for line in control_lines(runs_of(records))]
+
+    both = [("half", "half", [0, 1]), ("half", "on, phase 1", [0, 1])]
+    last = [("whole", "whole", [0, 1]), ("whole", "on, phase 2", [0, 1]), ("whole", "scratch", [0, 1])]
+    assert found(*run(0), *run(1)) == both + last
+    seed_1 = [(child, label, [1]) for child, label, _ in both]
+    assert found(*run(0, "half"), *run(1)) == seed_1 + last
+    assert found(*run(0, "half"), *run(1, "half")) == last
+    assert found(*run(0, "whole"), *run(1, "whole")) == both
+    assert found(*run(0, "relu_1"), *run(1)) == [both[0], ("half", "on, phase 1", [1]), *last]
+    lines = control_lines(runs_of([*run(0, "parent")]))
+    assert lines[0].parent_macs is None
+    assert "rel. FLOP" in format_controls(lines)
+
+
+def test_two_runs_of_one_seed_are_refused():
+    other = [{**record, "lineage": {"network": "another"}} for record in _run(0)]
+    with pytest.raises(ValueError, match="the same seed stands in several runs"):
+        runs_of([*_run(0), *other])
+
+
 def test_the_table_of_controls_says_where_each_number_comes_from():
     values = json.loads(format_controls(LINES, "json"))
     assert values[1] == {
         "experiment": "e", "settings": "", "child": "1c1", "network": "parent on", "role": "control", "seeds": [0, 1],
         "errors": [0.09, 0.09], "differences": pytest.approx([0.01, 0.01]), "interval": None, "macs": 43_958_912,
-        "steps": 640, "records": ["runs/0/relu/record.json", "runs/1/relu/record.json"],
+        "relative_macs": 1.0, "steps": 640, "records": ["runs/0/relu/record.json", "runs/1/relu/record.json"],
     }  # fmt: skip
     assert "[seed 1](runs/1/relu/record.json)" in format_controls(LINES, "markdown")
 

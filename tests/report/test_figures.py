@@ -30,5 +30,7 @@ def test_curves_follow_each_other_and_a_control_starts_at_its_parent():
     records[-1]["history"] = [{"step": 0, "errors": 90, "images": 100}]
     figure = draw_curves(runs_of(records))
     assert _labels(figure) == {"parent", "child (1c1)", "parent on", "from scratch"}
-    curves = [line.get_xdata().tolist() for line in figure.axes[0].lines if len(line.get_xdata())]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in lines if line.get_linestyle() == ":"] == [[640, 640]]  # a child begins
+    curves = [line.get_xdata().tolist() for line in lines if line.get_linestyle() != ":"]
     assert curves == [[0, 640], [640, 960, 1280], [640, 960, 1280], [0]]

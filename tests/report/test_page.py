@@ -90,6 +90,13 @@ def test_a_page_shows_modules_proofs_and_lineage(records):
     assert "id 0.5" in page
 
 
+def test_rows_of_a_run_stand_below_its_name(records):
+    page = render_page([{**record, "told_apart": "lr=1"} for record in records])
+    heads = re.findall(r'<tr class="group"><th colspan="\d+">first <small>lr=1</small></th></tr>', page)
+    assert len(heads) == 2  # results, and controls
+    assert "<th>experiment</th>" not in page
+
+
 def test_a_damaged_proof_is_said_and_the_rest_is_there(records, tmp_path):
     record = dict(records[1])
     place = tmp_path / "run" / "phases" / "1_1c1"

@@ -48,7 +48,7 @@ def test_many_differences_are_counted_and_a_path_is_its_last_part(tmp_path):
         _record(tmp_path, 0, "a", {"parent": "/far/away/grown", **{f"k{i}": 0 for i in range(5)}}),
         _record(tmp_path, 0, "b", {"parent": None, **{f"k{i}": True for i in range(5)}}),
     ]
-    assert _said(records) == ["k0=0, k1=0, k2=0 and 3 more", "k0=true, k1=true, k2=true and 3 more"]
+    assert _said(records) == ["k0=0, k1=0, k2=0 and 3 more", "k0=true, k1=true, k2=true and 2 more"]
     pair = [_record(tmp_path, 1, "c", {"parent": "/far/grown"}), _record(tmp_path, 1, "d", {"parent": None})]
     assert _said(pair) == ["parent=grown", "parent=null"]
 
@@ -60,7 +60,7 @@ def test_other_phases_are_told_by_their_names(tmp_path):
         return [parent, {**parent, "index": 1, "phase": name, "role": "child", "label": name}]
 
     records = [*run("a", "1c1", morph="1c1"), *run("b", "bridge", module="bridge", target="layer2.*")]
-    assert _said(records) == ["parent -> 1c1"] * 2 + ["parent -> bridge"] * 2
+    assert _said(records) == ["parent → 1c1"] * 2 + ["parent → bridge"] * 2
 
 
 def test_what_the_configuration_does_not_say_the_folder_does(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import morphnet.train.growth as growth
-from morphnet.morph import InexactError, Widen
+from morphnet.morph import Deepen, InexactError, Widen
 from morphnet.nn.resnet import ResNet
 from morphnet.train.growth import network_like, rehearse
 from tests.modules import module
@@ -29,6 +29,22 @@ def test_a_later_phase_is_tried_on_what_the_ones_before_make(tmp_path):
         rehearse(_experiment(tmp_path), _layers(FLAT), ARCHITECTURE, None)
     with pytest.raises(ValueError, match=r"phase 2_\S+ could not begin"):
         rehearse(_experiment(tmp_path), _layers(GOOD, Widen(2)), ARCHITECTURE, None)
+
+
+def test_layers_go_on_through_a_spec(tmp_path):
+    layers = {"target": "layer2.*.conv2", "module": "written"}
+
+    def plans(last):
+        given = [None, {"layer2.1.conv2": GOOD}, None, {last: Deepen(3)}]
+        return _plans([{}, layers, {"morph": "1c1"}, layers], layers=given)
+
+    rehearse(_experiment(tmp_path), plans("layer2.1.conv2.convs.s-a"), ARCHITECTURE, None)
+    with pytest.raises(ValueError, match=r"phase 3_\S+ could not begin.*\n.*it is a module already"):
+        rehearse(_experiment(tmp_path), plans("layer2.1.conv2"), ARCHITECTURE, None)
+    shortcut = [{}, layers, {"morph": "1c1"}]
+    module_there = _plans(shortcut, layers=[None, {"layer2.1.shortcut": GOOD}, None])
+    with pytest.raises(ValueError, match=r"phase 2_1c1 could not begin.*is a module already"):
+        rehearse(_experiment(tmp_path), module_there, ARCHITECTURE, None)
 
 
 def test_a_given_parent_is_tried_itself_and_stays_as_it_is(tmp_path):
