@@ -128,7 +128,7 @@ def why_not(layer: nn.Module) -> str | None:
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return f"{name} is a transposed convolution, which is not of the form of Eq. (1)"
     if isinstance(layer, GraphConv2d):
-        return "it is a module already: morph one of its convolutions, such as convs.s-a"
+        return f"it is a module already: morph one of its convolutions, such as convs.{next(iter(layer.convs))}"
     if type(layer) is not nn.Conv2d:
         if isinstance(layer, nn.Conv2d):
             return f"{name} is a subclass of Conv2d and may compute something else with its weight (a parametrization?)"

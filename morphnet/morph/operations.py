@@ -46,7 +46,7 @@ class Widen:
 
     def __post_init__(self) -> None:
         if isinstance(self.factor, bool) or not isinstance(self.factor, (int, float)) or not 1 < self.factor < 1e4:
-            raise ValueError(f"widen={self.factor!r}: a factor above 1 and below 10,000 is needed, such as 1.5")
+            raise ValueError(f"widen={self.factor!r}: a factor above 1 is needed, and below 10,000, such as 1.5")
 
     def __str__(self) -> str:
         return f"widen({self.factor:g})"

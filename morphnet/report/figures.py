@@ -119,7 +119,7 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
     """Error against multiply-accumulates of every row of a table, with its deviation over seeds.
 
     A parent is a square, a child a circle, a control a cross. Each experiment has its colour, or where there is one
-    alone each kind of control. Names that would stand on one another are left out.
+    alone each kind of control. Parents and children have their names beside them, where there is room.
     """
     figure = Figure(figsize=(6.8, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -132,7 +132,7 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
         place = (row.macs / 1e6, 100 * row.error_mean)
         axes.errorbar(*place, yerr=spread, fmt=MARKS[row.role], color=colours[key], ms=5, capsize=2, lw=1)
     axes.margins(x=0.25, y=0.12)
-    _name_points(axes, [row for row in rows if not (single and row.role == "control")])
+    _name_points(axes, [row for row in rows if row.role != "control"])
     shown = dict(zip(keys, rows, strict=True))
     for role, mark in MARKS.items():
         if any(row.role == role for row in rows) and not (single and role == "control"):
@@ -153,7 +153,7 @@ def _colour_key(row: Row, single: bool) -> str:
 
 
 def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
-    """Writes the networks beside their points, parents and children first, where there is room."""
+    """Writes the networks beside their points, parents first, where there is room."""
     taken: list[tuple[float, float]] = []
     to_axes = axes.transData + axes.transAxes.inverted()
     axes.autoscale_view()

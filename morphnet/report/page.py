@@ -118,7 +118,7 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
             figures.append(_figure(draw_curves(group), f"curves{i}", f"Error over training: {group[0].title}."))
     parts.append(_section("figures", "Figures", f'<div class="figures">{"".join(figures)}</div>'))
     if watched:
-        body = _table(*first_steps_columns(watched)) + _figure(draw_first_steps(watched), "first", "")
+        body = _table(*first_steps_columns(watched), GROUPED) + _figure(draw_first_steps(watched), "first", "")
         parts.append(_section("first-steps", "First steps after a morph", body))
     if damaged:
         body = "".join(f'<p class="bad">{escape(message)}</p>' for message in damaged)

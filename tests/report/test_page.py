@@ -93,7 +93,7 @@ def test_a_page_shows_modules_proofs_and_lineage(records):
 def test_rows_of_a_run_stand_below_its_name(records):
     page = render_page([{**record, "told_apart": "lr=1"} for record in records])
     heads = re.findall(r'<tr class="group"><th colspan="\d+">first <small>lr=1</small></th></tr>', page)
-    assert len(heads) == 2  # results, and controls
+    assert len(heads) == 2  # results, and controls; the table of first steps has no settings
     assert "<th>experiment</th>" not in page
 
 

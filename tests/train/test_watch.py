@@ -105,7 +105,8 @@ def test_table_and_figure_of_watched_phases(tmp_path):
     found = [steps for path in paths if (steps := read_first_steps(read_record(path), path))]
     assert [steps.network for steps in found] == ["1c1", "PReLU parent trained on"]
     text = format_first_steps(found)
-    assert "growth of modules" in text
+    assert "6 of 9" in text  # watched steps
+    assert "growth of modules" in format_first_steps(found, "markdown")
     assert "PReLU parent trained on" in text
     assert len(format_first_steps(found, "csv").splitlines()) == 3
     figure = draw_first_steps(found)
