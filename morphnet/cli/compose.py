@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import morphnet
+from morphnet.cli.output import refuse_file
 from morphnet.config import (
     CollapseConfig,
     EvalConfig,
@@ -102,9 +103,7 @@ def folder(output: str) -> str:
     """``output``, which must not be empty: a run would lie in the root of the file system."""
     if not output:
         raise ValueError("output= is empty; give a folder, such as output=outputs")
-    for place in (Path(output), *Path(output).parents):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"output={output}: {place} is a file; give a folder, such as output=outputs")
+    refuse_file(Path(output))
     return output
 
 

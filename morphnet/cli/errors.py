@@ -114,7 +114,7 @@ def _explain_hydra(error: BaseException) -> str:
                 )
             ):
                 lines.append(line)
-    message = "\n  ".join(lines).removeprefix("ValueError raised while resolving interpolation: ")
+    message = re.sub(r"^\w+ raised while resolving interpolation: ", "", "\n  ".join(lines))
     listed = re.search(r"Error merging override (\S+)=(\S+)\n.* is not a ListConfig", message)
     if listed and listed[1] == "phases":
         return f"phases={listed[2]}: a list of phases is needed: 'phases=[{{morph: null}},{{morph: {listed[2]}}}]'"

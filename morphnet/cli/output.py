@@ -11,6 +11,17 @@ from pathlib import Path
 from morphnet.store import hold_or_refuse
 
 
+def refuse_file(output: Path) -> None:
+    """Refuses what cannot be a folder.
+
+    Raises:
+        FileExistsError: it, or a part of the way there, is a file.
+    """
+    for place in (output, *output.parents):
+        if place.exists() and not place.is_dir():
+            raise FileExistsError(f"output={output}: {place} is a file; give a folder")
+
+
 @contextlib.contextmanager
 def new_folder(name: str) -> Iterator[Path]:
     """``name`` as a folder that was not there, or empty; within, no other command takes it.
@@ -23,8 +34,7 @@ def new_folder(name: str) -> Iterator[Path]:
     if not name:
         raise ValueError("output is empty: give a new folder")
     output = Path(name)
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"output={output} is a file; give a folder")
+    refuse_file(output)
     there = output.exists()
     lock = output / ".lock"
     try:
@@ -37,7 +47,8 @@ def new_folder(name: str) -> Iterator[Path]:
                 yield output
             except OSError:  # such as a full disk: what is there is not whole
                 for file in set(output.iterdir()) - {lock}:
-                    file.unlink()
+                    with contextlib.suppress(OSError):
+                        file.unlink()
                 raise
             finally:
                 lock.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import folder, run_job, to_dataclass
+from morphnet.cli.compose import run_job, to_dataclass
+from morphnet.cli.output import refuse_file
 from morphnet.config import ReportConfig
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def report(composed: DictConfig) -> None:
     for key, value, expected in (("table", config.table, TABLES), ("format", config.format, (*FORMATS, "html"))):
         if value not in expected:
             raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
-    if config.output is not None and (not config.output or Path(config.output).is_file()):
-        raise ValueError(f"output={config.output!r}: a folder is needed")
+    if config.output == "":
+        raise ValueError("output is empty: give a folder")
     if config.output is not None:
-        folder(config.output)  # refuses a file on the way
+        refuse_file(Path(config.output))
     if config.output is not None and Path(config.output).suffix[1:] in (*SUFFIXES.values(), "html"):
         raise ValueError(f"output={config.output}: a folder is needed; one table goes into a file by format=csv > FILE")
     if config.format == "html" and config.table != "runs":

@@ -75,9 +75,11 @@ def child_of(control: Record) -> int:
     """The index of the child that a control stands beside; children are the phases right after the parent.
 
     One from scratch has the network of its source. Of several phases the others say in their label which it is.
+    -1 where a record does not say it.
     """
     if control.get("from_scratch"):
-        return int(str(control["source"]).partition("_")[0])
+        number = str(control.get("source")).partition("_")[0]
+        return int(number) if number.isdigit() else -1
     phase = _PHASE.search(str(control["label"]))
     return int(phase[1]) if phase else 1
 

@@ -103,12 +103,15 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     parts = [_section("results", "Results", _table(*columns(tabulate(records)), GROUPED), _RESULTS)]
     controls = control_lines(runs)
     if controls:
-        body = _table(*control_columns(controls, "text"), GROUPED)
+        links = [_links(line.records) for line in controls]
+        body = _table(*control_columns(controls, "text"), GROUPED, links)
         parts.append(_section("controls", "Beside their controls", body, _CONTROLS))
     for number, title in TITLES.items():
         lines = paper_lines(runs, number, recipe)
         if any(line.runs for line in lines):
-            body = _table(*paper_columns([line for line in lines if line.runs], "text"))
+            measured = [line for line in lines if line.runs]
+            links = [_links([run.record for run in line.runs]) for line in measured]
+            body = _table(*paper_columns(measured, "text"), links=links)
             drawn = _figure(draw_cost(lines), f"table{number}", "The paper's rows hollow, measured ones filled.")
             parts.append(_section(f"table{number}", f"Table {number} of the paper, {title}", body + drawn, _PAPER))
     figures = [_figure(draw_rows(tabulate(records)), "cost", "Error against cost, every network of the table above.")]
@@ -124,7 +127,7 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
         body = "".join(f'<p class="bad">{escape(message)}</p>' for message in damaged)
         parts.append(_section("damaged", "What could not be read", body))
     parts.append(_section("runs", "Runs", "".join(_run(run, open_=len(runs) == 1) for run in runs)))
-    links = "".join(f'<a href="#{i}">{escape(t)}</a>' for i, t in _HEADING.findall("".join(parts)))
+    contents = "".join(f'<a href="#{i}">{escape(t)}</a>' for i, t in _HEADING.findall("".join(parts)))
     title = names[0] if len(names) == 1 else f"{len(names)} experiments"
     finished = (
         max((str(r.get("finished") or "") for r in records), default="").replace("T", " ").replace("+00:00", " UTC")
@@ -135,7 +138,7 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · morphnet</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><h1>{escape(title)}</h1><p>{escape(said)}</p><nav>{links}</nav>\n{''.join(parts)}</body></html>\n"
+        f"<body><h1>{escape(title)}</h1><p>{escape(said)}</p><nav>{contents}</nav>\n{''.join(parts)}</body></html>\n"
     )
 
 
@@ -156,22 +159,43 @@ def _section(anchor: str, title: str, body: str, note: str = "") -> str:
     return f'<section id="{anchor}"><h2>{escape(title)}</h2>{said}{body}</section>\n'
 
 
-def _table(header: Sequence[str], body: Sequence[Sequence[str]], grouped: Sequence[str] = ()) -> str:
-    """A table; what stands under ``grouped`` is a heading above the rows that share it, where they differ."""
+def _table(
+    header: Sequence[str],
+    body: Sequence[Sequence[str]],
+    grouped: Sequence[str] = (),
+    links: Sequence[str] = (),
+) -> str:
+    """A table; what stands under ``grouped`` is a heading above the rows that share it, where they differ.
+
+    Args:
+        links: HTML of a last column, one for each row.
+    """
     numeric = [is_numeric([row[i] for row in body]) for i in range(len(header))]
     first = [i for i, name in enumerate(header) if name in grouped]
     rest = [i for i in range(len(header)) if i not in first]
     kinds = {i: ' class="number"' if numeric[i] else "" for i in rest}
-    head = "".join(f"<th{kinds[i]}>{escape(header[i])}</th>" for i in rest)
+    head = "".join(f"<th{kinds[i]}>{escape(header[i])}</th>" for i in rest) + "<th>records</th>" * bool(links)
     rows, before = [], None
-    for row in body:
+    for row, link in zip(body, links or [""] * len(body), strict=True):
         group = [row[i] for i in first]
         if group != before and first:
             said = escape(group[0]) + "".join(f" <small>{escape(text)}</small>" for text in group[1:] if text)
-            rows.append(f'<tr class="group"><th colspan="{len(rest)}">{said}</th></tr>')
+            rows.append(f'<tr class="group"><th colspan="{len(rest) + bool(links)}">{said}</th></tr>')
         before = group
-        rows.append("<tr>" + "".join(f"<td{kinds[i]}>{escape(row[i])}</td>" for i in rest) + "</tr>")
+        cells = "".join(f"<td{kinds[i]}>{escape(row[i])}</td>" for i in rest) + f"<td>{link}</td>" * bool(links)
+        rows.append(f"<tr>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _anchor(record: dict[str, Any]) -> str:
+    """The id of a phase on the page."""
+    file = record["file"]
+    return "phase-" + re.sub(r"\W+", "-", f"{record['experiment']}-{file.parents[2].name}-{file.parent.name}")
+
+
+def _links(records: Sequence[dict[str, Any]]) -> str:
+    """To the phases of ``records``, further down."""
+    return " ".join(f'<a href="#{_anchor(record)}">seed {record["seed"]}</a>' for record in records)
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
@@ -228,7 +252,7 @@ def _phase(record: dict[str, Any]) -> str:
         ("cost", f"{record['macs']:,} multiply-accumulates, {record['parameters']:,} parameters"),
         ("network", _lineage(record)),
     ]
-    text = f"<h3>{escape(str(record['label']))}</h3>" + _pairs(
+    text = f'<h3 id="{_anchor(record)}">{escape(str(record["label"]))}</h3>' + _pairs(
         (k, v if k == "network" else escape(v)) for k, v in facts
     )
     report = record["file"].with_name("morph_report.json")

@@ -93,6 +93,9 @@ def test_a_page_shows_modules_proofs_and_lineage(records):
 def test_rows_of_a_run_stand_below_its_name(records):
     page = render_page([{**record, "told_apart": "lr=1"} for record in records])
     heads = re.findall(r'<tr class="group"><th colspan="\d+">first <small>lr=1</small></th></tr>', page)
+    for anchor in re.findall(r'<a href="#(phase-[^"]+)">seed 0</a>', page):
+        assert page.count(f'id="{anchor}"') == 1
+    assert page.count(">seed 0</a>") == 6  # three children and their controls
     assert len(heads) == 2  # results, and controls; the table of first steps has no settings
     assert "<th>experiment</th>" not in page
 
