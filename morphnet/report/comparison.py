@@ -173,14 +173,13 @@ def paper_lines(runs: Sequence[Run], table: int, recipe: str = "paper") -> list[
                     measured = _measured(run, record, row, views)
                     if measured is not None and all(m.seed != run.seed for m in found.get(run.key, [])):
                         found.setdefault(run.key, []).append(measured)
-            merged = _one_parent(found) if row.spec is None else list(found.values())
-            ordered = [tuple(sorted(group, key=lambda m: m.seed)) for group in merged]
+            ordered = [tuple(sorted(group, key=lambda m: m.seed)) for group in _each_once(found)]
             lines += [PaperLine(row, views, group) for group in ordered] or [PaperLine(row, views)]
     return lines
 
 
-def _one_parent(found: dict[tuple[str, str], list[Measured]]) -> list[list[Measured]]:
-    """A parent that several experiments share stands once: those of the same networks are one line."""
+def _each_once(found: dict[tuple[str, str], list[Measured]]) -> list[list[Measured]]:
+    """Networks that several experiments share, such as a parent or the child of a first phase, are one line."""
     kept: dict[tuple[Any, ...], list[Measured]] = {}
     for group in found.values():
         networks = tuple(sorted(str(m.record.get("lineage", {}).get("network")) for m in group))

@@ -76,10 +76,13 @@ def test_other_networks_are_in_no_row(architecture):
 
 
 def test_other_settings_of_a_row_are_other_lines_and_a_shared_parent_is_one():
-    other = [{**r, "settings": {"variant": "abc"}} for r in _run(0)]
+    other = [{**r, "settings": {"variant": "abc"}} for r in _run(0, child=0.07)]
     lines = paper_lines(runs_of([*_run(0), *other]), 1)
     assert sum(line.row.name == "morph20_1c1" and line.row.via == () for line in lines) == 2
     assert sum(line.row.name == "resnet20" for line in lines) == 1
+    same = [{**r, "experiment": "longer"} for r in _run(0) if r["role"] != "control"]
+    lines = paper_lines(runs_of([*_run(0), *same]), 1)
+    assert sum(line.row.name == "morph20_1c1" and line.row.via == () for line in lines) == 1
 
 
 def test_ten_views_are_a_line_of_their_own():
