@@ -8,6 +8,7 @@ import os
 import re
 import sys
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -121,9 +122,9 @@ def _explain_hydra(error: BaseException) -> str:
     if listed:
         return f"{listed[1]}={listed[2]}: a list is needed: '{listed[1]}=[{listed[2]}]'"
     if "LexerNoViableAlt" in message or "mismatched input" in message:
-        given = next((word for word in sys.argv[1:] if "=" in word and re.search(r"[^\w=.,/+@:-]", word)), "key=value")
-        key, _, value = given.partition("=")
-        return f"{given}: such a value needs quotes of its own: {key}='\"{value}\"'"
+        key, _, value = _unreadable_override().partition("=")
+        if value and value[0] not in "[{'\"":
+            return f"{key}={value}: such a value needs quotes of its own: {key}='\"{value}\"'"
     beyond = re.search(r"Error merging override phases\.(\d+)\.(\S+)\n.* not a subclass of PhaseConfig", message)
     if beyond:
         return (
@@ -148,6 +149,18 @@ def _explain_hydra(error: BaseException) -> str:
     elif "Error parsing override" in message and "EQUAL" in message:
         message += "\n  an override is key=value, such as seed=1 or dry_run=true"
     return message
+
+
+def _unreadable_override() -> str:
+    """The first word of the command line that Hydra's grammar cannot read; empty if it can read all."""
+    parser = OverridesParser.create()
+    for word in sys.argv[1:]:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            if not word.startswith("-"):
+                return word
+    return ""
 
 
 def _near(given: str) -> list[str]:

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from morphnet.nn.initialise import initialise
+from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import ResNet
 
 
 def with_new_head(network: nn.Module, classes: int, generator: torch.Generator | None = None) -> nn.Module:
     """A copy of ``network`` whose last linear layer is a new one of ``classes`` outputs, with random weights.
 
-    Every other weight stays. The copy says nothing of classes until it is trained.
+    Every other weight stays. What the network says of its classes and of the data they are of is taken away.
 
     Args:
         classes: from 1.
@@ -35,6 +36,8 @@ def with_new_head(network: nn.Module, classes: int, generator: torch.Generator |
     network.set_submodule(name, new.to(old.weight.device).train(old.training))
     if isinstance(network, ResNet):
         network.architecture = replace(network.architecture, classes=classes)
+    for key in ("data", "class_names"):
+        metadata_of(network).pop(key, None)
     return network
 
 

@@ -224,6 +224,10 @@ def test_a_key_of_a_group_that_is_not_given_is_said_to_be_one(run, saved, monkey
 def test_a_value_that_needs_quotes_is_shown_with_them(run):
     code, _, error = run("report", "output=a b/ü")
     assert (code, "needs quotes of its own: output='\"a b/ü\"'" in error) == (2, True)
+    code, _, error = run("train", "phases=[{morph: null},{morph: 1c1}]", "output=a b/ü")
+    assert (code, error.startswith("morphnet: error: output=a b/ü: such a value needs quotes")) == (2, True), error
+    code, _, error = run("train", "phases=[{morph: null},{morph: 1c1}")
+    assert (code, "quotes of its own" in error) == (2, False)
 
 
 def test_a_disk_that_is_full_leaves_no_half_of_a_morph(run, saved, tmp_path, monkeypatch):

@@ -23,7 +23,10 @@ def grown():
 
 def test_all_but_the_head_stays_and_the_file_knows_it(grown, tmp_path):
     before = {name: value.clone() for name, value in grown.state_dict().items()}
+    grown.metadata |= {"data": "digits", "class_names": list("0123456789"), "mean": [0.5] * 3}
     child = with_new_head(grown, 7, _generator())
+    assert {"data", "class_names", "mean"} & child.metadata.keys() == {"mean"}
+    assert "class_names" in grown.metadata
     assert (classes_of(child), classes_of(grown), child.architecture.classes) == (7, 10, 7)
     changed = [name for name, value in child.state_dict().items() if not torch.equal(value, grown.state_dict()[name])]
     assert changed == ["linear.weight", "linear.bias"]
