@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture
 
 torch.set_num_threads(1)  # the tests run in two processes
 gc.set_threshold(10_000, 20, 20)  # copies of networks and configurations are made and dropped by the thousand
+
+# What a shell script starts in its background ignores Ctrl-C, and so would every process of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Hydra composes twice, the first time to see whether a configuration asks for a sweep, which none of ours does.
 # Commands that the tests start in processes of their own do it as ever.

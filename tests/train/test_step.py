@@ -1,0 +1,111 @@
+"""What a step needs to be captured as a CUDA graph, shown without a GPU: tensors of the device "meta" hold no values,
+so that an operation which reads one back on the host raises, as it would stop a capture."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from morphnet.data import Augmentation, Split, TrainBatches
+from morphnet.data.images import ImageData
+from morphnet.morph import plan_morph
+from morphnet.nn.resnet import ResNet, cifar_architecture
+from morphnet.spec import parse_spec
+from morphnet.train import choose_engine
+from morphnet.train.average import WeightAverage
+from morphnet.train.engine import Engine
+from morphnet.train.step import TrainStep, make_optimizer
+
+META = torch.device("meta")
+
+
+class Devices(TorchDispatchMode):
+    """Every operation, and the devices of its tensors; SGD's fused kernel, which "meta" lacks, changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, set[torch.device]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fused = func is torch.ops.aten._fused_sgd_.tensor_lr
+        out = None if fused else func(*args, **(kwargs or {}))
+        places = {t.device for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+        self.seen.setdefault(str(func), set()).update(places)
+        return out
+
+
+def _step(network: nn.Module, **more: Any) -> TrainStep:
+    def split(count: int) -> Split:
+        images = torch.zeros(count, 3, 32, 32, dtype=torch.uint8, device=META)
+        return Split(images, torch.zeros(count, dtype=torch.int64, device=META))
+
+    data = ImageData("none", split(64), split(16), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+    kept = frozenset(name for name, _ in network.named_parameters() if "conv1" in name)
+    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False, kept, 0.1)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.zeros((), device=META)  # as `capture` makes it
+    batches = TrainBatches(data, 16, Augmentation(4, True), (0, "phase"))
+    step = TrainStep(network, batches, optimizer, Engine(META, torch.float32, True), **more)
+    step.load(0)
+    return step
+
+
+@pytest.fixture(autouse=True)
+def _fused_sgd_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = import_module("torch.optim.optimizer")
+    monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+
+
+@pytest.mark.parametrize("spec", [None, "1c1", "3c3_half", "1c1_2branch"])
+def test_a_step_reads_nothing_back_and_all_its_tensors_are_on_one_device(spec):
+    parent = cifar_architecture(20, 10)
+    architecture = parent if spec is None else plan_morph(parent, parse_spec(spec)).child
+    with META:
+        network = ResNet(architecture)
+    step = _step(network, average=WeightAverage(network, 0.99), label_smoothing=0.1)
+    with Devices() as devices:
+        step._step_once()
+    assert {"aten.convolution_backward.default", "aten._fused_sgd_.tensor_lr", "aten.lerp_.Tensor"} <= set(devices.seen)
+    assert {name: places for name, places in devices.seen.items() if places - {META}} == {}
+
+
+def test_a_network_that_reads_a_value_is_found():
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3 * 32 * 32, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x.flatten(1)) * float(x.mean())
+
+    with META:
+        step = _step(Reads())
+    with pytest.raises(RuntimeError, match="meta"):
+        step._step_once()
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "captured"),
+    [
+        ({"precision": "bfloat16"}, 1, True),
+        ({"precision": "float32", "cuda_graph": "true"}, 1, True),
+        ({"precision": "float32", "cuda_graph": "false"}, 1, False),
+        ({"precision": "float16"}, 1, False),
+        ({"precision": "bfloat16"}, 2, False),
+    ],
+)
+def test_steps_on_a_gpu_are_captured_where_they_can_be(settings, processes, captured):
+    choices = {"precision": "float32", "cuda_graph": "auto"} | settings
+    precision = getattr(torch, choices["precision"])
+    gpu = Engine(torch.device("cuda"), precision, True, cuda_graph=choices["cuda_graph"])
+    assert gpu.captures(processes) is captured
+    assert not Engine(torch.device("cpu"), precision, True).captures(processes)
+
+
+def test_a_graph_that_cannot_be_is_refused_when_it_is_asked_for():
+    with pytest.raises(ValueError, match="needs one process on one GPU"):
+        choose_engine("cpu", "float32", cuda_graph="true").captures()
