@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from morphnet.graph import SINK, SOURCE, ModuleGraph
 from morphnet.nn.activation import FUNCTIONS, ParametricActivation
+from morphnet.nn.subsample import subsample
 
 Padding = Literal["exact", "same"]
 
@@ -200,7 +201,7 @@ class GraphConv2d(nn.Module):
                     y = self.norms[run.key](y)
             else:
                 if run.stride != (1, 1):
-                    blob = blob[:, :, :: run.stride[0], :: run.stride[1]]
+                    blob = subsample(blob, run.stride)
                 y = blob if run.scale == 1 else run.scale * blob
             before = blobs[run.target]
             blobs[run.target] = y if before is None else before + y

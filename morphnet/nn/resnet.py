@@ -17,6 +17,7 @@ from morphnet.nn.branch import ShortcutShape, SplitShortcut
 from morphnet.nn.initialise import initialise
 from morphnet.nn.replace import replace_module
 from morphnet.nn.structure import describe_structure, restore_structure
+from morphnet.nn.subsample import subsample
 
 Family = Literal["cifar", "imagenet"]
 BlockKind = Literal["basic", "bottleneck"]
@@ -189,7 +190,7 @@ class PaddingShortcut(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+        return F.pad(subsample(x, (self.stride, self.stride)), self.padding)
 
 
 class ResidualBlock(nn.Module):
