@@ -18,7 +18,8 @@ def subsample(x: Tensor, stride: tuple[int, int]) -> Tensor:
     left to itself the compiler asks of every pixel whether it was taken, anew in each loop that reads the gradient,
     which costs a morphed ResNet with padding shortcuts a good part of its step (``results/throughput``).
     """
-    if x.device.type == "cpu" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if compiling and x.device.type == "cpu":  # in this order: torch.fx cannot ask for a device
         return _Subsample.apply(x, stride)
     return x[:, :, :: stride[0], :: stride[1]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from morphnet.flops import count_macs
 from morphnet.morph import plan_morph
@@ -99,8 +100,9 @@ class CountedRow:
         return round(self.macs / 1e6, digits) == self.row.flop
 
 
-def count_rows() -> list[CountedRow]:
-    """Every row of the paper, counted on the real network."""
+@cache
+def count_rows() -> tuple[CountedRow, ...]:
+    """Every row of the paper, counted on the real network, once in a process."""
     counted: dict[tuple[int, int, str | None], int] = {}
     found = []
     for row in PAPER:
@@ -110,4 +112,4 @@ def count_rows() -> list[CountedRow]:
         macs = counted[key]
         parent = counted[(row.table, row.depth, None)]
         found.append(CountedRow(row, macs, macs / parent, macs / 1e6 - row.flop))
-    return found
+    return tuple(found)

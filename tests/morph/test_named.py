@@ -103,11 +103,17 @@ TORCHVISION = [
         {"layer2.0.conv1": module(BRIDGE), "layer2.0.downsample.0": PAIR_1X1},
         ["layer2.0.conv1", "layer2.0.downsample.0"],
     ),
-    ("vgg11_bn", {"features.0": PAIR, "features.[48]": BOTTLENECK}, ["features.0", "features.4", "features.8"]),
-    (
+    pytest.param(
+        "vgg11_bn",
+        {"features.0": PAIR, "features.[48]": BOTTLENECK},
+        ["features.0", "features.4", "features.8"],
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
         "densenet121",
         {"features.denseblock1.denselayer[12].conv2": PAIR, "features.transition1.conv": PAIR_1X1},
         [*(f"features.denseblock1.denselayer{i}.conv2" for i in (1, 2)), "features.transition1.conv"],
+        marks=pytest.mark.slow,
     ),
     (
         "mobilenet_v2",

@@ -1,6 +1,7 @@
 """Function preservation, for every kind of spec, setting and parent."""
 
 import copy
+import itertools
 import json
 
 import pytest
@@ -21,8 +22,17 @@ def _float64_difference(parent, child, x):
     return float((first - second).abs().max() / first.abs().max())
 
 
-@pytest.mark.parametrize("spec", ["1c1", "1c1_half", "3c1", "1c3", "3c3", "5c7", "1c1_2branch", "3c3_2branch_half"])
-@pytest.mark.parametrize("bn", ["calibrated", "folded"])
+SPECS = ["1c1", "1c1_half", "3c1", "1c3", "3c3", "5c7", "1c1_2branch", "3c3_2branch_half"]
+
+
+def some(cases, *chosen):
+    """All of ``cases``, of which those whose numbers are not ``chosen`` are slow tests."""
+    return [pytest.param(*case, marks=[] if i in chosen else pytest.mark.slow) for i, case in enumerate(cases)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "bn"), some(itertools.product(SPECS, ["calibrated", "folded"]), 0, 3, 5, 6, 9, 10, 13, 14)
+)
 def test_the_child_computes_what_the_parent_computes(make_network, batches, spec, bn):
     parent = make_network(20)
     child, report = morph_network(parent, spec, calibration=batches, bn=bn)
@@ -62,14 +72,19 @@ def test_split_width_and_padding_are_free(make_network, batches, settings):
 
 @pytest.mark.parametrize(
     ("family", "spec", "bn"),
-    [
-        ("cifar", "1c1", "calibrated"),
-        ("cifar", "1c1_half", "folded"),
-        ("cifar", "3c1_2branch", "calibrated"),
-        ("imagenet", "1c1", "folded"),
-        ("imagenet", "1c1_half", "calibrated"),
-        ("imagenet", "3c1_2branch", "folded"),
-    ],
+    some(
+        [
+            ("cifar", "1c1", "calibrated"),
+            ("cifar", "1c1_half", "folded"),
+            ("cifar", "3c1_2branch", "calibrated"),
+            ("imagenet", "1c1", "folded"),
+            ("imagenet", "1c1_half", "calibrated"),
+            ("imagenet", "3c1_2branch", "folded"),
+        ],
+        0,
+        4,
+        5,
+    ),
 )
 def test_a_network_of_bottlenecks_is_preserved(make_bottlenecks, batches, family, spec, bn):
     parent = make_bottlenecks(family).double()
@@ -126,8 +141,10 @@ def test_a_chain_of_phases_stays_exact(make_network, batches):
     assert network.metadata["morphs"] == ["1c1_half", "1c1", "3c1", "3c3", "3c3_2branch"]
 
 
-@pytest.mark.parametrize("spec", ["1c1", "1c1_half"])
-@pytest.mark.parametrize("operations", [(Widen(1.5),), (Widen(1.5), Widen(2)), (Deepen(3),)])
+@pytest.mark.parametrize(
+    ("spec", "operations"),
+    some(itertools.product(["1c1", "1c1_half"], [(Widen(1.5),), (Widen(1.5), Widen(2)), (Deepen(3),)]), 1, 2, 3),
+)
 def test_a_spec_goes_on_from_layers_that_were_morphed(make_network, batches, spec, operations, tmp_path):
     network = make_network()
     for operation in operations:
@@ -182,8 +199,7 @@ def judged_batches():
     return [torch.randn(128, 3, 16, 16, generator=generator) for _ in range(8)]
 
 
-@pytest.mark.parametrize("spec", ["1c1", "3c3_half"])
-@pytest.mark.parametrize("depth", [14, 32])
+@pytest.mark.parametrize(("spec", "depth"), some([("1c1", 14), ("3c3_half", 32), ("1c1", 32), ("3c3_half", 14)], 0, 1))
 def test_the_training_mode_follows_the_parent_when_calibrated(make_network, judged_batches, spec, depth):
     _, report = morph_network(make_network(depth), spec, calibration=judged_batches)
     assert report.proof.training is not None

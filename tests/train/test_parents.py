@@ -145,7 +145,12 @@ def _cut(path):
 
 @pytest.mark.parametrize("shares", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("damage", "name"), [(_cut, "network.safetensors"), (os.unlink, "network.safetensors"), (_cut, "record.json")]
+    ("damage", "name"),
+    [
+        (_cut, "network.safetensors"),
+        (_cut, "record.json"),
+        pytest.param(os.unlink, "network.safetensors", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_damaged_in_a_finished_phase_is_named_with_what_to_delete(tmp_path, shares, damage, name):
     experiment = _experiment(tmp_path, "first", tmp_path / "parents" if shares else None)
