@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 JOB = Path(__file__).with_name("stop_job.py")
 
 #: The main thread waits in the C library, where no handler of a signal runs; the word comes when it is there already.
@@ -50,15 +48,18 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     assert first["stopped"] == [[5, signal.SIGINT, ""], [8, signal.SIGINT, ""], [6, signal.SIGINT, ""]]
 
 
-@pytest.mark.parametrize(("heard", "what"), [("unheard", "hears no signal"), ("heard", "does not leave")])
-def test_a_process_that_is_stuck_is_ended(heard, what):
+def test_processes_that_are_stuck_are_ended():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", STUCK, heard], text=True, **pipes) as process:
-        assert process.stdout.readline() == "waiting\n"
-        started = time.monotonic()
-        if heard == "unheard":
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 10
-        error = process.stderr.read()
-    assert error == f"morphnet: rank 0 waits for another process and {what}; ended, the last checkpoint stays\n"
+    with (
+        subprocess.Popen([sys.executable, "-c", STUCK, "unheard"], text=True, **pipes) as unheard,
+        subprocess.Popen([sys.executable, "-c", STUCK, "heard"], text=True, **pipes) as heard,
+    ):
+        for process, what in ((unheard, "hears no signal"), (heard, "does not leave")):
+            assert process.stdout.readline() == "waiting\n"
+            started = time.monotonic()
+            if process is unheard:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 128 + signal.SIGTERM
+            assert time.monotonic() - started < 10
+            error = process.stderr.read()
+            assert error == f"morphnet: rank 0 waits for another process and {what}; ended, the last checkpoint stays\n"
