@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slow docs install clean
+.PHONY: demo test lint slow gpu docs install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphnet train -m seed=0,1,2
@@ -22,6 +22,9 @@ lint: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m gpu
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m docs
