@@ -17,8 +17,11 @@ that they come from the system's cache: what is measured is work, not a disk.
    and step takes, each as fast as it was measured here (a core, a GPU), eight GPUs eight times as fast as one. The
    loader decodes for an evaluation after every epoch as well. The cost is that of so many hours of so many GPUs at
    ``--price`` for an hour of one. Without a GPU the step's time, and so the estimate, stays empty.
+5. **The same from steps that others have measured** (``PUBLISHED``): training images/s of ResNet-50 on one and on eight
+   A100, for other networks divided by their FLOP over ResNet-50's. What a GPU makes possible, and not this program's.
 
-Writes ``imagenet.json`` and ``imagenet.md`` to the output folder.
+Writes ``imagenet.json`` and ``imagenet.md`` to the output folder; ``--redraw`` makes the second again from the first,
+with another ``--price`` if one is given.
 """
 
 from __future__ import annotations
@@ -58,6 +61,18 @@ CROP, SIDES = 224, (256, 480)
 #: ImageNet, and the paper's schedule (Sec. 4.4).
 TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 1_281_167, 50_000, 70
 CORES_PER_GPU = 16
+#: Training images/s by number of GPUs: ResNet-50 v1.5, mixed precision, batch 256 on each A100 (80 GB) of a DGX A100,
+#: which has 16 cores for each. NVIDIA/DeepLearningExamples, 291f0d0, PyTorch/Classification/ConvNets/resnet50v1.5.
+PUBLISHED = {1: 2470, 8: 16621}
+#: Multiply-accumulates of what the presets train (``tests/cli/test_configs.py``).
+RESNET50 = 4_089_184_256
+PRESETS = {
+    "resnet18": 1_814_073_344,
+    "morph18_1c1": 1_916_833_792,
+    "resnet50": RESNET50,
+    "morph50_side_1c1": 4_294_705_152,
+    "morph50_1c1_few": 4_500_226_048,
+}
 #: Images that are normalised at once, as a batch is.
 TOGETHER = 32
 
@@ -259,16 +274,39 @@ def tables(result: dict[str, Any]) -> str:
         "cost",
     ]
     parts.append(markdown(header, estimates(result)))
+    header = ["network", "FLOP (million)", *header[:-1], "GPU hours", "cost"]
+    parts.append(markdown(header, published_estimates(result)))
     return "\n".join(parts)
+
+
+def hours_to_decode(result: dict[str, Any], cores: int) -> float:
+    """Of one phase, with an evaluation after every epoch."""
+    per_core = statistics.median(result["pipeline"][-1]["images_per_second"])
+    return EPOCHS * (TRAIN_IMAGES + VAL_IMAGES) / (per_core * cores) / 3600
+
+
+def published_estimates(result: dict[str, Any]) -> list[list[str]]:
+    """The table of :func:`estimates` for every preset, from steps that were measured elsewhere."""
+    rows = []
+    for network, macs in PRESETS.items():
+        for gpus, speed in PUBLISHED.items():
+            loading = hours_to_decode(result, CORES_PER_GPU * gpus)
+            training = EPOCHS * TRAIN_IMAGES / (speed * RESNET50 / macs) / 3600
+            whole = max(training, loading)
+            price = result.get("price")
+            cost = "" if price is None else f"{whole * gpus * price:,.0f}"
+            times = [f"{hours:.1f}" for hours in (loading, training, whole)]
+            cores = str(CORES_PER_GPU * gpus)
+            rows.append([network, f"{macs / 1e6:,.0f}", str(gpus), cores, *times, f"{whole * gpus:.0f}", cost])
+    return rows
 
 
 def estimates(result: dict[str, Any]) -> list[list[str]]:
     """For 1 and 8 GPUs: hours of one phase that the loader and the step would need, and the longer of them."""
-    per_core = statistics.median(result["pipeline"][-1]["images_per_second"])
     rows = []
     for gpus in (1, 8):
         cores = CORES_PER_GPU * gpus
-        loading = EPOCHS * (TRAIN_IMAGES + VAL_IMAGES) / (per_core * cores) / 3600
+        loading = hours_to_decode(result, cores)
         steps = [run["step"] for run in result["together"] if run["graph"]]
         training = [EPOCHS * TRAIN_IMAGES / (speed * gpus) / 3600 for speed in steps[:1]]
         whole = [max(hours, loading) for hours in training]
@@ -284,7 +322,8 @@ def estimates(result: dict[str, Any]) -> list[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--redraw", action="store_true")
     for name, kind, default in (
         ("rounds", int, 5), ("images", int, 200), ("workers", int, 2), ("batch", int, 32), ("steps", int, 12),
         ("threads", int, 2), ("price", float, None), ("network", str, "resnet18"), ("device", str, "auto"),
@@ -292,13 +331,19 @@ def main() -> None:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, default=default)
     arguments = parser.parse_args()
+    if arguments.redraw:
+        result = json.loads((arguments.output / "imagenet.json").read_text())
+        write({**result, "price": arguments.price or result.get("price")}, arguments.output)
+        return
+    if arguments.folder is None:
+        parser.error("a folder of images is needed, in subfolders, one for each class (or --redraw)")
     keep_freed_memory()
     split = sample(arguments.folder, arguments.workers)
     rng = random.Random(0)
     chosen = [rng.randrange(len(split)) for _ in range(arguments.images)]
     contents = [(split.root / split.name(i)).read_bytes() for i in chosen]
     draws = [(rng.randint(*SIDES), (rng.random(), rng.random()), rng.random() < 0.5) for _ in chosen]
-    result: dict[str, Any] = {
+    result = {
         **machine(arguments.device, arguments.threads),
         "images": len(split),
         "price": arguments.price,
@@ -307,10 +352,15 @@ def main() -> None:
     }
     settings = {"network": arguments.network, "batch": arguments.batch, "workers": arguments.workers}
     result["together"] = [{**settings, **together(split, arguments)}]
+    write(result, arguments.output)
+
+
+def write(result: dict[str, Any], output: Path) -> None:
+    """Prints the tables, and writes them and what they were made of."""
     print(tables(result))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "imagenet.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "imagenet.md").write_text(tables(result))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "imagenet.json").write_text(json.dumps(result, indent=1) + "\n")
+    (output / "imagenet.md").write_text(tables(result))
 
 
 if __name__ == "__main__":
