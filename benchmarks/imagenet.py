@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from PIL import Image
 from solvers import markdown
-from throughput import clocked, machine, spread
+from throughput import captured, clocked, machine, spread
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -214,7 +214,11 @@ def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
     loader = speed(feed.advance)
     images, labels = feed.batch(torch.zeros(1))
     feed.close()
-    step = speed(lambda: train_step(network, images, labels, optimizer, engine))
+
+    def one() -> object:
+        return train_step(network, images, labels, optimizer, engine)
+
+    step = speed(captured(one) if engine.captures() else one)
     whole = TrainStep(network, batches, optimizer, engine)
     if engine.captures():
         whole.capture()

@@ -232,8 +232,11 @@ def bare_step(network: ResNet, batches: TrainBatches, engine: Engine) -> Callabl
     def step() -> object:
         return train_step(model, images, labels, optimizer, engine)  # type: ignore[arg-type]
 
-    if not engine.captures():
-        return step
+    return captured(step) if engine.captures() else step
+
+
+def captured(step: Callable[[], object]) -> Callable[[], object]:
+    """``step`` as a CUDA graph, which reads what ``step`` holds and keeps it alive."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -243,7 +246,11 @@ def bare_step(network: ResNet, batches: TrainBatches, engine: Engine) -> Callabl
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(kept: Callable[[], object] = step) -> None:
+        graph.replay()
+
+    return replay
 
 
 def clocked(step: Callable[[], object], steps: int, warm_up: int, engine: Engine) -> float:

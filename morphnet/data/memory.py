@@ -151,7 +151,10 @@ class MemoryFeed:
         self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
         self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
         self._next = (0, 0)  # epoch and row
-        self._varied: Tensor | None = None  # images of a policy, made on the host before each step
+        # Images of a policy, made on the host before each step; there from the beginning, for a graph to read.
+        shape = (width, *batches.split.images.shape[1:])
+        self._varied = None if batches.policy is None else torch.zeros(shape, dtype=torch.uint8, device=device)
+        self._normaliser = batches.normaliser  # made here: it copies to the device, which a step must not
 
     def load(self, epoch: int, row: int) -> None:
         self._next = (epoch, row)
@@ -160,14 +163,11 @@ class MemoryFeed:
             here.copy_(there)
 
     def advance(self) -> None:
-        if self.batches.policy is None:
+        if self.batches.policy is None or self._varied is None:
             return
         epoch, row = self._next
         raw = self.batches.raw(self.order[row], self.offsets[row], self.mirrored[row])
-        images = self.batches.policy(raw, self._next, self.index * raw.shape[0])
-        if self._varied is None:
-            self._varied = torch.empty_like(images)  # stays in its place, as a CUDA graph needs it
-        self._varied.copy_(images)
+        self._varied.copy_(self.batches.policy(raw, self._next, self.index * raw.shape[0]))
         self._next = (epoch, row + 1)
 
     def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ class MemoryFeed:
         plan = [t.index_select(0, row).squeeze(0) for t in (self.order, self.offsets, self.mirrored)]
         if self._varied is None:
             return self.batches.batch(*plan)
-        return self.batches.normaliser(self._varied), self.batches.split.labels[plan[0]]
+        return self._normaliser(self._varied), self.batches.split.labels[plan[0]]
 
     def close(self) -> None:
         pass

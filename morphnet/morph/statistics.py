@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from morphnet.nn.branch import Branch
-from morphnet.nn.mode import evaluation_mode
+from morphnet.nn.mode import evaluation_mode, without_tf32
 
 BNSetting = Literal["calibrated", "folded", "paper", "paper_first"]
 BN_SETTINGS: tuple[str, ...] = get_args(BNSetting)
@@ -156,7 +156,7 @@ def _measure(
 
     for norm in originals:
         norm.register_forward_hook(hook)
-    with torch.no_grad(), batch_statistics(runner):
+    with torch.no_grad(), without_tf32(), batch_statistics(runner):
         for batch in batches:
             runner(batch.float())
     return measured

@@ -49,7 +49,9 @@ class Engine:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place(self, network: nn.Module) -> nn.Module:
-        """``network`` on the device, in the memory layout that is fast there."""
+        """``network`` on the device, in the memory layout that is fast there; cuDNN will try its algorithms."""
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # every batch has the same shape
         network = network.double() if self.precision == torch.float64 else network
         return network.to(self.device).to(memory_format=self.layout)
 

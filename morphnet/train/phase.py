@@ -90,7 +90,6 @@ def run_phase(
     if ranks.is_first:
         folder.mkdir(parents=True, exist_ok=True)
     if engine.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # every batch has the same shape
         torch.cuda.reset_peak_memory_stats(engine.device)
     with kept_random_state(engine.device):
         phase = PhaseState(

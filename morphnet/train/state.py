@@ -116,6 +116,7 @@ class PhaseState:
         self.step = self.measured = self.resumed = 0
         self.seconds = self.seconds_evaluated = 0.0  # of training: so far, and at the last evaluation
         self._clock_started: float | None = None
+        self._stepped = False  # in this process
 
     @property
     def reads_at_will(self) -> bool:
@@ -180,12 +181,9 @@ class PhaseState:
         if self.engine.captures(self.ranks.count):
             self.begin_training()
             self._step.load(0)
-            try:
-                self._step.capture()
-            except RuntimeError as error:
-                if self.engine.cuda_graph == "true":
-                    raise
-                print(f"{self.name}: no CUDA graph ({str(error).splitlines()[0]}); steps run one by one", flush=True)
+            why = self._step.try_to_capture()
+            if why:
+                print(f"{self.name}: no CUDA graph ({why}); steps run one by one", flush=True)
 
     def begin_training(self) -> None:
         """Puts network and model into training mode: with synchronised norms the model is a copy over its tensors."""
@@ -232,7 +230,8 @@ class PhaseState:
     def look_inside(self) -> None:
         """Logs what stands inside the network."""
         if self.anatomy is not None:
-            for metric, value in self.anatomy.measure(self.network, gradients=self.scaler is None).items():
+            gradients = self.scaler is None and self._stepped  # else they are those of a capture
+            for metric, value in self.anatomy.measure(self.network, gradients).items():
                 self.log(self.step, metric, value)
 
     def deliver(self) -> None:
@@ -256,6 +255,7 @@ class PhaseState:
         self._step.load(index, row)
         for _ in range(row, len(self.batches)):
             self._step.run(self.step, self.schedule.rate(self.step))
+            self._stepped = True
             self.step += 1
             yield self.step
             if self.step == self.schedule.steps:

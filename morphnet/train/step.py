@@ -83,18 +83,33 @@ class TrainStep:
         """(mean loss, errors) of the whole batches of rows ``first`` to ``last - 1``; waits for the device."""
         return [(loss / self.ranks.count, int(errors)) for loss, errors in self.sums[first:last].tolist()]
 
+    def try_to_capture(self) -> str:
+        """:meth:`capture`; says why, if a step cannot be captured and need not be.
+
+        Raises:
+            RuntimeError: it cannot be, and the engine was told to.
+        """
+        try:
+            self.capture()
+        except RuntimeError as error:
+            if self.engine.cuda_graph == "true":
+                raise
+            return (str(error).splitlines() or [type(error).__name__])[0]
+        return ""
+
     def capture(self) -> None:
         """From now on :meth:`run` replays one CUDA graph; parameters, buffers and optimizer are left as they are.
 
         Raises:
-            RuntimeError: the step cannot be captured, since something in it waits for the device; nothing is changed.
+            RuntimeError: the step cannot be captured, since something in it waits for the device; :meth:`run` goes on
+                step by step.
         """
         for group in self.optimizer.param_groups:  # a number would be baked into the graph
             group["lr"] = torch.tensor(float(group["lr"]), device=self.engine.device)
         kept = [*self.model.parameters(), *self.model.buffers(), self.row, self.sums]
         kept += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
         kept += self.average.tensors() if self.average is not None else []
-        before = [t.detach().clone() for t in kept]
+        before = [t.detach().to("cpu", copy=True) for t in kept]  # not in the memory that is measured
         try:
             with torch.cuda.device(self.engine.device):
                 graph = self._captured()
@@ -107,11 +122,17 @@ class TrainStep:
     def _captured(self) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream(self.engine.device)
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_STEPS):
-                self.row.zero_()
-                self._step_once()
-        torch.cuda.current_stream().wait_stream(stream)
+        mode = torch.cuda.get_sync_debug_mode()
+        try:
+            with torch.cuda.stream(stream):
+                for left in reversed(range(WARM_UP_STEPS)):
+                    self.row.zero_()
+                    if not left:  # a wait is found here, for not every version of torch gets over a failed capture
+                        torch.cuda.set_sync_debug_mode("error")
+                    self._step_once()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+            torch.cuda.current_stream().wait_stream(stream)
         self.row.zero_()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):

@@ -62,6 +62,16 @@ def test_feeds_of_any_number_of_processes_give_what_the_epoch_gives(digits):
             assert torch.cat([labels for _, labels in parts]).equal(expected[row][1])
 
 
+def test_images_of_a_policy_lie_where_a_step_reads_them_that_was_captured_before(digits):
+    batches = TrainBatches(digits, 50, Augmentation(1, True, "randaugment"), (0, 0))
+    feed, row = batches.feed(), torch.zeros(1, dtype=torch.int64)
+    feed.load(0, 0)
+    place = feed.batch(row)[0]  # a capture runs a step before there is a first batch
+    assert place.equal(batches.normaliser(torch.zeros(50, 1, 8, 8, dtype=torch.uint8)))
+    feed.advance()
+    assert feed.batch(row)[0].equal(next(batches.epoch(0))[0])
+
+
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match=r"data\.policy='mixup'; expected one of none, randaugment"):
         Augmentation(policy="mixup")

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -314,32 +315,44 @@ def test_momentum_that_is_there_from_the_beginning_changes_nothing(data):
     _assert_same(one, two)
 
 
-def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data, monkeypatch):
-    """Without a GPU: everything around the capture, with a graph that is the step itself."""
+@pytest.fixture
+def capturing(monkeypatch):
+    """Without a GPU: everything around a capture, with a graph that is the step itself; the modes that were set."""
 
     class Graph:
         def replay(self):
-            steps[0]._step_once()
+            capturing.step._step_once()
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda one: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    capturing = SimpleNamespace(step=None, modes=[])
+    for name, value in {
+        "Stream": lambda device: stream,
+        "device": lambda device: nullcontext(),
+        "current_stream": lambda: stream,
+        "stream": lambda one: nullcontext(),
+        "graph": lambda graph, stream: nullcontext(),
+        "CUDAGraph": Graph,
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": capturing.modes.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return capturing
+
+
+def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data, capturing):
     batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
     engine = choose_engine("cpu", "float32", "false")
-    found, steps = [], []
+    found = []
     for captured in (False, True):
         network = _network()
         optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
         step = TrainStep(network.train(), batches, optimizer, engine)
         step.load(0, row=1)
-        steps[:] = [step]
+        capturing.step = step
         if captured:
             before = {name: value.clone() for name, value in network.state_dict().items()}
-            step.capture()
+            assert step.try_to_capture() == ""
+            assert capturing.modes == ["error", 0]
             _assert_same(network, SimpleNamespace(state_dict=lambda before=before: before))
             assert all(not s["momentum_buffer"].any() for s in optimizer.state.values())
             assert step.row.item() == 1
@@ -352,6 +365,31 @@ def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data,
         assert errors == more
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "true"])
+def test_a_step_that_waits_for_the_device_is_not_captured(data, capturing, wanted):
+    network = _network(0).train()
+
+    def waits(module, inputs):
+        if capturing.modes == ["error"]:
+            raise RuntimeError("called a synchronizing CUDA operation\nand more")
+
+    network.register_forward_pre_hook(waits)
+    engine = replace(choose_engine("cpu", "float32", "false"), cuda_graph=wanted)
+    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
+    step = TrainStep(network, TrainBatches(data, 50, Augmentation(1, True), (0, 0)), optimizer, engine)
+    step.load(0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    if wanted == "true":
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            step.try_to_capture()
+    else:
+        assert step.try_to_capture() == "called a synchronizing CUDA operation"
+    assert capturing.modes == ["error", 0]
+    _assert_same(network, SimpleNamespace(state_dict=lambda: before))
+    step.run(0, 0.1)
+    assert step.measured(0, 1)[0][0] > 0
 
 
 def test_weights_that_are_not_finite_never_become_a_checkpoint(data, tmp_path):
