@@ -301,7 +301,7 @@ def published_estimates(result: dict[str, Any]) -> list[list[str]]:
             cost = "" if price is None else f"{whole * gpus * price:,.0f}"
             times = [f"{hours:.1f}" for hours in (loading, training, whole)]
             cores = str(CORES_PER_GPU * gpus)
-            rows.append([network, f"{macs / 1e6:,.0f}", str(gpus), cores, *times, f"{whole * gpus:.0f}", cost])
+            rows.append([network, f"{macs / 1e6:,.0f}", str(gpus), cores, *times, f"{whole * gpus:.1f}", cost])
     return rows
 
 
