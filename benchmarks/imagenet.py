@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import random
 import statistics
@@ -335,12 +336,22 @@ def main() -> None:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, default=default)
     arguments = parser.parse_args()
+    if arguments.price is not None and not 0 < arguments.price < math.inf:
+        parser.error(f"--price {arguments.price}: what an hour of one GPU costs is needed, such as --price 4.0")
     if arguments.redraw:
-        result = json.loads((arguments.output / "imagenet.json").read_text())
-        write({**result, "price": arguments.price or result.get("price")}, arguments.output)
+        path = arguments.output / "imagenet.json"
+        try:
+            result = json.loads(path.read_text())
+            write({**result, "price": arguments.price or result.get("price")}, arguments.output)
+        except (OSError, ValueError, KeyError) as error:
+            parser.error(f"{path} is not what this program wrote ({error}); measure first, without --redraw")
         return
-    if arguments.folder is None:
-        parser.error("a folder of images is needed, in subfolders, one for each class (or --redraw)")
+    for name in ("rounds", "images", "workers", "batch", "steps", "threads"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} {getattr(arguments, name)}: a number from 1 is needed")
+    folder = arguments.folder
+    if folder is None or not folder.is_dir() or not any(folder.glob("*/*.*")):
+        parser.error(f"a folder of images is needed, in subfolders, one for each class (or --redraw); got {folder}")
     keep_freed_memory()
     split = sample(arguments.folder, arguments.workers)
     rng = random.Random(0)

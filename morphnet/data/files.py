@@ -203,7 +203,8 @@ def load_folder(name: str, root: Path, viewing: Viewing, labels: Path | None = N
         unknown = sorted(set(sorted_into) - set(classes))
         if unknown:
             raise ValueError(
-                f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}"
+                f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}; "
+                "take them away there, or give training images of them"
             )
         test = split(folder, {c: k for c, k in classes.items() if (root / folder / c).is_dir()})
     else:

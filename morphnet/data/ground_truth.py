@@ -45,7 +45,10 @@ def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) 
         found[file] = numbers[label] if label in numbers else int(label)
     missing = [file for file in files if file not in found]
     if missing:
-        raise ValueError(f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}")
+        raise ValueError(
+            f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}; "
+            "give the file that belongs to them"
+        )
     return found
 
 
