@@ -65,9 +65,9 @@ CORES_PER_GPU = 16
 #: Training images/s by number of GPUs: ResNet-50 v1.5, mixed precision, batch 256 on each A100 (80 GB) of a DGX A100,
 #: which has 16 cores for each. NVIDIA/DeepLearningExamples, 291f0d0, PyTorch/Classification/ConvNets/resnet50v1.5.
 PUBLISHED = {1: 2470, 8: 16621}
-#: Multiply-accumulates of what the presets train (``tests/cli/test_configs.py``).
+#: Multiply-accumulates of the networks of the presets (``tests/cli/test_configs.py`` asserts them).
 RESNET50 = 4_089_184_256
-PRESETS = {
+NETWORKS = {
     "resnet18": 1_814_073_344,
     "morph18_1c1": 1_916_833_792,
     "resnet50": RESNET50,
@@ -291,14 +291,13 @@ def hours_to_decode(result: dict[str, Any], cores: int) -> float:
 
 
 def published_estimates(result: dict[str, Any]) -> list[list[str]]:
-    """The table of :func:`estimates` for every preset, from steps that were measured elsewhere."""
-    rows = []
-    for network, macs in PRESETS.items():
+    """The table of :func:`estimates` for the networks of the presets, from steps that were measured elsewhere."""
+    rows, price = [], result.get("price")
+    for network, macs in NETWORKS.items():
         for gpus, speed in PUBLISHED.items():
             loading = hours_to_decode(result, CORES_PER_GPU * gpus)
             training = EPOCHS * TRAIN_IMAGES / (speed * RESNET50 / macs) / 3600
             whole = max(training, loading)
-            price = result.get("price")
             cost = "" if price is None else f"{whole * gpus * price:,.0f}"
             times = [f"{hours:.1f}" for hours in (loading, training, whole)]
             cores = str(CORES_PER_GPU * gpus)

@@ -163,11 +163,12 @@ class MemoryFeed:
             here.copy_(there)
 
     def advance(self) -> None:
-        if self.batches.policy is None or self._varied is None:
+        policy = self.batches.policy
+        if policy is None or self._varied is None:  # both are, or none
             return
         epoch, row = self._next
         raw = self.batches.raw(self.order[row], self.offsets[row], self.mirrored[row])
-        self._varied.copy_(self.batches.policy(raw, self._next, self.index * raw.shape[0]))
+        self._varied.copy_(policy(raw, self._next, self.index * raw.shape[0]))
         self._next = (epoch, row + 1)
 
     def batch(self, row: Tensor) -> tuple[Tensor, Tensor]:

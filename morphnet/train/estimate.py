@@ -130,10 +130,9 @@ def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
         probed = min(share, max(FEWEST_IMAGES, int(STEP_SECONDS * len(few) / (3 * min(seconds)))))
     with kept_random_state(engine.device):
         training = _training_speed(experiment, network, probed)
-    if engine.device.type == "cuda":
-        training *= experiment.ranks.count
     batch = (images[:EVALUATED], labels[:EVALUATED])
     if engine.device.type == "cuda":
+        training *= experiment.ranks.count
         evaluate(network, [batch], engine.evaluator())  # its kernels are chosen and loaded the first time
     started = time.perf_counter()
     evaluate(network, [batch], engine.evaluator())

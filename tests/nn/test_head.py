@@ -37,7 +37,9 @@ def test_all_but_the_head_stays_and_the_file_knows_it(grown, tmp_path):
     assert torch.equal(with_new_head(grown, 7, _generator()).linear.weight, child.linear.weight)
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v2_x1_0", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["shufflenet_v2_x1_0", "mobilenet_v3_small", pytest.param("vgg11_bn", marks=pytest.mark.slow)]
+)
 def test_a_network_of_torchvision_keeps_its_class(name, tmp_path):
     network = with_new_head(build(name), 5)
     assert type(network) is type(build(name))

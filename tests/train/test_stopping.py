@@ -54,11 +54,10 @@ def test_processes_that_are_stuck_are_ended():
         subprocess.Popen([sys.executable, "-c", STUCK, "unheard"], text=True, **pipes) as unheard,
         subprocess.Popen([sys.executable, "-c", STUCK, "heard"], text=True, **pipes) as heard,
     ):
+        assert heard.stdout.readline() == unheard.stdout.readline() == "waiting\n"
+        started = time.monotonic()
+        unheard.send_signal(signal.SIGTERM)
         for process, what in ((unheard, "hears no signal"), (heard, "does not leave")):
-            assert process.stdout.readline() == "waiting\n"
-            started = time.monotonic()
-            if process is unheard:
-                process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 128 + signal.SIGTERM
             assert time.monotonic() - started < 10
             error = process.stderr.read()
