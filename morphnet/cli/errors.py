@@ -30,7 +30,14 @@ WRONG_INPUT = (
 )
 
 #: What other programs call things.
-OTHER_NAMES = {"model": "network", "arch": "network", "dataset": "data", "learning_rate": "optim.lr", "gpus": "devices"}
+OTHER_NAMES = {
+    "model": "network",
+    "arch": "network",
+    "dataset": "data",
+    "learning_rate": "optim.lr",
+    "gpus": "devices",
+    "runs": "records",
+}
 
 
 class SweepError(Exception):
@@ -146,6 +153,8 @@ def _explain_hydra(error: BaseException) -> str:
             message += f"\n  the module says nothing of that vertex yet: write +{given}=..."
         elif near:
             message += f"\n  did you mean {' or '.join(map(repr, near))}?"
+        else:
+            message += _whose(given)
     elif "Error parsing override" in message and "EQUAL" in message:
         message += "\n  an override is key=value, such as seed=1 or dry_run=true"
     return message
@@ -163,12 +172,26 @@ def _unreadable_override() -> str:
     return ""
 
 
+def _names(command: str) -> set[str]:
+    """Every key and group of a command."""
+    return {key.name for key in keys_of(command)} | set(GROUPS[command])
+
+
+def _whose(given: str) -> str:
+    """Of which other commands ``given`` is a key, as lines of a message; and where those of this one stand."""
+    command = sys.argv[0].rpartition(" ")[2]
+    if command not in SCHEMAS:
+        return ""
+    others = [f"morphnet {other}" for other in SCHEMAS if other != command and given in _names(other)]
+    of_others = f"it is a key of {', '.join(others)}; " if others else ""
+    threads = f"\n  OMP_NUM_THREADS=2 morphnet {command} ... gives it two threads" if given.endswith("threads") else ""
+    return f"\n  {of_others}morphnet {command} --help lists the keys of this command{threads}"
+
+
 def _near(given: str) -> list[str]:
     """Keys and groups of the command that ``given`` may stand for, best first; none if it is one."""
     command = sys.argv[0].rpartition(" ")[2]
-    commands = [command] if command in SCHEMAS else list(SCHEMAS)
-    names = {key.name for command in commands for key in keys_of(command)}
-    names |= {group for command in commands for group in GROUPS[command]}
+    names = set.union(*map(_names, [command] if command in SCHEMAS else SCHEMAS))
     place = re.search(r"\.\d+\.", given)
     name = re.sub(r"\.\d+\.", ".N.", given)
     name = OTHER_NAMES.get(name, name)

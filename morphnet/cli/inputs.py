@@ -24,7 +24,8 @@ from morphnet.data import (
     with_normalisation,
     with_validation,
 )
-from morphnet.data.files import Viewing, load_folder
+from morphnet.data.files import Viewing
+from morphnet.data.folder import load_folder
 from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
@@ -91,12 +92,7 @@ def _load_folder(config: DataConfig, crop: int) -> ImageData:
         )
     viewing = Viewing(crop, config.eval_shorter_side, config.views, config.exif)
     labels = None if config.labels is None else Path(config.labels)
-    data = load_folder(config.name, Path(config.path), viewing, labels, _workers(config.workers))
-    present = set(data.train.labels.tolist())
-    empty = [name for k, name in enumerate(data.class_names) if k not in present]
-    if empty:
-        note(f"{len(empty)} of {data.classes} classes have no training images in {config.path}, such as {empty[0]!r}")
-    return data
+    return load_folder(config.name, Path(config.path), viewing, labels, _workers(config.workers), note)
 
 
 def _check_of_files(config: DataConfig) -> None:

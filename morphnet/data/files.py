@@ -1,11 +1,10 @@
-"""Images that stay in their files: ImageNet, and any other folder with one subfolder for each class."""
+"""Images that stay in their files, which are read when their turn comes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ import torch
 from torch import Tensor
 
 from morphnet.data.decoding import decode
-from morphnet.data.ground_truth import find_ground_truth, read_ground_truth
-from morphnet.data.images import ImageData, statistics_of_counts
+from morphnet.data.images import statistics_of_counts
 from morphnet.data.views import centre_view
 
-#: Folders of images that errors are counted on, in the order they are looked for.
-EVALUATION_FOLDERS = ("val", "validation", "test")
 #: Images on which the statistics of a folder are measured; and files whose sizes are part of its fingerprint.
 SAMPLE = 1000
 #: Unreadable images that are named on the terminal; all stand in the file of the phase.
@@ -161,70 +157,6 @@ class FileSplit:
         if not counts.any():
             raise ValueError(f"none of the images in {self.root} that were tried can be read")
         return statistics_of_counts(counts)
-
-
-def load_folder(name: str, root: Path, viewing: Viewing, labels: Path | None = None, workers: int = 0) -> ImageData:
-    """The images in ``root``: ``train/<class>/`` and ``val/<class>/``, or a flat ``val/`` with its ground truth.
-
-    Classes are the subfolders of ``train``, in sorted order.
-
-    Args:
-        labels: ground truth of a flat ``val``: Kaggle's ``LOC_val_solution.csv``, lines of a file name and a class
-            (its name, or its place among the sorted ones), or the development kit's list of numbers with its
-            ``meta.mat`` beside it. None: looked for in ``root``.
-
-    Raises:
-        FileNotFoundError, ValueError: what is not there, and what is needed.
-    """
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    needs = "a folder with train/<class>/*.JPEG and val/ is needed"
-    if not root.is_dir():
-        problem = "is a file" if root.exists() else "is not there"
-        raise FileNotFoundError(f"data.path={root} {problem}: {needs}")
-    folder = next((f for f in EVALUATION_FOLDERS if (root / f).is_dir()), None)
-    if not (root / "train").is_dir() or folder is None:
-        there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-        missing = "train" if not (root / "train").is_dir() else " or ".join(EVALUATION_FOLDERS)
-        raise FileNotFoundError(f"data.path={root} has no folder {missing} (there is {there}): {needs}")
-
-    def split(folder: str, classes: dict[str, int]) -> FileSplit:
-        found = make_dataset(str(root / folder), classes, IMG_EXTENSIONS, allow_empty=True)
-        return _split(root, [(os.path.relpath(path, root), label) for path, label in found], viewing, workers, folder)
-
-    names = _subfolders(root / "train")
-    if not names:
-        raise FileNotFoundError(f"{root / 'train'} has no subfolders: one for each class is needed")
-    classes = {name: k for k, name in enumerate(names)}
-    train = split("train", classes)
-    if sorted_into := _subfolders(root / folder):
-        if labels is not None:
-            raise ValueError(f"data.labels={labels} is for a flat folder; {root / folder} has subfolders, its classes")
-        unknown = sorted(set(sorted_into) - set(classes))
-        if unknown:
-            raise ValueError(
-                f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}; "
-                "take them away there, or give training images of them"
-            )
-        test = split(folder, {c: k for c, k in classes.items() if (root / folder / c).is_dir()})
-    else:
-        files = sorted(e.name for e in os.scandir(root / folder) if e.name.lower().endswith(IMG_EXTENSIONS))
-        truth = read_ground_truth(labels or find_ground_truth(root, folder), files, names)
-        pairs = [(f"{folder}/{file}", truth[file]) for file in files]
-        test = _split(root, pairs, viewing, workers, folder)
-    return ImageData(name, train, test, tuple(names), (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Sorted; not the hidden ones, which notebooks and file managers leave."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _split(root: Path, pairs: Sequence[tuple[str, int]], viewing: Viewing, workers: int, folder: str) -> FileSplit:
-    if not pairs:
-        raise FileNotFoundError(f"{root / folder} holds no images")
-    names = np.array([os.fsencode(name) for name, _ in pairs])
-    return FileSplit(root, names, torch.tensor([label for _, label in pairs]), viewing, workers)
 
 
 def _spread(count: int) -> list[int]:

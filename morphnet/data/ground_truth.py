@@ -11,6 +11,13 @@ import numpy as np
 #: What names the classes of a flat folder, where it is looked for by itself.
 GROUND_TRUTH = ("LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "val.txt")
 GROUND_TRUTH_FOLDERS = (".", "ILSVRC2012_devkit_t12/data", "data")
+#: What a person is told who gave something else.
+NEEDED = f"{', '.join(GROUND_TRUTH)}, or lines of a file name and a class, are needed"
+
+
+def is_ground_truth(name: str) -> bool:
+    """Whether a file is called as one that is looked for, or belongs to one."""
+    return name in (*GROUND_TRUTH, "meta.mat")
 
 
 def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
@@ -22,8 +29,10 @@ def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) 
     numbers = {name: k for k, name in enumerate(classes)}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"data.labels={path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ValueError(f"data.labels={path}: {error.strerror}; {NEEDED}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data.labels={path} is no text; {NEEDED}") from error
     lines = [line.strip() for line in lines if line.strip()]
     if lines and all(line.isdecimal() for line in lines):
         found = dict(zip(files, _devkit_labels(path, [int(line) for line in lines], numbers), strict=False))

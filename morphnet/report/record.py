@@ -48,8 +48,13 @@ OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "source": (str, type(None)),
     "history": list,
 }
-#: What tables need to know of the data.
-OF_DATA = ("name", "evaluated_on", "images")
+#: What tables need to know of the data, and of which kind it is; the last may be missing.
+OF_DATA: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "evaluated_on": str,
+    "images": int,
+    "unreadable": (int, type(None)),
+}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -76,7 +81,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a record of format {FORMAT}")
     wrong = [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]
     wrong += [key for key, kind in OPTIONAL.items() if key in record and not isinstance(record[key], kind)]
-    wrong += [f"data.{key}" for key in OF_DATA if not wrong and key not in record["data"]]
+    if not wrong:
+        wrong = [f"data.{key}" for key, kind in OF_DATA.items() if not isinstance(record["data"].get(key), kind)]
     if wrong:
         raise ValueError(f"{path} is a damaged record: {', '.join(wrong)} missing or of the wrong kind")
     odd = [key for key in ("error", "start_error") if not 0 <= record[key] <= 1]  # NaN among them

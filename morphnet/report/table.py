@@ -139,7 +139,11 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def caption(records: Sequence[dict[str, Any]]) -> str:
     """What the errors of a table are of."""
     images = {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
-    return f"Error at the end of training, on {'; '.join(sorted(images))}; mean ± deviation over seeds."
+    found = f"Error at the end of training, on {'; '.join(sorted(images))}; mean ± deviation over seeds."
+    unreadable = max((r["data"].get("unreadable") or 0 for r in records), default=0)
+    if unreadable:
+        found += f"\nUp to {unreadable:,} images of a phase could not be read: unreadable.txt in its folder names them."
+    return found
 
 
 def with_deviation(mean: float | None, deviation: float | None) -> str:

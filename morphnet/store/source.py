@@ -6,7 +6,6 @@ import difflib
 import json
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from morphnet.nn import zoo
@@ -14,7 +13,7 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.store.saved import load_network, read_description
-from morphnet.store.state_dict import load_state_dict_file
+from morphnet.store.state_dict import load_state_dict_file, load_weights
 
 #: What files of weights are called.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
@@ -126,10 +125,9 @@ def _from_torchvision(name: str, weights: str, classes: int | None, convert: boo
         path = Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"weights={weights}: there is no such file; give none, default or a path")
-        try:
-            network.load_state_dict(torch.load(path, "cpu", weights_only=True))
-        except Exception as error:
-            raise ValueError(f"weights={weights} does not fit torchvision's {name}: {str(error)[:500]}") from error
+        if path.suffix == ".safetensors" and read_description(path) is not None:
+            raise ValueError(f"weights={weights} is a network that morphnet saved: give parent={weights} instead")
+        load_weights(network, path, f"torchvision's {name}")
     network = network.eval()
     converted = convert_torchvision(network) if convert else None
     network = network if converted is None else converted

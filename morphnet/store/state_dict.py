@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from morphnet.nn.resnet import Architecture, ResNet
 
+State = dict[str, Tensor]
+#: So many tensors that do not fit are named.
+NAMED = 20
 #: Names under which training scripts keep the state dict in their checkpoints.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
@@ -17,15 +21,35 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 def load_state_dict_file(path: Path, architecture: Architecture) -> ResNet:
     """A network of ``architecture`` with the weights in ``path``, on the CPU and in evaluation mode.
 
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_weights`.
+    """
+    network = ResNet(architecture)
+    what = (
+        f"the architecture that network= names ({architecture.family}, {architecture.depth} layers, "
+        f"{architecture.shortcut} shortcuts, {architecture.activation}, {architecture.classes} classes)"
+    )
+    load_weights(network, path, what, _hint)
+    return network.eval()
+
+
+def load_weights(
+    network: nn.Module, path: Path, what: str, advice: Callable[[State, State], str] = lambda own, given: ""
+) -> None:
+    """Puts the weights in ``path`` into ``network``, which takes their dtype.
+
     Reads safetensors, and files of ``torch.save`` without executing anything in them. A ``module.`` prefix
     (of ``DataParallel``), a dictionary around the state dict and missing ``num_batches_tracked`` are handled.
 
+    Args:
+        what: the network in words.
+        advice: what to try where they do not fit, of the state dict of the network and of the file.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or does not fit; every tensor that does not is named.
+        ValueError: it cannot be read, or does not fit; the tensors that do not are named.
     """
     tensors = _read(path)
-    network = ResNet(architecture)
     own = network.state_dict()
     for name, value in own.items():
         if name.endswith("num_batches_tracked"):
@@ -33,20 +57,17 @@ def load_state_dict_file(path: Path, architecture: Architecture) -> ResNet:
     tensors = {k: v for k, v in tensors.items() if k in own or not k.endswith("num_batches_tracked")}
     problems = _misfits(own, tensors)
     if problems:
-        raise ValueError(
-            f"{path} does not fit the architecture that network= names ({architecture.family}, "
-            f"{architecture.depth} layers, {architecture.shortcut} shortcuts, {architecture.activation}, "
-            f"{architecture.classes} classes):\n  " + "\n  ".join(problems) + _hint(own, tensors)
-        )
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        named = "\n  ".join([*problems[:NAMED], *more])
+        raise ValueError(f"{path} does not fit {what}:\n  {named}{advice(own, tensors)}")
     dtypes = {value.dtype for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
         raise ValueError(f"{path}: weights of one floating dtype are needed; got {', '.join(sorted(map(str, dtypes)))}")
     network.to(dtypes.pop())
     network.load_state_dict(tensors)
-    return network.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> State:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -69,7 +90,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _misfits(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
+def _misfits(own: State, given: State) -> list[str]:
     missing = [f"{name} is missing" for name in own if name not in given]
     extra = [f"{name} has no place in the network" for name in sorted(given) if name not in own]
     shapes = [
@@ -80,7 +101,7 @@ def _misfits(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
     return shapes + missing + extra
 
 
-def _hint(own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+def _hint(own: State, given: State) -> str:
     shortcut = [name for name in own if name not in given and ".shortcut." in name]
     if shortcut and all(name in given or ".shortcut." in name for name in own):
         return "\nit has no projection shortcuts: try network.shortcut=padding"

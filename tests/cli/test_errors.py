@@ -320,6 +320,26 @@ def test_a_report_of_nothing_says_so(run):
     assert "no finished phase" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["eval", "parent=x", "trainer.threads=1"],
+            "it is a key of morphnet train; morphnet eval --help lists the keys",
+        ),
+        (["eval", "parent=x", "threads=1"], "OMP_NUM_THREADS=2 morphnet eval ... gives it two threads"),
+        (["eval", "parent=x", "optim.lr=1"], "it is a key of morphnet train; morphnet eval --help"),
+        (["report", "runs=x"], "did you mean 'records'?"),
+        (["flops", "qqqq=x"], "morphnet flops --help lists the keys of this command"),
+    ],
+)
+def test_a_key_of_another_command_is_said_to_be_one(run, monkeypatch, words, message):
+    monkeypatch.setattr("sys.argv", [f"morphnet {words[0]}"])
+    code, _, error = run(*words)
+    assert code == 2
+    assert message in error
+
+
 @pytest.mark.parametrize("command", ["train", "morph", "eval", "flops", "report"])
 def test_every_command_shows_its_composed_configuration(run, command):
     code, output, _ = run(command, "--cfg", "job")

@@ -57,6 +57,7 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
     code, output, errors = run("train", *TINY, f"data.path={root}", "hydra.run.dir=run")
     assert code == 0, output + errors
     assert "10-view error %" in output
+    assert "Up to 2 images of a phase could not be read: unreadable.txt in its folder names them." in output
     assert errors.count("cannot be read and is skipped") == 2
     for phase in ("0_parent", "1_1c1"):
         record = json.loads((tmp_path / "run" / "phases" / phase / "record.json").read_text())
@@ -74,7 +75,7 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
     settings = [a for a in TINY if a.startswith("data")]
     code, _, errors = run("eval", "parent=run", *settings, f"data.path={root}", "data.crop=36")
     assert code == 2
-    assert "1 of 4 classes have no training images" in errors
+    assert f"note: 1 of 4 classes have no images in {root / 'train'}, such as 'n9'" in errors
     (root / "train" / "n9").rmdir()
     code, _, errors = run("eval", "parent=run", *settings, f"data.path={root}", "data.crop=36")
     assert code == 0
@@ -136,7 +137,8 @@ def test_torchvisions_networks_keep_what_they_say_of_real_images(run, imagenet_s
     import torchvision
 
     from morphnet.data import evaluation_batches, with_normalisation
-    from morphnet.data.files import Viewing, load_folder
+    from morphnet.data.files import Viewing
+    from morphnet.data.folder import load_folder
 
     for k, folder in enumerate(sorted(imagenet_sample.iterdir())):
         for part in ("train", "val") if k < 40 else ("train",):

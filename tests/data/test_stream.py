@@ -13,7 +13,8 @@ import torch
 
 from morphnet.data import calibration_batches, evaluation_batches, train_batches, with_normalisation
 from morphnet.data.decoding import UnreadableError
-from morphnet.data.files import FileSplit, Viewing, load_folder
+from morphnet.data.files import FileSplit, Viewing
+from morphnet.data.folder import load_folder
 from morphnet.data.images import ImageData
 from morphnet.data.memory import Augmentation
 from morphnet.data.stream import ScaleAugmentation, StreamBatches, _TrainingRows
@@ -203,7 +204,8 @@ WAITING = """
 import sys, time, torch
 from pathlib import Path
 from morphnet.data import with_normalisation
-from morphnet.data.files import Viewing, load_folder
+from morphnet.data.files import Viewing
+from morphnet.data.folder import load_folder
 from morphnet.data.stream import ScaleAugmentation, StreamBatches
 data = with_normalisation(load_folder("mine", Path(sys.argv[1]), Viewing(32, 40), workers=2), "imagenet")
 feed = StreamBatches(data, 2, ScaleAugmentation((32, 60)), ()).feed()

@@ -86,6 +86,14 @@ def test_torchvision_is_named_from_a_fixed_list(tmp_path):
     torch.save(dict(network.state_dict()), tmp_path / "w.pth")
     loaded = load_source("torchvision:resnet18", weights=str(tmp_path / "w.pth"))
     assert torch.equal(loaded.fc.weight, network.fc.weight)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    loaded = load_source("torchvision:resnet18", weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(loaded.fc.weight, network.fc.weight)
+    with pytest.raises(ValueError, match=r"w\.pth does not fit torchvision's resnet34:\n  layer1(.|\n)*and \d+ more$"):
+        load_source("torchvision:resnet34", weights=str(tmp_path / "w.pth"))
+    save_network(network, tmp_path / "network.safetensors")
+    with pytest.raises(ValueError, match=r"is a network that morphnet saved: give parent=.*network\.safetensors"):
+        load_source("torchvision:resnet18", weights=str(tmp_path / "network.safetensors"))
     with pytest.raises(ValueError, match=r"torchvision:os\.system: expected one of alexnet, .*resnet18"):
         load_source("torchvision:os.system")
     with pytest.raises(FileNotFoundError, match=r"weights=none\.pth"):
