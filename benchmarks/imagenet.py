@@ -16,7 +16,8 @@ that they come from the system's cache: what is measured is work, not a disk.
 4. **Estimate** of ImageNet's 70 epochs, one phase, on 1 and 8 GPUs with 16 cores each: as long as the slower of loader
    and step takes, each as fast as it was measured here (a core, a GPU), eight GPUs eight times as fast as one, so many
    cores so many times. The loader decodes for an evaluation after every epoch as well; the step's time is without them.
-   The cost is that of so many hours of so many GPUs at ``--price`` for an hour of one. Without a GPU the step's time, and so the estimate, stays empty.
+   The cost is that of so many hours of so many GPUs at ``--price`` for an hour of one. Without a GPU the step's time,
+   and so the estimate, stays empty.
 5. **The same from steps that others have measured** (``PUBLISHED``): training images/s of ResNet-50 on one and on eight
    A100, for other networks divided by their FLOP over ResNet-50's. What a GPU makes possible, and not this program's.
 
