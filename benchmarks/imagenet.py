@@ -52,7 +52,7 @@ from torchvision.transforms import v2
 from morphnet.data import ImageData, with_normalisation
 from morphnet.data.decoding import decode
 from morphnet.data.files import FileSplit, Unreadable, Viewing
-from morphnet.data.images import IMAGENET, Normaliser
+from morphnet.data.pixels import IMAGENET, Normaliser
 from morphnet.data.stream import ScaleAugmentation, StreamBatches
 from morphnet.data.views import random_view, resized
 from morphnet.nn.resnet import ResNet, imagenet_architecture

@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from morphnet.cli.compose import to_dataclass
+from morphnet.cli.done import done_records
 from morphnet.cli.output import short
 from morphnet.cli.prepare import Prepared, prepare
-from morphnet.cli.process import done_records
 from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 from morphnet.train import choose_engine

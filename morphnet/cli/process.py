@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from morphnet.cli.compose import to_dataclass
-from morphnet.cli.identity import check_same_run, claim
+from morphnet.cli.done import records_if_done
+from morphnet.cli.identity import claim
 from morphnet.cli.output import note, short
-from morphnet.cli.status import finished_records
 from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 
@@ -45,22 +45,6 @@ def train_here(
             stack.enter_context(contextlib.redirect_stdout(silence))
         done = ranks.from_first(lambda: None if config.dry_run else records_if_done(composed, run_dir))
         return _train(composed, config, run_dir, recipe, engine, ranks, begin) if done is None else done
-
-
-def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
-    """The records of a run that is done; refuses a directory of another one."""
-    check_same_run(composed, run_dir)
-    from morphnet.train.plan import count_phases
-
-    return finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
-
-
-def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
-    """Those of :func:`done_records`, said in a line."""
-    done = done_records(composed, run_dir)
-    if done is not None:
-        print(f"{short(run_dir)}: done already", flush=True)
-    return done
 
 
 def _train(

@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from morphnet.cli.compose import to_dataclass
-from morphnet.cli.process import records_if_done, train_here
+from morphnet.cli.done import records_if_done
+from morphnet.cli.process import train_here
 from morphnet.cli.status import RunStatus
 from morphnet.cli.sweep import device_of_this_job, launch
 from morphnet.config import TrainConfig

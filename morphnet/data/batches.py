@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from morphnet.data.feed import Batches, generator_for
-from morphnet.data.images import ImageData, Normaliser, Split
+from morphnet.data.images import ImageData, Split
 from morphnet.data.memory import Augmentation, TrainBatches
+from morphnet.data.pixels import Normaliser
 from morphnet.data.stream import ScaleAugmentation, StreamBatches, evaluation_chunk, stream_evaluation
 
 #: Images of an evaluation that are computed at once.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from morphnet.data.decoding import decode
-from morphnet.data.images import statistics_of_counts
+from morphnet.data.pixels import statistics_of_counts
 from morphnet.data.views import centre_view
 
 #: Images on which the statistics of a folder are measured; and files whose sizes are part of its fingerprint.

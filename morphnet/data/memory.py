@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from morphnet.data.feed import check_batch_size, generator_for
-from morphnet.data.images import ImageData, Normaliser, Split
+from morphnet.data.images import ImageData, Split
+from morphnet.data.pixels import Normaliser
 from morphnet.data.policy import POLICIES, Policy
 from morphnet.later import LATER
 

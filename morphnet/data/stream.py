@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from morphnet.data.decoding import UnreadableError
 from morphnet.data.feed import check_batch_size, generator_for
 from morphnet.data.files import FileSplit, Unreadable
-from morphnet.data.images import ImageData, Normaliser
+from morphnet.data.images import ImageData
+from morphnet.data.pixels import Normaliser
 from morphnet.data.views import centre_view, random_view, ten_views
 
 #: In place of an image that cannot be decoded comes one about so many places further on, and so on.

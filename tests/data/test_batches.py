@@ -48,7 +48,7 @@ def test_every_image_is_seen_at_most_once_in_an_epoch(digits):
 
 
 def _all(data):
-    from morphnet.data.images import Normaliser
+    from morphnet.data.pixels import Normaliser
 
     yield Normaliser(data.mean, data.std, data.train.images.device)(data.train.images).flatten(1)
 

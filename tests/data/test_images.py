@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from morphnet.data import load_arrays, load_cifar, load_digits, with_normalisation, with_validation
-from morphnet.data.images import Normaliser
+from morphnet.data.pixels import Normaliser
 
 
 def _arrays(**changes):

@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import v2
 
 from morphnet.data import views
-from morphnet.data.images import IMAGENET, Normaliser
+from morphnet.data.pixels import IMAGENET, Normaliser
 from morphnet.data.views import centre_view, random_view, resized, ten_views
 from tests.pictures import picture
 

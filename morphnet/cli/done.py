@@ -1,0 +1,28 @@
+"""Whether a run is done already, as the files in its directory say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from morphnet.cli.identity import check_same_run
+from morphnet.cli.output import short
+from morphnet.cli.status import finished_records
+
+
+def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+    """The records of a run that is done; refuses a directory of another one."""
+    check_same_run(composed, run_dir)
+    from morphnet.train.plan import count_phases
+
+    return finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
+
+
+def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+    """Those of :func:`done_records`, said in a line."""
+    done = done_records(composed, run_dir)
+    if done is not None:
+        print(f"{short(run_dir)}: done already", flush=True)
+    return done
