@@ -321,4 +321,4 @@ def write_page(records: Sequence[dict[str, Any]], path: Path, recipe: str = "pap
     """Writes the page to ``path``."""
     text = render_page(records, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.encode())
+    write_whole(path, text.encode(errors="replace"))  # a command may hold names that are no text

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from morphnet.report.damage import damages
 from morphnet.store.files import write_whole
 
 FORMAT = 1
@@ -22,39 +23,6 @@ PARENT_FILE = "parent.json"
 
 #: Beside the record of a phase whose first steps were watched.
 WATCH_FILE = "watch.csv"
-
-#: What tables need of a record, and of which kind it is.
-REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "experiment": str,
-    "seed": int,
-    "index": int,
-    "phase": str,
-    "label": str,
-    "role": str,
-    "error": (int, float),
-    "start_error": (int, float),
-    "macs": int,
-    "parameters": int,
-    "steps": int,
-    "seconds": (int, float),
-    "images_per_second": (int, float, type(None)),
-    "settings": dict,
-    "data": dict,
-}
-#: What may be missing in older records, and of which kind it is.
-OPTIONAL: dict[str, type | tuple[type, ...]] = {
-    "lineage": dict,
-    "views": (dict, type(None)),
-    "source": (str, type(None)),
-    "history": list,
-}
-#: What tables need to know of the data, and of which kind it is; the last may be missing.
-OF_DATA: dict[str, type | tuple[type, ...]] = {
-    "name": str,
-    "evaluated_on": str,
-    "images": int,
-    "unreadable": (int, type(None)),
-}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -75,20 +43,13 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a readable record: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path} is not a record of format {FORMAT}")
-    wrong = [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]
-    wrong += [key for key, kind in OPTIONAL.items() if key in record and not isinstance(record[key], kind)]
-    if not wrong:
-        wrong = [f"data.{key}" for key, kind in OF_DATA.items() if not isinstance(record["data"].get(key), kind)]
-    if wrong:
-        raise ValueError(f"{path} is a damaged record: {', '.join(wrong)} missing or of the wrong kind")
-    odd = [key for key in ("error", "start_error") if not 0 <= record[key] <= 1]  # NaN among them
-    odd += [key for key in ("macs", "parameters") if record[key] < 1] + ["seed"] * isinstance(record["seed"], bool)
-    if odd:
-        raise ValueError(f"{path} is a damaged record: {', '.join(f'{key}={record[key]}' for key in odd)} cannot be")
+    problems = damages(record)
+    if problems:
+        raise ValueError(f"{path} is a damaged record: {', '.join(problems)}")
     return record
 
 
