@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass
+from morphnet.cli.compose import run_job, to_dataclass, to_yaml, with_data
 from morphnet.cli.output import new_folder
 from morphnet.config import CollapseConfig
 
@@ -20,10 +20,10 @@ def main() -> None:
 def collapse_source(composed: DictConfig) -> None:
     config = to_dataclass(composed, CollapseConfig)
     with new_folder(config.output) as output:
-        _collapse_into(output, config)
+        _collapse_into(output, config, composed)
 
 
-def _collapse_into(output: Path, config: CollapseConfig) -> None:
+def _collapse_into(output: Path, config: CollapseConfig, composed: DictConfig) -> None:
     from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
     from morphnet.data import evaluation_batches
     from morphnet.morph import collapse
@@ -53,5 +53,6 @@ def _collapse_into(output: Path, config: CollapseConfig) -> None:
         *metadata.get("lineage", []),
         {"network": network_hash(network), "collapse": config.tolerance},
     ]
+    (output / "config.yaml").write_text(to_yaml(with_data(composed, data_config)))
     (output / "collapse_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     print(f"written to  {save_network(result, output / 'network.safetensors')}")

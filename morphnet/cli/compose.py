@@ -19,6 +19,7 @@ import morphnet
 from morphnet.cli.output import refuse_file
 from morphnet.config import (
     CollapseConfig,
+    DataConfig,
     EvalConfig,
     ExportConfig,
     FlopsConfig,
@@ -139,6 +140,13 @@ def _unknown_keys(given: Any, known: Any, prefix: str = "") -> list[str]:
 def to_yaml(config: DictConfig) -> str:
     """The resolved configuration as YAML."""
     return OmegaConf.to_yaml(config, resolve=True)
+
+
+def with_data(composed: DictConfig, data: DataConfig | None) -> DictConfig:
+    """``composed``, with the data that were used where it leaves that open: what is made is evaluated on the same."""
+    if data is None or composed.data is not None:
+        return composed
+    return OmegaConf.create({**plain(composed), "data": asdict(data)})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -62,8 +62,8 @@ def explain(error: BaseException) -> str:
         goes_on = "goes on from the last checkpoint" if sys.argv[0].endswith(" train") else "can be given again"
         return message + (f"; make room, and the same command {goes_on}" if full else "")
     if _is_of_absent_group(error):
-        words = [word for word in sys.argv[1:] if re.match(r"\w+\.", word)]
-        groups = sorted({word.partition(".")[0] for word in words})
+        words = [word for word in sys.argv[1:] if re.match(r"[+~]*\w+\.", word)]
+        groups = sorted({word.lstrip("+~").partition(".")[0] for word in words})
         return f"{' '.join(words)}: give the group as well, such as {' '.join(f'{group}=...' for group in groups)}"
     if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
         return str(error)
@@ -199,7 +199,8 @@ def _near(given: str) -> list[str]:
         return [] if name == given else [name]
     last = sorted((n for n in names if n.endswith(f".{name}")), key=lambda n: (".N." in n, n.startswith("after."), n))
     parts = {n.rpartition(".")[2]: n for n in sorted(names, reverse=True)}
-    close = last[:2] or difflib.get_close_matches(name, names, 1)
+    # What keys of one group share makes them no more alike.
+    close = last[:2] or difflib.get_close_matches(name, names, 1, cutoff=0.75 if "." in name else 0.6)
     if not close and "." not in name:
         close = [parts[part] for part in difflib.get_close_matches(name, parts, 1)]
     return [n.replace(".N.", place[0]) if place else n for n in close]

@@ -25,7 +25,7 @@ from morphnet.data import (
     with_validation,
 )
 from morphnet.data.files import Viewing
-from morphnet.data.folder import load_folder
+from morphnet.data.folder import like_imagenet, load_folder
 from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
@@ -52,15 +52,17 @@ def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> A
     )
 
 
-def load_data(config: DataConfig, *, pretend: bool = False) -> ImageData:
+def load_data(config: DataConfig, *, pretend: bool = False, evaluation_only: bool = False) -> ImageData:
     """The images, not yet normalised; a validation split is cut off here.
 
     Args:
-        pretend: noise will do in the place of CIFAR's images where they are not there; nothing is downloaded.
+        pretend: noise will do in the place of CIFAR's and ImageNet's images where they are not there; nothing is
+            downloaded.
+        evaluation_only: a folder of images needs none to train on.
     """
     _check_of_files(config)
     if config.crop is not None:
-        data = _load_folder(config, config.crop)
+        data = _load_folder(config, config.crop, pretend, evaluation_only)
     elif config.path is not None:
         if not config.path:
             raise ValueError("data.path is empty: give an .npz, or null")
@@ -84,15 +86,26 @@ def _cifar(config: DataConfig, pretend: bool) -> ImageData:
     return like_cifar(config.name)
 
 
-def _load_folder(config: DataConfig, crop: int) -> ImageData:
+def _load_folder(config: DataConfig, crop: int, pretend: bool, evaluation_only: bool) -> ImageData:
+    viewing = Viewing(crop, config.eval_shorter_side, config.views, config.exif)
     if not config.path:
+        if pretend and config.name == "imagenet":
+            note("data.path is not given; this is planned and measured with a JPEG of noise of ImageNet's usual size")
+            return like_imagenet(viewing, _workers(config.workers))
         raise ValueError(
             f"data={config.name} needs data.path: a folder with train/<class>/ and val/ (or the environment's "
             "MORPHNET_IMAGENET for ImageNet)"
         )
-    viewing = Viewing(crop, config.eval_shorter_side, config.views, config.exif)
     labels = None if config.labels is None else Path(config.labels)
-    return load_folder(config.name, Path(config.path), viewing, labels, _workers(config.workers), note)
+    return load_folder(
+        config.name,
+        Path(config.path),
+        viewing,
+        labels,
+        _workers(config.workers),
+        evaluation_only=evaluation_only,
+        note=note,
+    )
 
 
 def _check_of_files(config: DataConfig) -> None:
@@ -197,7 +210,7 @@ def takes_and_gives(network: nn.Module) -> tuple[int | None, int | None]:
 
 
 def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
-    """``config``, or the data that the run or the network in ``source`` was made with.
+    """``config``, or the data that the run, morph or network in ``source`` was made with.
 
     Raises:
         ValueError, FileNotFoundError: neither is there, or no network.
@@ -208,8 +221,11 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
     if not source.startswith("torchvision:") and not path.exists():
         raise FileNotFoundError(f"parent={source}: there is no such file or folder")
     for folder in (path, *path.parents[:3]):
-        if (folder / "config.yaml").is_file() and (folder / "phases").is_dir():
-            saved = read_yaml(folder / "config.yaml").get("data")
+        made_here = (folder / "phases").is_dir() or (folder / "network.safetensors").is_file()
+        saved = (
+            read_yaml(folder / "config.yaml").get("data") if made_here and (folder / "config.yaml").is_file() else None
+        )
+        if saved is not None:
             try:
                 return _data_config(saved)
             except (OmegaConfBaseException, ValueError) as error:
@@ -218,8 +234,11 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
     if known == "digits":  # inside the package
         return DataConfig(**read_yaml(Path(configs_dir()) / "data" / "digits.yaml"))
     what = "does not say what data it is for" if known is None else f"was trained on {known}"
-    needed = f"data={known}" if known in CIFAR else "data=cifar10, data=digits, data=arrays data.path=FILE, ..."
-    raise ValueError(f"parent={source} {what}: give {needed}")
+    needed = {name: f"data={name}" for name in CIFAR} | {
+        name: f"data={name} data.path=FOLDER" for name in ("imagenet", "folder")
+    }
+    otherwise = "data=cifar10, data=digits, data=imagenet data.path=FOLDER, data=arrays data.path=FILE, ..."
+    raise ValueError(f"parent={source} {what}: give {needed.get(known or '', otherwise)}")
 
 
 def _data_config(saved: Any) -> DataConfig:

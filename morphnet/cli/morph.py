@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass, to_yaml
+from morphnet.cli.compose import run_job, to_dataclass, to_yaml, with_data
 from morphnet.cli.output import new_folder
 from morphnet.config import DataConfig, MorphCommandConfig
 
@@ -76,7 +76,7 @@ def _morph_into(output: Path, config: MorphCommandConfig, composed: DictConfig) 
         {"network": network_hash(parent), "morph": report.spec},
     ]
     _write_report(output, {**report.to_dict(), "parent_hash": network_hash(parent), "child_hash": network_hash(child)})
-    (output / "config.yaml").write_text(to_yaml(composed))
+    (output / "config.yaml").write_text(to_yaml(with_data(composed, data_config)))
     saved = save_network(child, output / "network.safetensors")
     print(report)
     print(f"written to  {saved}")

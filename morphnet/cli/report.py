@@ -70,10 +70,13 @@ def _readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _report(config: ReportConfig, paths: list[Path]) -> None:
+    from morphnet.report.comparison import runs_of, why_none
     from morphnet.report.record import read_record
     from morphnet.report.variants import tell_apart
 
     _check_recipe(config.with_recipe, paths)
+    if config.with_recipe.startswith("paper_"):  # those of the paper for other data are the paper's as well
+        config.with_recipe = "paper"
     if config.verify:
         from morphnet.cli.verification import verify
 
@@ -103,10 +106,8 @@ def _report(config: ReportConfig, paths: list[Path]) -> None:
         raise FileNotFoundError(f"records={config.records}: {what[config.table]}")
     print(found)
     if config.table.isdigit() and not _has_runs_of(records, int(config.table), config.with_recipe):
-        _say(
-            f"none of these records is of a run of Table {config.table} (with_recipe={config.with_recipe}); those of "
-            "this project: records='results/records/**' in its repository"
-        )
+        why = why_none(runs_of(records), int(config.table), config.with_recipe)
+        _say(f"none of these records is of a run of Table {config.table}: {why} (docs/tables.md says what a row is)")
     if config.output is not None:
         _write(records, Path(config.output), config.with_recipe)
 
@@ -132,11 +133,12 @@ def _table(records: list[dict[str, Any]], table: str, format: str, recipe: str) 
     from morphnet.report.comparison import control_lines, paper_lines, runs_of
     from morphnet.report.comparison_table import format_controls, format_paper
     from morphnet.report.first_steps import format_first_steps
-    from morphnet.report.table import caption, format_rows, tabulate
+    from morphnet.report.table import caption, format_rows, left_out, tabulate
 
     if table == "runs":
         rows = format_rows(tabulate(records), format)  # type: ignore[arg-type]
-        return f"{rows}\n\n{caption(records)}" if format == "text" else rows
+        below = {"text": caption(records), "markdown": left_out(records)}.get(format)
+        return f"{rows}\n\n{below}" if below else rows
     if table == "controls":
         lines = control_lines(runs_of(records))
         return format_controls(lines, format) if lines else None  # type: ignore[arg-type]
@@ -181,7 +183,7 @@ def _write(records: list[dict[str, Any]], output: Path, recipe: str) -> None:
         group = [run for run in runs if run.key == key]
         variants = {run.key[1] for run in runs if run.key[0] == key[0]}
         folder = next(iter(group[0].phases.values()))["file"].parents[2].name
-        name = f"curves_{key[0]}" + (f"_{SEED.sub('', folder)}" if len(variants) > 1 else "")
+        name = f"curves_{key[0].replace('/', '_')}" + (f"_{SEED.sub('', folder)}" if len(variants) > 1 else "")
         if any(record.get("history") for run in group for record in run.phases.values()):
             written += save_picture(draw_curves(group), output / name)
     watched = _watched(records)

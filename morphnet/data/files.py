@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphnet.data.decoding import decode
+from morphnet.data.decoding import UnreadableError, decode
 from morphnet.data.pixels import statistics_of_counts
 from morphnet.data.views import centre_view
 
+#: In the folder of a phase: the images that could not be decoded, and why.
+UNREADABLE_FILE = "unreadable.txt"
 #: Images on which the statistics of a folder are measured; and files whose sizes are part of its fingerprint.
 SAMPLE = 1000
 #: Unreadable images that are named on the terminal; all stand in the file of the phase.
@@ -130,7 +133,10 @@ class FileSplit:
             UnreadableError: it cannot be decoded.
             OSError: the file cannot be read.
         """
-        return decode((self.root / self.name(index)).read_bytes(), self.viewing.exif)
+        path = self.root / self.name(index)
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise UnreadableError("it is no regular file")
+        return decode(path.read_bytes(), self.viewing.exif)
 
     def describe(self, digest: Any) -> None:
         """Adds to a hash what the split is: names, labels, views, and the sizes of a thousand files."""

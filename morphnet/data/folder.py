@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from morphnet.data.decoding import decode
 from morphnet.data.files import FileSplit, Unreadable, Viewing
 from morphnet.data.ground_truth import find_ground_truth, is_ground_truth, read_ground_truth
 from morphnet.data.images import ImageData
@@ -19,24 +21,12 @@ from morphnet.data.images import ImageData
 EVALUATION_FOLDERS = ("val", "validation", "test")
 #: What file systems, archives and servers put beside folders; none of these is a class.
 OF_SYSTEMS = ("lost+found", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+#: Training and validation images of ILSVRC 2012, and its classes.
+IMAGENET_IMAGES, IMAGENET_CLASSES = (1_281_167, 50_000), 1000
+#: Of what may not be meant, so many are named.
+NAMED = 3
 
-
-@dataclass
-class _Names:
-    """Tells images from other files by their names, and counts the others by their endings."""
-
-    others: Counter[str] = field(default_factory=Counter)
-
-    def is_image(self, path: str) -> bool:
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
-        name = os.path.basename(path)
-        if name.startswith("."):  # such as those in which macOS keeps what belongs to a file
-            return False
-        found = name.lower().endswith(IMG_EXTENSIONS)
-        if not found and not is_ground_truth(name):
-            self.others[os.path.splitext(name)[1].lower() or name] += 1
-        return found
+Note = Callable[[str], object]
 
 
 def load_folder(
@@ -45,7 +35,9 @@ def load_folder(
     viewing: Viewing,
     labels: Path | None = None,
     workers: int = 0,
-    note: Callable[[str], object] = lambda line: None,
+    *,
+    evaluation_only: bool = False,
+    note: Note = lambda line: None,
 ) -> ImageData:
     """The images in ``root``: ``train/<class>/`` and ``val/<class>/``, or a flat ``val/`` with its ground truth.
 
@@ -55,25 +47,22 @@ def load_folder(
         labels: ground truth of a flat ``val``: Kaggle's ``LOC_val_solution.csv``, lines of a file name and a class
             (its name, or its place among the sorted ones), or the development kit's list of numbers with its
             ``meta.mat`` beside it. None: looked for in ``root``.
+        evaluation_only: ``train`` may be missing; classes are then the subfolders of ``val``.
         note: is told what is allowed and may not be meant: classes without images, files that are no images.
 
     Raises:
         FileNotFoundError, ValueError: what is not there, and what is needed.
+        OSError: a folder that may not be read.
     """
-    from torchvision.datasets.folder import make_dataset
-
-    folder, files = _evaluation_folder(root), _Names()
-
-    def split(folder: str, classes: dict[str, int]) -> FileSplit:
-        found = make_dataset(str(root / folder), classes, is_valid_file=files.is_image, allow_empty=True)
-        return _split(root, [(os.path.relpath(path, root), label) for path, label in found], viewing, workers, folder)
-
-    names = _subfolders(root / "train")
+    folder, without_train = _parts(root, evaluation_only, note)
+    found = _Found(root)
+    sorted_into = _subfolders(root / folder)
+    names = sorted_into if without_train else _subfolders(root / "train")
     if not names:
         raise FileNotFoundError(f"{root / 'train'} has no subfolders: one for each class is needed")
     classes = {name: k for k, name in enumerate(names)}
-    train = split("train", classes)
-    if sorted_into := _subfolders(root / folder):
+    train = [] if without_train else found.images("train", classes)
+    if sorted_into:
         if labels is not None:
             raise ValueError(f"data.labels={labels} is for a flat folder; {root / folder} has subfolders, its classes")
         unknown = sorted(set(sorted_into) - set(classes))
@@ -82,38 +71,143 @@ def load_folder(
                 f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}; "
                 "take them away there, or give training images of them"
             )
-        test = split(folder, {c: k for c, k in classes.items() if (root / folder / c).is_dir()})
+        test = found.images(folder, {name: classes[name] for name in sorted_into})
     else:
-        there = sorted(e.name for e in os.scandir(root / folder) if not e.is_dir() and files.is_image(e.name))
-        truth = read_ground_truth(labels or find_ground_truth(root, folder), there, names)
-        test = _split(root, [(f"{folder}/{file}", truth[file]) for file in there], viewing, workers, folder)
-    for line in _surprises(root, folder, names, train, test, files.others):
-        note(line)
-    for part in ("train", folder) if sorted_into else ("train",):
-        loose = sum(1 for entry in os.scandir(root / part) if not entry.is_dir() and files.is_image(entry.name))
-        if loose:
-            note(f"{loose} images lie in {root / part} itself, not in the folder of a class, and are left alone")
-    return ImageData(name, train, test, tuple(names), (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
+        files = found.beside(folder)
+        if not files:
+            raise FileNotFoundError(f"{root / folder} holds no images")
+        truth = read_ground_truth(labels or find_ground_truth(root, folder, note), files, names, note)
+        test = [(f"{folder}/{file}", truth[file]) for file in files]
+    for part, pairs, meaning in (
+        ("train", train, "the network gets outputs for them all the same"),
+        (folder, test, "the errors say nothing of them"),
+    ):
+        empty = sorted({*range(len(names))} - {label for _, label in pairs})
+        if empty and not (part == "train" and without_train):
+            which = _named([names[k] for k in empty], "class", "classes")
+            note(f"{which} of {len(names)} without images in {root / part}: {meaning}")
+    if found.others:
+        note(f"{_named(found.others, 'file is', 'files are')} no images by their names, and left alone, in {root}")
+    for part in ([] if without_train else ["train"]) + ([folder] if sorted_into else []):
+        if loose := found.beside(part):
+            note(f"{_named(loose, 'image lies', 'images lie')} in {root / part} itself, in no class, and left alone")
+    counted = _split(root, test, viewing, workers, folder)
+    trained_on = counted if without_train else _split(root, train, viewing, workers, "train")
+    return ImageData(name, trained_on, counted, tuple(names), (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
 
 
-def _evaluation_folder(root: Path) -> str:
-    """Which of :data:`EVALUATION_FOLDERS` stands beside ``train``."""
+@dataclass(frozen=True)
+class _OnePhotograph(FileSplit):
+    """A split of whose images all are the same one, which no file holds."""
+
+    content: bytes = b""
+
+    def read(self, index: int) -> Tensor:
+        return decode(self.content, self.viewing.exif)
+
+
+def like_imagenet(viewing: Viewing, workers: int) -> ImageData:
+    """As many images and classes as ImageNet has, to plan with where it is not there.
+
+    All of them are one JPEG of smooth noise, of ImageNet's usual size: 500 x 375 pixels, 110 kB.
+    """
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
+
+    def split(count: int) -> FileSplit:
+        labels = torch.arange(count) % IMAGENET_CLASSES
+        return _OnePhotograph(Path(), np.zeros(count, "S1"), labels, viewing, workers, content=stream.getvalue())
+
+    names = tuple(map(str, range(IMAGENET_CLASSES)))
+    train, test = (split(count) for count in IMAGENET_IMAGES)
+    return ImageData("imagenet", train, test, names, (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
+
+
+def _parts(root: Path, evaluation_only: bool, note: Note) -> tuple[str, bool]:
+    """Which of :data:`EVALUATION_FOLDERS` there is, and whether ``train`` is missing."""
     needs = "a folder with train/<class>/*.JPEG and val/ is needed"
     if not root.is_dir():
         problem = "is a file" if root.exists() else "is not there"
         raise FileNotFoundError(f"data.path={root} {problem}: {needs}")
-    folder = next((f for f in EVALUATION_FOLDERS if (root / f).is_dir()), None)
-    if not (root / "train").is_dir() or folder is None:
-        there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-        missing = "train" if not (root / "train").is_dir() else " or ".join(EVALUATION_FOLDERS)
-        raise FileNotFoundError(f"data.path={root} has no folder {missing} (there is {there}): {needs}")
-    return folder
+    there = [f for f in EVALUATION_FOLDERS if (root / f).is_dir()]
+    train = (root / "train").is_dir()
+    without_train = bool(not train and evaluation_only and there and _subfolders(root / there[0]))
+    if not there or not (train or without_train):
+        inside = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        missing = " or ".join(EVALUATION_FOLDERS) if train else "train"
+        raise FileNotFoundError(f"data.path={root} has no folder {missing} (there is {inside}): {needs}")
+    if there[1:]:
+        note(f"errors are counted on {root / there[0]}; {', '.join(there[1:])} beside it is left alone")
+    if without_train:
+        note(f"{root} has no train: classes are the subfolders of {there[0]}")
+    return there[0], without_train
+
+
+@dataclass
+class _Found:
+    """Finds the images of ``root``; ``others`` are the files that are none by their names."""
+
+    root: Path
+    others: list[str] = field(default_factory=list)
+
+    def images(self, part: str, classes: dict[str, int]) -> list[tuple[str, int]]:
+        """Names relative to ``root`` and labels of everything in the folders of ``classes``, in sorted order."""
+        above = tuple(os.path.realpath(self.root / place) for place in ("", part))
+        return [
+            (name, label)
+            for class_name, label in classes.items()
+            for folder, files in sorted(_walk(self.root, f"{part}/{class_name}", above))
+            for name in self._chosen(f"{folder}/{file}" for file in sorted(files))
+        ]
+
+    def beside(self, part: str) -> list[str]:
+        """Names of the images in the folder ``part`` itself, in sorted order."""
+        with os.scandir(self.root / part) as entries:
+            return self._chosen(sorted(e.name for e in entries if not e.is_dir()))
+
+    def _chosen(self, names: Iterator[str] | list[str]) -> list[str]:
+        """Those of images; not the hidden ones, in which macOS keeps what belongs to a file."""
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        images = []
+        for name in names:
+            last = name.rpartition("/")[2]
+            if last.lower().endswith(IMG_EXTENSIONS) and last[0] != ".":
+                images.append(name)
+            elif last[0] != "." and not is_ground_truth(last):
+                self.others.append(name)
+        return images
+
+
+def _walk(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    """``folder`` and every one in it, links followed, with the names of their files.
+
+    Args:
+        above: the folders it lies in, as they are without links.
+    """
+    real = os.path.realpath(root / folder)
+    if real in above:
+        raise ValueError(f"{root / folder} is a link to a folder that it lies in: take it away")
+    with os.scandir(root / folder) as entries:
+        inside = list(entries)
+    yield folder, [entry.name for entry in inside if not entry.is_dir()]
+    for entry in inside:
+        if entry.is_dir() and not _is_of_system(entry.name):
+            yield from _walk(root, f"{folder}/{entry.name}", (*above, real))
+
+
+def _is_of_system(name: str) -> bool:
+    """Whether a folder is hidden, as those that notebooks and file managers leave, or of :data:`OF_SYSTEMS`."""
+    return name.startswith(".") or name in OF_SYSTEMS
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Sorted; not the hidden ones, which notebooks and file managers leave, and not those of systems."""
+    """The classes in a folder, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in OF_SYSTEMS)
+        return sorted(e.name for e in entries if e.is_dir() and not _is_of_system(e.name))
 
 
 def _split(root: Path, pairs: Sequence[tuple[str, int]], viewing: Viewing, workers: int, folder: str) -> FileSplit:
@@ -123,26 +217,7 @@ def _split(root: Path, pairs: Sequence[tuple[str, int]], viewing: Viewing, worke
     return FileSplit(root, names, torch.tensor([label for _, label in pairs]), viewing, workers)
 
 
-def _surprises(
-    root: Path, folder: str, names: Sequence[str], train: FileSplit, test: FileSplit, others: Counter[str]
-) -> Iterator[str]:
-    """What is allowed and may not be meant."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    for part, split, advice in (
-        ("train", train, "a subfolder that is no class has to be taken away"),
-        (folder, test, "no error is counted on them"),
-    ):
-        present = set(split.labels.tolist())
-        empty = [name for k, name in enumerate(names) if k not in present]
-        if empty:
-            which = f"{len(empty)} of {len(names)} classes have no images in {root / part}, such as {empty[0]!r}"
-            yield f"{which}: {advice}"
-    if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(3)) + (
-            ", ..." if len(others) > 3 else ""
-        )
-        yield (
-            f"{others.total()} files in {root} are left alone, which are no images by their names ({kinds}); "
-            f"images end in {', '.join(IMG_EXTENSIONS)}"
-        )
+def _named(names: Sequence[str], one: str, several: str) -> str:
+    """How many there are, and the first of them: ``2 classes (n1, n2)``."""
+    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"{len(names):,} {one if len(names) == 1 else several} ({listed})"

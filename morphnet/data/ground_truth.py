@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -14,19 +14,45 @@ GROUND_TRUTH_FOLDERS = (".", "ILSVRC2012_devkit_t12/data", "data")
 #: What a person is told who gave something else.
 NEEDED = f"{', '.join(GROUND_TRUTH)}, or lines of a file name and a class, are needed"
 
+Note = Callable[[str], object]
+
 
 def is_ground_truth(name: str) -> bool:
     """Whether a file is called as one that is looked for, or belongs to one."""
     return name in (*GROUND_TRUTH, "meta.mat")
 
 
-def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
-    """The label of every one of ``files``, as the ground truth in ``path`` says.
+def find_ground_truth(root: Path, folder: str, note: Note) -> Path:
+    """The ground truth of the flat ``folder`` of ``root``, under one of its usual names.
 
     Raises:
-        ValueError: it is in no form that is known, or leaves a file out.
+        FileNotFoundError: there is none.
     """
-    numbers = {name: k for k, name in enumerate(classes)}
+    places = [root / place / name for place in (*GROUND_TRUTH_FOLDERS, folder) for name in GROUND_TRUTH]
+    found = [path for path in places if path.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{root / folder} has no subfolders, so their classes must be named: give data.labels=PATH "
+            f"({', '.join(GROUND_TRUTH)}, or lines of a file name and a class), or sort the images into one subfolder "
+            "for each class"
+        )
+    if found[1:]:
+        others = ", ".join(str(path) for path in found[1:])
+        note(f"the classes of {root / folder} are those of {found[0]}; left alone: {others} (data.labels=PATH)")
+    return found[0]
+
+
+def read_ground_truth(
+    path: Path, files: Sequence[str], classes: Sequence[str], note: Note = lambda line: None
+) -> dict[str, int]:
+    """The label of every one of ``files``, as the ground truth in ``path`` says.
+
+    Args:
+        note: is told of images that the ground truth names and that are not there.
+
+    Raises:
+        ValueError: it is in no form that is known, contradicts itself, or leaves a file out.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -34,50 +60,110 @@ def read_ground_truth(path: Path, files: Sequence[str], classes: Sequence[str]) 
     except UnicodeDecodeError as error:
         raise ValueError(f"data.labels={path} is no text; {NEEDED}") from error
     lines = [line.strip() for line in lines if line.strip()]
-    if lines and all(line.isdecimal() for line in lines):
-        found = dict(zip(files, _devkit_labels(path, [int(line) for line in lines], numbers), strict=False))
+    ids = [_number(line) for line in lines]
+    if lines and None not in ids:
         if len(lines) != len(files):
             raise ValueError(f"data.labels={path} has {len(lines)} lines; there are {len(files)} images")
-        return found
-    known = {Path(file).stem: file for file in files} | {file: file for file in files}
-    found = {}
-    for number, line in enumerate(lines, 1):
-        file, words = _file_and_words(line, known)
-        if file is None:  # a header, or an image that is not there
-            continue
-        label = next((word for word in words if word in numbers), words[-1])
-        if label not in numbers and not (label.isdecimal() and int(label) < len(classes)):
-            raise ValueError(
-                f"data.labels={path}, line {number}: {label!r} is no class; a subfolder of train, or a number below "
-                f"{len(classes)}, is needed"
-            )
-        found[file] = numbers[label] if label in numbers else int(label)
-    missing = [file for file in files if file not in found]
+        return dict(zip(files, _devkit_labels(path, [i for i in ids if i is not None], classes), strict=True))
+    said, absent = _words(path, lines, files, classes)
+    missing = [file for file in files if file not in said]
     if missing:
         raise ValueError(
             f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}; "
             "give the file that belongs to them"
         )
-    return found
+    if absent:
+        note(f"{path} names {len(absent):,} images that are not there, such as {absent[0]}")
+    return _labels(path, said, classes)
 
 
-def _file_and_words(line: str, known: dict[str, str]) -> tuple[str | None, list[str]]:
-    """The file that a line of a ground truth is about, and what may be its class: names may hold blanks."""
-    mark = next((mark for mark in ",\t" if mark in line), " ")
-    for first, _, rest in (line.partition(mark), line.rpartition(mark)):
-        name = Path(first.strip().strip('"')).name
-        file = known.get(name) or known.get(Path(name).stem)
-        if file is not None:
-            field = rest.partition(mark)[0] if mark != " " else rest
-            return file, [word.strip().strip('"') for word in (rest, field, (field.split() or [""])[0])]
-    return None, []
+def _words(
+    path: Path, lines: Sequence[str], files: Sequence[str], classes: Sequence[str]
+) -> tuple[dict[str, tuple[str, int]], list[str]]:
+    """The word for the class of each file, and the line it stands in; and the images that are not there."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    known = {PurePosixPath(file).stem: file for file in files} | {file: file for file in files}
+    said: dict[str, tuple[str, int]] = {}
+    absent: list[str] = []
+    for number, line in enumerate(lines, 1):
+        mark = next((mark for mark in ",\t" if mark in line), " ")
+        # Names of files and of classes may hold blanks.
+        parts = [
+            (PurePosixPath(name.strip().strip('"').replace("\\", "/")), rest)
+            for name, _, rest in (line.partition(mark), line.rpartition(mark))
+        ]
+        place, rest = next(((place, rest) for place, rest in parts if place.name in known), parts[0])
+        if "train" in place.parts[:-1]:  # of a list of both parts
+            continue
+        file = known.get(place.name)
+        if file is None:
+            if number > 1 or place.suffix.lower() in IMG_EXTENSIONS:  # else a header
+                absent.append(str(place))
+            continue
+        word = _class_word(path, number, rest, mark, classes)
+        before, line_before = said.setdefault(file, (word, number))
+        if before != word:
+            raise ValueError(
+                f"data.labels={path}, line {number}: {file} is of class {word!r} here, and {before!r} in line "
+                f"{line_before}"
+            )
+    return said, absent
 
 
-def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> list[int]:
+def _class_word(path: Path, number: int, rest: str, mark: str, classes: Sequence[str]) -> str:
+    """What names the class in the ``rest`` of a line, behind the name of the file."""
+    fields = [rest] if mark == " " else rest.split(mark)
+    fields = [field.strip().strip('"') for field in fields if field.strip()]
+    if len(fields) == 1:
+        words = fields[0].split()
+        if len(words) % 5 == 0 and [_number(word) is None for word in words[:5]] == [True] + 4 * [False]:
+            return words[0]  # Kaggle's: a class and the four sides of a box, once for each object
+        return fields[0]
+    named = [field for field in fields if field in classes]
+    if len(named) != 1:
+        raise ValueError(
+            f"data.labels={path}, line {number}: {rest.strip()!r} is no class; a file name and a class are needed in "
+            "each line"
+        )
+    return named[0]
+
+
+def _labels(path: Path, said: dict[str, tuple[str, int]], classes: Sequence[str]) -> dict[str, int]:
+    """Labels for words that are all names of classes, or all their places among the sorted ones."""
+    numbers = {name: k for k, name in enumerate(classes)}
+    words = dict(said.values())
+    others = [word for word in words if word not in numbers]
+    if not others:
+        return {file: numbers[word] for file, (word, _) in said.items()}
+    needed = f"a subfolder of train, or a number below {len(classes)},"
+    if any(_number(name) is not None for name in classes):  # a number is a name there
+        wrong, needed = others, "a subfolder of train"
+    else:
+        wrong = [word for word in others if (place := _number(word)) is None or place >= len(classes)]
+    if wrong:
+        line = words[wrong[0]]
+        raise ValueError(f"data.labels={path}, line {line}: {wrong[0]!r} is no class; {needed} is needed")
+    names = [word for word in words if word in numbers]
+    if names:
+        raise ValueError(
+            f"data.labels={path}: {names[0]!r} in line {words[names[0]]} is a subfolder of train, {others[0]!r} in "
+            f"line {words[others[0]]} a number; names alone, or places among the sorted names alone, are needed"
+        )
+    return {file: int(word) for file, (word, _) in said.items()}
+
+
+def _number(word: str) -> int | None:
+    """A whole number of up to nine digits; None for everything else."""
+    return int(word) if len(word) < 10 and word.isdecimal() else None
+
+
+def _devkit_labels(path: Path, ids: Sequence[int], classes: Sequence[str]) -> list[int]:
     """Labels for ILSVRC2012's own numbers of classes, which its ``meta.mat`` translates."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    numbers = {name: k for k, name in enumerate(classes)}
     meta = next((p for p in (path.with_name("meta.mat"), path.parent.parent / "meta.mat") if p.is_file()), None)
     if meta is None:
         raise ValueError(
@@ -90,20 +176,3 @@ def _devkit_labels(path: Path, ids: Sequence[int], numbers: dict[str, int]) -> l
         return [numbers[wnids[i]] for i in ids]
     except (LookupError, TypeError, ValueError, NotImplementedError, OSError, MatReadError, zlib.error) as error:
         raise ValueError(f"{meta} does not name every class of {path.name} by a subfolder of train: {error}") from error
-
-
-def find_ground_truth(root: Path, folder: str) -> Path:
-    """The ground truth of the flat ``folder`` of ``root``, under one of its usual names.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    for place in (*GROUND_TRUTH_FOLDERS, folder):
-        for name in GROUND_TRUTH:
-            if (root / place / name).is_file():
-                return root / place / name
-    raise FileNotFoundError(
-        f"{root / folder} has no subfolders, so their classes must be named: give data.labels=PATH "
-        f"({', '.join(GROUND_TRUTH)}, or lines of a file name and a class), or sort the images into one subfolder "
-        "for each class"
-    )

@@ -86,7 +86,9 @@ def read_batches(
         )
     kept = len(images) // 2
     held_out_labels = labels[-kept:] if len(labels) == len(images) else None
-    words = f"{kept} batches of {len(images[-1])} images; statistics from {len(images) - kept} others"
+    others = len(images) - kept
+    batches, rest = "batch" if kept == 1 else "batches", "other" if others == 1 else "others"
+    words = f"{kept} {batches} of {len(images[-1])} images; statistics from {others} {rest}"
     return Images(images[:-kept], images[-kept:], held_out_labels, words)
 
 

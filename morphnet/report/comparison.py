@@ -14,6 +14,8 @@ from morphnet.report.table import TWICE
 
 #: Which table of the paper goes with which data.
 TABLES = {"cifar10": 1, "cifar100": 2, "imagenet": 3}
+#: What the parent of a row and that of a run have in common, beside their activation.
+SAME = ("family", "block", "blocks", "widths", "classes", "in_channels", "shortcuts")
 #: Of the intervals of paired differences.
 CONFIDENCE = 0.95
 
@@ -178,6 +180,34 @@ def paper_lines(runs: Sequence[Run], table: int, recipe: str = "paper") -> list[
     return lines
 
 
+def why_none(runs: Sequence[Run], table: int, recipe: str = "paper") -> str:
+    """Why no run of ``runs`` is in a line of ``table``, in words."""
+    data = next(name for name, number in TABLES.items() if number == table)
+    runs = [run for run in runs if any(record["data"]["name"] == data for record in run.phases.values())]
+    if not runs:
+        return f"it is of {data}, and they are not"
+    if all(run.recipe != recipe for run in runs):
+        return f"those of {data} are of with_recipe={' and '.join(sorted({run.recipe for run in runs}))}"
+    parents = [r for run in runs if run.recipe == recipe for r in run.phases.values() if r["role"] == "parent"]
+    if not parents:
+        return f"the record of a parent is missing in those of {data}"
+    reasons = [_differences(parents[0], row) for row in PAPER if row.table == table and row.spec is None]
+    return f"their parent has {min(reasons, key=len)}" if all(reasons) else "they hold no morph of the paper"
+
+
+def _differences(parent: Record, row: PaperRow) -> str:
+    """In what a parent is another network than that of ``row``; empty if in nothing."""
+    try:
+        architecture = Architecture.from_dict(parent["architecture"])
+    except (ValueError, KeyError, TypeError):
+        return "an architecture that is none of the paper's"
+    differ = [key for key in SAME if getattr(architecture, key) != getattr(row.parent, key)]
+    said = [f"{key}={getattr(architecture, key)} (in the paper {getattr(row.parent, key)})" for key in differ]
+    if split_activation(architecture.activation) != ("relu", False):
+        said.append(f"activation={architecture.activation} (in the paper relu)")
+    return ", ".join(said)
+
+
 def _each_once(found: dict[tuple[str, str], list[Measured]]) -> list[list[Measured]]:
     """Networks that several experiments share, such as a parent or the child of a first phase, are one line."""
     kept: dict[tuple[Any, ...], list[Measured]] = {}
@@ -203,15 +233,7 @@ def _measured(run: Run, record: Record, row: PaperRow, views: int) -> Measured |
 
 def _is_papers(parent: Record, row: PaperRow) -> bool:
     """Whether a parent is the network the row starts from, by either kind of shortcut."""
-    try:
-        architecture = Architecture.from_dict(parent["architecture"])
-    except (ValueError, KeyError, TypeError):
-        return False
-    expected = row.parent
-    same = ("family", "block", "blocks", "widths", "classes", "in_channels", "shortcuts")
-    return split_activation(architecture.activation) == ("relu", False) and all(
-        getattr(architecture, key) == getattr(expected, key) for key in same
-    )
+    return not _differences(parent, row)
 
 
 def _error(record: Record, views: int) -> float | None:

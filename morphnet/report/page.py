@@ -18,7 +18,7 @@ from morphnet.report.comparison_table import control_columns, paper_columns
 from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
 from morphnet.report.first_steps import draw_first_steps, first_steps_columns, read_first_steps
 from morphnet.report.modules import draw_morph, proof_lines
-from morphnet.report.table import columns, is_numeric, tabulate
+from morphnet.report.table import columns, is_numeric, left_out, tabulate
 from morphnet.store.files import write_whole
 
 #: Colours of figures, and the name under which the page has one for light and one for dark.
@@ -100,7 +100,8 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
         else:
             watched += [found] if found is not None else []
     names = list(dict.fromkeys(run.key[0] for run in runs))
-    parts = [_section("results", "Results", _table(*columns(tabulate(records)), GROUPED), _RESULTS)]
+    results = " ".join(filter(None, (_RESULTS, left_out(records))))
+    parts = [_section("results", "Results", _table(*columns(tabulate(records)), GROUPED), results)]
     controls = control_lines(runs)
     if controls:
         links = [_links(line.records) for line in controls]

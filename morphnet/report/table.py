@@ -137,13 +137,26 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def caption(records: Sequence[dict[str, Any]]) -> str:
-    """What the errors of a table are of."""
-    images = {f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images" for r in records}
-    found = f"Error at the end of training, on {'; '.join(sorted(images))}; mean ± deviation over seeds."
-    unreadable = max((r["data"].get("unreadable") or 0 for r in records), default=0)
-    if unreadable:
-        found += f"\nUp to {unreadable:,} images of a phase could not be read: unreadable.txt in its folder names them."
-    return found
+    """What the errors of a table are of, and what was left out of them."""
+    images: dict[str, set[str]] = {}
+    for r in records:
+        what = f"{r['data']['name']}, {r['data']['images']:,} {r['data']['evaluated_on']} images"
+        images.setdefault(what, set()).add(" ".join(filter(None, (r["experiment"], r.get("told_apart")))))
+    listed = [f"{what} ({', '.join(sorted(of))})" if images.keys() - {what} else what for what, of in images.items()]
+    said = f"Error at the end of training, on {'; '.join(sorted(listed))}; mean ± deviation over seeds."
+    return "\n".join(filter(None, (said, left_out(records))))
+
+
+def left_out(records: Sequence[dict[str, Any]]) -> str:
+    """How many images could not be read, by experiment; empty where all could."""
+    counts: dict[str, int] = {}
+    for record in records:
+        name = record["experiment"]
+        counts[name] = max(counts.get(name, 0), record["data"].get("unreadable") or 0)
+    said = [f"up to {count:,} in a phase of {name}" for name, count in counts.items() if count]
+    return (
+        f"Images that could not be read: {', '.join(said)} (unreadable.txt in its folder names them)." if said else ""
+    )
 
 
 def with_deviation(mean: float | None, deviation: float | None) -> str:
@@ -195,7 +208,8 @@ def is_numeric(column: Sequence[str]) -> bool:
 
 def to_markdown(header: Sequence[str], body: Cells) -> str:
     rule = ["---"] * len(header)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *body])
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in [header, *body]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
 def to_latex(header: Sequence[str], body: Cells) -> str:
@@ -209,10 +223,15 @@ def to_latex(header: Sequence[str], body: Cells) -> str:
     return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"])
 
 
+#: Characters that mean something else to LaTeX, and how it is made to show them.
+_OF_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$"}
+)
+
+
 def _escaped(text: str) -> str:
-    for character in "&%_#$":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("±", r"$\pm$").replace("→", r"$\to$")
+    return text.translate(_OF_LATEX)
 
 
 def to_csv(lines: Cells) -> str:

@@ -13,7 +13,7 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.store.saved import load_network, read_description
-from morphnet.store.state_dict import load_state_dict_file, load_weights
+from morphnet.store.state_dict import State, load_state_dict_file, load_weights
 
 #: What files of weights are called.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
@@ -124,10 +124,11 @@ def _from_torchvision(name: str, weights: str, classes: int | None, convert: boo
     if weights not in ("none", "default"):
         path = Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"weights={weights}: there is no such file; give none, default or a path")
+            problem = "is a folder" if path.is_dir() else "there is no such file"
+            raise FileNotFoundError(f"weights={weights}: {problem}; give none, default or a file")
         if path.suffix == ".safetensors" and read_description(path) is not None:
             raise ValueError(f"weights={weights} is a network that morphnet saved: give parent={weights} instead")
-        load_weights(network, path, f"torchvision's {name}")
+        load_weights(network, path, f"torchvision's {name}", lambda own, given: _other_classes(name, path, own, given))
     network = network.eval()
     converted = convert_torchvision(network) if convert else None
     network = network if converted is None else converted
@@ -138,3 +139,12 @@ def _from_torchvision(name: str, weights: str, classes: int | None, convert: boo
         lineage=[{"source": f"torchvision:{name}", "weights": Path(weights).name}],
     )
     return network
+
+
+def _other_classes(name: str, path: Path, own: State, given: State) -> str:
+    """What to do with weights of a ResNet whose last layer alone does not fit."""
+    differ = {key for key in own.keys() | given.keys() if key not in own or key not in given}
+    differ |= {key for key in own.keys() & given.keys() if own[key].shape != given[key].shape}
+    if differ != {"fc.weight", "fc.bias"} or name not in ("resnet18", "resnet34", "resnet50"):
+        return ""
+    return f"\nit has {len(given['fc.weight'])} classes: give parent={path} network=imagenet_{name} and data of as many"

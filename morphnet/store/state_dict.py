@@ -14,6 +14,8 @@ from morphnet.nn.resnet import Architecture, ResNet
 State = dict[str, Tensor]
 #: So many tensors that do not fit are named.
 NAMED = 20
+#: Of weights that can be computed with as they are.
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Names under which training scripts keep the state dict in their checkpoints.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
@@ -60,18 +62,26 @@ def load_weights(
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         named = "\n  ".join([*problems[:NAMED], *more])
         raise ValueError(f"{path} does not fit {what}:\n  {named}{advice(own, tensors)}")
-    dtypes = {value.dtype for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
-        raise ValueError(f"{path}: weights of one floating dtype are needed; got {', '.join(sorted(map(str, dtypes)))}")
+    weights = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    dtypes = {value.dtype for value in weights.values()}
+    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+        needed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise ValueError(f"{path}: weights of one of {needed} are needed; got {', '.join(sorted(map(str, dtypes)))}")
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite; the training it is from has diverged")
+        if name.endswith("running_var") and value.min() < 0:
+            raise ValueError(f"{path}: {name} holds variances below zero")
     network.to(dtypes.pop())
     network.load_state_dict(tensors)
 
 
 def _read(path: Path) -> State:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        problem = "is a folder; a file of weights is needed" if path.is_dir() else "is not there"
+        raise FileNotFoundError(f"{path} {problem}")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        content = load_file(path) if _is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader stumbles over in a file that is none of its own
         raise ValueError(
             f"{path} cannot be read as weights: safetensors, or a file of torch.save(model.state_dict(), ...) with "
@@ -82,12 +92,18 @@ def _read(path: Path) -> State:
         content = content if wrapped is None else wrapped
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} holds no state dict: a dictionary of names and tensors is needed")
-    if any(value.layout != torch.strided for value in content.values()):
-        raise ValueError(f"{path} holds sparse tensors; plain ones are needed")
+    if any(value.layout != torch.strided or value.is_meta for value in content.values()):
+        raise ValueError(f"{path} holds sparse tensors, or such without numbers; plain ones are needed")
     tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
     if len(tensors) < len(content):
         raise ValueError(f"{path} holds some names both with and without the prefix 'module.'")
     return tensors
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its content: the length of a header, and the header, which is JSON."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _misfits(own: State, given: State) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from morphnet.data.files import UNREADABLE_FILE
 from morphnet.later import facts
 from morphnet.nn.resnet import Architecture
 from morphnet.report.record import PARENT_FILE, read_record, write_record
@@ -101,8 +102,10 @@ def shared_parent(
         print(f"{own['phase']}: trained already, in {parents / name}", flush=True)
     if not linked:
         shutil.copytree(folder / "tensorboard", tensorboard, dirs_exist_ok=True)
-    for file in ("start.safetensors", "network.safetensors", "steps.csv", MOMENTUM_FILE):
-        if file != MOMENTUM_FILE or (folder / file).is_file():  # parents of earlier versions have none
+    for file in ("start.safetensors", "network.safetensors", "steps.csv"):
+        _link_file(folder / file, phase / file)
+    for file in (MOMENTUM_FILE, UNREADABLE_FILE):  # parents of earlier versions, and of whole images, have none
+        if (folder / file).is_file():
             _link_file(folder / file, phase / file)
     trained_by = {key: found.get(key) for key in ("experiment", "command")}
     record = {**found, **own, "shared_parent": {"hash": name, "trained_by": trained_by}}

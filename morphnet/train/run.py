@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from morphnet.data import calibration_batches, generator_for, train_batches
+from morphnet.data.files import UNREADABLE_FILE
 from morphnet.later import facts
 from morphnet.morph import InexactError, MorphError, morph_network
 from morphnet.nn.initialise import initialise
@@ -225,7 +226,7 @@ class _Run:
         """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""
         experiment, ranks = self.experiment, self.experiment.ranks
         if experiment.data.unreadable is not None:
-            experiment.data.unreadable.begin(folder / "unreadable.txt")
+            experiment.data.unreadable.begin(folder / UNREADABLE_FILE)
         network = ranks.network_from_first(lambda: self.start(plan, folder))
         started = datetime.datetime.now(datetime.UTC)
         start_hash = network_hash(network)

@@ -98,3 +98,15 @@ def test_a_dry_run_checks_as_a_run_does(capsys, monkeypatch, tmp_path):
 )
 def test_lengths_of_time_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+def test_imagenet_is_planned_without_its_images(train, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("MORPHNET_IMAGENET", raising=False)
+    small = ["data.crop=32", "data.shorter_side=[32,48]", "data.eval_shorter_side=36", "data.workers=1"]
+    code, output, errors = train("experiment=imagenet_resnet18", *small, "optim.batch_size=8", "dry_run=true")
+    assert code == 0, errors
+    assert "planned and measured with a JPEG of noise of ImageNet's usual size" in errors
+    assert "11,689,512" in output  # parameters of ResNet-18 with 1000 classes
+    code, _, errors = train("experiment=imagenet_resnet18")
+    assert code == 2
+    assert "data=imagenet needs data.path" in errors

@@ -330,6 +330,8 @@ def test_a_report_of_nothing_says_so(run):
         (["eval", "parent=x", "threads=1"], "OMP_NUM_THREADS=2 morphnet eval ... gives it two threads"),
         (["eval", "parent=x", "optim.lr=1"], "it is a key of morphnet train; morphnet eval --help"),
         (["report", "runs=x"], "did you mean 'records'?"),
+        (["eval", "parent=x", "+data.workers=0"], "+data.workers=0: give the group as well, such as data=..."),
+        (["train", "data.unreadable=1"], "morphnet train --help lists the keys of this command"),
         (["flops", "qqqq=x"], "morphnet flops --help lists the keys of this command"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
     code, output, errors = run("train", *TINY, f"data.path={root}", "hydra.run.dir=run")
     assert code == 0, output + errors
     assert "10-view error %" in output
-    assert "Up to 2 images of a phase could not be read: unreadable.txt in its folder names them." in output
+    assert "Images that could not be read: up to 2 in a phase of custom (unreadable.txt in its folder" in output
     assert errors.count("cannot be read and is skipped") == 2
     for phase in ("0_parent", "1_1c1"):
         record = json.loads((tmp_path / "run" / "phases" / phase / "record.json").read_text())
@@ -65,6 +65,7 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
         assert record["data"]["unreadable"] == 2
         assert record["views"]["count"] == 10
         assert 0 <= record["views"]["error"] <= 1
+        assert len((tmp_path / "run" / "phases" / phase / "unreadable.txt").read_text().splitlines()) == 2
         assert record["augmentation"] == {"shorter_side": [32, 48], "flip": True}
     code, output, _ = run("eval", "parent=run", "format=json")
     assert code == 0
@@ -75,7 +76,7 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
     settings = [a for a in TINY if a.startswith("data")]
     code, _, errors = run("eval", "parent=run", *settings, f"data.path={root}", "data.crop=36")
     assert code == 2
-    assert f"note: 1 of 4 classes have no images in {root / 'train'}, such as 'n9'" in errors
+    assert f"note: 1 class (n9) of 4 without images in {root / 'train'}: the network gets outputs for them" in errors
     (root / "train" / "n9").rmdir()
     code, _, errors = run("eval", "parent=run", *settings, f"data.path={root}", "data.crop=36")
     assert code == 0
@@ -83,6 +84,25 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
     code, output, errors = run("morph", "parent=run/phases/0_parent", "morph=1c1", "output=grown")
     assert code == 0, output + errors
     assert "flips       0 of" in output
+    code, output, errors = run("eval", "parent=grown", "format=json")
+    assert code == 0, errors
+    parent = json.loads((tmp_path / "run" / "phases" / "0_parent" / "record.json").read_text())
+    assert json.loads(output)["errors"] == parent["errors"]
+    shutil.rmtree(root / "train")
+    code, output, errors = run("eval", "parent=run", *settings, f"data.path={root}", "format=json")
+    assert (code, json.loads(output)["errors"]) == (0, record["errors"])
+    assert f"note: {root} has no train: classes are the subfolders of val" in errors
+    shutil.copy(tmp_path / "grown" / "network.safetensors", tmp_path / "alone.safetensors")
+    code, _, errors = run("eval", "parent=alone.safetensors")
+    assert code == 2
+    assert "parent=alone.safetensors was trained on folder: give data=folder data.path=FOLDER" in errors
+    code, output, errors = run("report", "records=run", "format=markdown")
+    assert (code, "Images that could not be read: up to 2" in output) == (0, True)
+    code, output, errors = run("report", "records=run", "format=html", "output=page")
+    assert (code, "Images that could not be read: up to 2" in (tmp_path / "page" / "report.html").read_text()) == (
+        0,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

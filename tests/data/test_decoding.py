@@ -33,6 +33,19 @@ def test_pngs_of_every_kind_become_rgb(mode):
         assert _difference(found, picture()) == 0
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
+def test_gray_of_16_bits_keeps_the_upper_8(format):
+    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    found = decode(content(Image.fromarray(ramp), format))
+    assert np.array_equal(found[0].numpy(), ramp >> 8)
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 64, dtype=np.float32), np.arange(64, dtype=np.int32) * 10_000])
+def test_other_numbers_than_bytes_are_refused(values):
+    with pytest.raises(UnreadableError, match="8 or 16 bits a channel are needed"):
+        decode(content(Image.fromarray(values.reshape(8, 8)), "TIFF"))
+
+
 def test_the_two_decoders_agree_within_rounding(monkeypatch):
     data = content(picture(300, 200), quality=90)
     fast = decode(data)

@@ -1,11 +1,15 @@
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import savemat
 
+from morphnet.data.decoding import UnreadableError
 from morphnet.data.files import Viewing
-from morphnet.data.folder import load_folder
+from morphnet.data.folder import like_imagenet, load_folder
 from morphnet.data.ground_truth import read_ground_truth
 from tests.pictures import content, picture, write_folder
 
@@ -46,9 +50,14 @@ def test_a_flat_folder_goes_by_its_ground_truth(tmp_path, name):
         (["v0.jpg", "v1.jpg"], 'file,class,note\nv0.jpg,"cat",old\nv1.jpg, golden retriever, new\n'),
         (["my cat.jpg", "v1.jpg"], "my cat.jpg,cat\nv1.jpg,golden retriever\n"),
         (["my cat.jpg", "v1.jpg"], "my cat.jpg 0\nv1.jpg 1\n"),
-        (["a.1.jpg", "a.2.jpg"], "a.1 cat\na.2 1\n"),
-        (["a.jpg", "a.png"], "a.jpg cat\na.png 1\n"),
+        (["a.1.jpg", "a.2.jpg"], "a.1 cat\na.2 golden retriever\n"),
+        (["a.jpg", "a.png"], "a.jpg cat\na.png golden retriever\n"),
         (["a.jpg", "b.jpg"], "\ufeffa.jpg\tcat\nb.jpg\tgolden retriever\n"),
+        (["a.jpg", "b.jpg"], "a.jpg,cat 1 2 3 4 cat 5 6 7 8\nb.jpg,1,golden retriever,7\n"),
+        (
+            ["a.jpg", "b.jpg"],
+            "val/a.jpg cat\ntrain/a.jpg golden retriever\nval\\b.jpg golden retriever\nval/a.jpg cat\n",
+        ),
     ],
 )
 def test_names_of_a_ground_truth_may_be_of_any_kind(tmp_path, files, text):
@@ -83,27 +92,73 @@ def test_what_may_not_be_meant_is_said(tmp_path, flat):
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / "train" / "n0" / "moving.gif").write_bytes(content(picture(10, 10), "GIF"))
     (tmp_path / "train" / "stray.jpg").write_bytes(content(picture(10, 10)))
+    (tmp_path / "test").mkdir()
+    expected = [f"errors are counted on {tmp_path / 'val'}; test beside it is left alone"]
     if flat:
-        (tmp_path / "val" / "val.txt").write_text("".join(f"val_{k}_{i} n{k}\n" for k in range(3) for i in range(4)))
+        lines = [f"val_{k}_{i} n{k}\n" for k in range(3) for i in range(4)]
+        (tmp_path / "val" / "val.txt").write_text("".join(lines))
+        (tmp_path / "val.txt").write_text("".join([*lines, "gone.JPEG n0\n"]))
+        expected += [
+            f"the classes of {tmp_path / 'val'} are those of {tmp_path / 'val.txt'}; left alone: ",
+            f"{tmp_path / 'val.txt'} names 1 images that are not there, such as gone.JPEG",
+        ]
     else:
         (tmp_path / "val" / "n1" / "list").write_text("val_1_0.JPEG")
+    expected += [
+        f"1 class (empty) of 5 without images in {tmp_path / 'train'}: the network gets outputs for them",
+        f"2 classes (empty, old) of 5 without images in {tmp_path / 'val'}: the errors say nothing of them",
+        "1 file is (train/n0/moving.gif)" if flat else "2 files are (train/n0/moving.gif, val/n1/list)",
+        "1 image lies (stray.jpg)",
+    ]
     notes = []
     data = load_folder("mine", tmp_path, VIEW, note=notes.append)
     assert (len(data.train), len(data.test), data.classes) == (25, 12, 5)
-    others = f"1 files in {tmp_path} are left alone, which are no images by their names (1 .gif);"
-    if not flat:
-        others = f"2 files in {tmp_path} are left alone, which are no images by their names (1 .gif, 1 list);"
-    for line, start in zip(
-        notes,
-        [
-            f"1 of 5 classes have no images in {tmp_path / 'train'}, such as 'empty'",
-            f"2 of 5 classes have no images in {tmp_path / 'val'}, such as 'empty': no error is counted on them",
-            f"{others} images end in .jpg, .jpeg, .png,",
-            f"1 images lie in {tmp_path / 'train'} itself",
-        ],
-        strict=True,
-    ):
+    for line, start in zip(notes, expected, strict=True):
         assert line.startswith(start)
+
+
+def test_folders_within_a_class_are_walked_and_links_followed(tmp_path):
+    root, elsewhere = write_folder(tmp_path / "a"), write_folder(tmp_path / "b")
+    before = load_folder("mine", root, VIEW)
+    (root / "train" / "n0" / "more").symlink_to(elsewhere / "train" / "n0")
+    data = load_folder("mine", root, VIEW)
+    assert data.train.labels.bincount().tolist() == [16, 8, 8]
+    assert data.train.name(8) == "train/n0/more/train_0_0.JPEG"
+    assert [data.train.name(i) for i in range(8)] == [before.train.name(i) for i in range(8)]
+
+
+@pytest.mark.parametrize(("link", "target"), [("val/n0/all", ".."), ("train/loop", "."), ("train/n0/x", "../../..")])
+def test_a_link_to_a_folder_that_it_lies_in_is_refused(tmp_path, link, target):
+    root = write_folder(tmp_path / "a" / "b")
+    (root / link).symlink_to(target)
+    with pytest.raises(ValueError, match="is a link to a folder that it lies in: take it away"):
+        load_folder("mine", root, VIEW)
+
+
+def test_a_pipe_is_an_image_that_cannot_be_read(tmp_path):
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / "val" / "n0" / "a.JPEG")
+    data = load_folder("mine", tmp_path, VIEW)
+    with pytest.raises(UnreadableError, match="no regular file"):
+        data.test.read(0)
+
+
+def test_errors_can_be_counted_without_training_images(tmp_path):
+    write_folder(tmp_path)
+    shutil.rmtree(tmp_path / "train")
+    notes = []
+    data = load_folder("mine", tmp_path, VIEW, evaluation_only=True, note=notes.append)
+    assert (data.class_names, len(data.test)) == (("n0", "n1", "n2"), 12)
+    assert notes == [f"{tmp_path} has no train: classes are the subfolders of val"]
+    with pytest.raises(FileNotFoundError, match="has no folder train"):
+        load_folder("mine", tmp_path, VIEW)
+
+
+def test_to_plan_with_there_are_as_many_images_as_imagenet_has():
+    data = like_imagenet(Viewing(), 0)
+    assert (len(data.train), len(data.test), data.classes) == (1_281_167, 50_000, 1000)
+    assert data.train.read(7).shape == (3, 375, 500)
+    assert data.train.take(torch.tensor([3, 1003])).labels.tolist() == [3, 3]
 
 
 def test_the_development_kit_numbers_are_translated_by_its_meta_file(tmp_path):
@@ -138,13 +193,44 @@ def test_the_development_kit_numbers_are_translated_by_its_meta_file(tmp_path):
         ("val_0_0.JPEG", "line 1: '' is no class"),
         ("val_0_0.JPEG 0", "says nothing of 11 images, such as val_0_1.JPEG"),
         ("", "says nothing of 12 images"),
+        ("val_0_0 n0\nval_0_0 n1", "line 2: val_0_0.JPEG is of class 'n1' here, and 'n0' in line 1"),
+        ("val_0_0.JPEG 1 0 0", "line 1: '1 0 0' is no class"),
+        ("val_0_0.JPEG,500,375,n0,n1", "line 1: '500,375,n0,n1' is no class; a file name and a class are needed"),
+        ("val_0_0.JPEG,500,375,1", "line 1: '500,375,1' is no class"),
+        ("val_0_0.png n0", "says nothing of 12 images"),
+        ("val_0_0.JPEG " + "9" * 5000, "line 1: '9{5000}' is no class"),
     ],
 )
 def test_a_wrong_ground_truth_is_named(tmp_path, lines, message):
     write_folder(tmp_path, flat=True)
-    (tmp_path / "val.txt").write_text(lines + "\n")
+    rest = [f"val_{k}_{i}.JPEG n{k}" for k in range(3) for i in range(4) if (k, i) != (0, 0)]
+    (tmp_path / "val.txt").write_text("\n".join([lines, *([] if "nothing" in message else rest)]) + "\n")
     with pytest.raises(ValueError, match=message):
         load_folder("mine", tmp_path, VIEW)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words", "labels"),
+    [
+        (["1", "2", "3"], ["1", "2", "3"], [0, 1, 2]),
+        (["1", "2", "3"], ["0", "1", "2"], "'0' is no class; a subfolder of train is needed"),
+        (["0", "1", "10", "2"], ["0", "1", "2"], [0, 1, 3]),
+        (["0", "1", "10", "2"], ["0", "1", "3"], "'3' is no class"),
+        (["001", "002", "003"], ["1", "2", "3"], "'1' is no class; a subfolder of train is needed"),
+        (["cat", "dog", "eel"], ["0", "1", "2"], [0, 1, 2]),
+        (["cat", "dog", "eel"], ["1", "2", "3"], "line 3: '3' is no class; a subfolder of train, or a number below 3,"),
+        (["cat", "dog", "eel"], ["cat", "1", "2"], "'cat' in line 1 is a subfolder of train, '1' in line 2 a number"),
+        (["red", "red fox", "eel"], ["red", "red panda", "eel"], "line 2: 'red panda' is no class"),
+    ],
+)
+def test_words_are_all_names_or_all_places(tmp_path, classes, words, labels):
+    files = [f"v{i}.jpg" for i in range(3)]
+    (tmp_path / "val.txt").write_text("".join(f"{f} {w}\n" for f, w in zip(files, words, strict=True)))
+    if isinstance(labels, str):
+        with pytest.raises(ValueError, match=labels):
+            read_ground_truth(tmp_path / "val.txt", files, classes)
+    else:
+        assert list(read_ground_truth(tmp_path / "val.txt", files, classes).values()) == labels
 
 
 def test_a_ground_truth_that_cannot_be_read_says_what_is_needed(tmp_path):
@@ -167,6 +253,10 @@ def test_a_wrong_folder_is_one_message(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no subfolders: one for each class"):
         load_folder("mine", tmp_path, VIEW)
     (tmp_path / "train" / "n0").mkdir()
+    with pytest.raises(FileNotFoundError, match="val holds no images"):
+        load_folder("mine", tmp_path, VIEW)
+    (tmp_path / "val" / "n0").mkdir()
+    (tmp_path / "val" / "n0" / "a.jpg").write_bytes(content(picture(10, 10)))
     with pytest.raises(FileNotFoundError, match="train holds no images"):
         load_folder("mine", tmp_path, VIEW)
 

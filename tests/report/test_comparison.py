@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from morphnet.nn.resnet import cifar_architecture, imagenet_architecture
-from morphnet.report.comparison import control_lines, paper_lines, runs_of
+from morphnet.report.comparison import control_lines, paper_lines, runs_of, why_none
 from morphnet.report.comparison_table import format_controls, format_paper
 
 
@@ -231,3 +231,18 @@ def test_runs_of_another_recipe_do_not_count_as_the_papers():
     seeds = [[run.seed for run in _line(paper_lines(runs, 1, *r), "morph20_1c1").runs] for r in ((), ("modern",))]
     assert seeds == [[0], [1]]
     assert all(not line.runs for line in paper_lines(runs, 1, "morphnet"))
+
+
+@pytest.mark.parametrize(
+    ("table", "recipe", "change", "why"),
+    [
+        (3, "paper", {}, "it is of imagenet, and they are not"),
+        (1, "modern", {}, "those of cifar10 are of with_recipe=paper"),
+        (1, "paper", {"architecture": cifar_architecture(20, 5).to_dict()}, "classes=5 (in the paper 10)"),
+        (1, "paper", {"architecture": cifar_architecture(20, 10, activation="prelu").to_dict()}, "activation=prelu"),
+        (1, "paper", {"architecture": None}, "an architecture that is none of the paper's"),
+        (1, "paper", {"role": "child"}, "the record of a parent is missing"),
+    ],
+)
+def test_why_no_run_is_in_a_table_is_said(table, recipe, change, why):
+    assert why in why_none(runs_of([{**record, **change} for record in _run(0)]), table, recipe)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from morphnet.report.table import format_rows, tabulate
+from morphnet.report.table import caption, format_rows, tabulate
 
 
 def _record(seed, error, index=1, role="child", **changes):
@@ -51,3 +51,21 @@ def test_the_same_seed_twice_is_refused():
 def test_the_same_run_in_two_folders_is_one():
     record = _record(0, 0.1, lineage={"network": "abc"})
     assert tabulate([record, dict(record)])[0].seeds == (0,)
+
+
+def test_a_caption_says_which_rows_are_of_other_images():
+    one = {"name": "mine", "images": 16, "evaluated_on": "test"}
+    records = [_record(0, 0.1, data=one), _record(1, 0.1, data=one)]
+    assert caption(records).startswith("Error at the end of training, on mine, 16 test images; mean")
+    other = _record(0, 0.1, experiment="longer", told_apart="optim.lr=1", data={**one, "images": 20, "unreadable": 4})
+    assert caption([*records, other]).splitlines() == [
+        "Error at the end of training, on mine, 16 test images (digits); mine, 20 test images (longer optim.lr=1); mean ± "
+        "deviation over seeds.",
+        "Images that could not be read: up to 4 in a phase of longer (unreadable.txt in its folder names them).",
+    ]
+
+
+def test_characters_of_a_format_are_shown_as_they_are():
+    rows = tabulate([_record(0, 0.1, label=r"a|b\{c}^~_")])
+    assert r"a\|b\{c}" in format_rows(rows, "markdown")
+    assert r"a|b\textbackslash{}\{c\}\textasciicircum{}\textasciitilde{}\_" in format_rows(rows, "latex")

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from morphnet import save_network
-from morphnet.nn.resnet import cifar_architecture, imagenet_architecture
+from morphnet.nn.resnet import ResNet, cifar_architecture, imagenet_architecture
 from morphnet.store import load_source
 
 
@@ -91,6 +91,8 @@ def test_torchvision_is_named_from_a_fixed_list(tmp_path):
     assert torch.equal(loaded.fc.weight, network.fc.weight)
     with pytest.raises(ValueError, match=r"w\.pth does not fit torchvision's resnet34:\n  layer1(.|\n)*and \d+ more$"):
         load_source("torchvision:resnet34", weights=str(tmp_path / "w.pth"))
+    with pytest.raises(FileNotFoundError, match="is a folder; give none, default or a file"):
+        load_source("torchvision:resnet18", weights=str(tmp_path))
     save_network(network, tmp_path / "network.safetensors")
     with pytest.raises(ValueError, match=r"is a network that morphnet saved: give parent=.*network\.safetensors"):
         load_source("torchvision:resnet18", weights=str(tmp_path / "network.safetensors"))
@@ -112,3 +114,34 @@ def test_torchvisions_resnet50_becomes_ours_and_its_weights_fit_ours(tmp_path):
 def test_a_path_that_is_not_there_is_named():
     with pytest.raises(FileNotFoundError, match=r"parent=nowhere/x\.safetensors"):
         load_source("nowhere/x.safetensors")
+
+
+def test_weights_for_other_classes_say_how_they_are_given(tmp_path):
+    save_file(ResNet(imagenet_architecture(18, 7)).state_dict(), tmp_path / "seven.pth")  # whatever it is called
+    source = str(tmp_path / "seven.pth")
+    with pytest.raises(
+        ValueError, match=r"it has 7 classes: give parent=.*seven\.pth network=imagenet_resnet18 and data"
+    ):
+        load_source("torchvision:resnet18", weights=source)
+    assert load_source(source, imagenet_architecture(18, 7)).fc.out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("conv1.weight", lambda value: value.fill_(float("nan")), "conv1.weight holds numbers that are not finite"),
+        ("linear.bias", lambda value: value.fill_(float("inf")), "linear.bias holds numbers that are not finite"),
+        ("bn1.running_var", lambda value: value.fill_(-1), "bn1.running_var holds variances below zero"),
+        ("conv1.weight", lambda value: value.to("meta"), "such without numbers"),
+        (
+            "conv1.weight",
+            lambda value: value.to(torch.float64),
+            "weights of one of float32, float16, bfloat16, float64",
+        ),
+    ],
+)
+def test_numbers_that_no_network_computes_with_are_named(make_network, tmp_path, name, change, message):
+    state = make_network().state_dict()
+    torch.save({**state, name: change(state[name])}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=message):
+        load_source(str(tmp_path / "a.pth"), _architecture())
