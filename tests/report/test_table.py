@@ -59,8 +59,8 @@ def test_a_caption_says_which_rows_are_of_other_images():
     assert caption(records).startswith("Error at the end of training, on mine, 16 test images; mean")
     other = _record(0, 0.1, experiment="longer", told_apart="optim.lr=1", data={**one, "images": 20, "unreadable": 4})
     assert caption([*records, other]).splitlines() == [
-        "Error at the end of training, on mine, 16 test images (digits); mine, 20 test images (longer optim.lr=1); mean ± "
-        "deviation over seeds.",
+        "Error at the end of training, on mine, 16 test images (digits); mine, 20 test images (longer optim.lr=1); "
+        "mean ± deviation over seeds.",
         "Images that could not be read: up to 4 in a phase of longer (unreadable.txt in its folder names them).",
     ]
 
