@@ -221,10 +221,7 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
     if not source.startswith("torchvision:") and not path.exists():
         raise FileNotFoundError(f"parent={source}: there is no such file or folder")
     for folder in (path, *path.parents[:3]):
-        made_here = (folder / "phases").is_dir() or (folder / "network.safetensors").is_file()
-        saved = (
-            read_yaml(folder / "config.yaml").get("data") if made_here and (folder / "config.yaml").is_file() else None
-        )
+        saved = _saved_data(folder)
         if saved is not None:
             try:
                 return _data_config(saved)
@@ -239,6 +236,13 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
     }
     otherwise = "data=cifar10, data=digits, data=imagenet data.path=FOLDER, data=arrays data.path=FILE, ..."
     raise ValueError(f"parent={source} {what}: give {needed.get(known or '', otherwise)}")
+
+
+def _saved_data(folder: Path) -> Any:
+    """The data in the configuration of the run, morph or collapse that wrote ``folder``; None where there is none."""
+    made_it = (folder / "phases").is_dir() or (folder / "network.safetensors").is_file()
+    path = folder / "config.yaml"
+    return read_yaml(path).get("data") if made_it and path.is_file() else None
 
 
 def _data_config(saved: Any) -> DataConfig:
