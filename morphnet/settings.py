@@ -28,3 +28,8 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: values}
     return {k: v for key, value in items for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def is_line(text: str) -> bool:
+    """Whether a name can stand in a table and a file: one line, and no half of a surrogate pair."""
+    return all(c >= " " and not "\x7f" <= c <= "\x9f" and not "\ud800" <= c <= "\udfff" for c in text)

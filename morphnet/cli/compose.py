@@ -28,6 +28,7 @@ from morphnet.config import (
     ReportConfig,
     TrainConfig,
 )
+from morphnet.settings import is_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -93,7 +94,7 @@ def run_name(name: str, seed: int, overrides: str) -> str:
     Raises:
         ValueError: ``name`` is no folder below the output.
     """
-    if not all(re.fullmatch(r"[^\s.][^\0]*", part) for part in name.split("/")):
+    if not all(re.match(r"[^\s.]", part) and is_line(part) for part in name.split("/")):
         raise ValueError(
             f"name={name!r}: a name for a folder is needed, such as name=longer; output= says where it lies"
         )

@@ -30,6 +30,7 @@ from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
 from morphnet.nn.zoo import classes_of
+from morphnet.settings import is_line
 from morphnet.store import load_source
 from morphnet.store.source import trained_on
 
@@ -60,6 +61,8 @@ def load_data(config: DataConfig, *, pretend: bool = False, evaluation_only: boo
             downloaded.
         evaluation_only: a folder of images needs none to train on.
     """
+    if not is_line(config.name):
+        raise ValueError(f"data.name={config.name!r}: a name of one line is needed, such as data.name=mine")
     _check_of_files(config)
     if config.crop is not None:
         data = _load_folder(config, config.crop, pretend, evaluation_only)
@@ -240,9 +243,9 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
 
 def _saved_data(folder: Path) -> Any:
     """The data in the configuration of the run, morph or collapse that wrote ``folder``; None where there is none."""
-    made_it = (folder / "phases").is_dir() or (folder / "network.safetensors").is_file()
+    ours = any((folder / name).exists() for name in ("phases", "morph_report.json", "collapse_report.json"))
     path = folder / "config.yaml"
-    return read_yaml(path).get("data") if made_it and path.is_file() else None
+    return read_yaml(path).get("data") if ours and path.is_file() else None
 
 
 def _data_config(saved: Any) -> DataConfig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from morphnet.cli.compose import run_job, to_dataclass, to_yaml, with_data
-from morphnet.cli.output import new_folder
+from morphnet.cli.output import new_folder, note
 from morphnet.config import DataConfig, MorphCommandConfig
 
 if TYPE_CHECKING:
@@ -83,16 +83,25 @@ def _morph_into(output: Path, config: MorphCommandConfig, composed: DictConfig) 
 
 
 def _data(config: MorphCommandConfig, *, needed: bool) -> tuple[ImageData | None, DataConfig | None]:
-    """The images of the parent's run, or those asked for; None where none are needed and none were named."""
+    """The images asked for, or those of the parent's run; None where none are needed, and none are there or named."""
     from morphnet.cli.inputs import data_of_source, load_data
 
+    named = needed or config.data is not None or config.network is not None
+    if not named and config.input_size is not None:
+        return None, None
     try:
         data_config = data_of_source(config.parent, config.data)
     except ValueError:
-        if needed or config.network is not None:
+        if named:
             raise
         return None, None
-    return load_data(data_config), data_config
+    try:
+        return load_data(data_config), data_config
+    except (FileNotFoundError, ValueError) as error:
+        if named:
+            raise
+        note(f"the proof has random inputs, not the images that {config.parent} is for: {error}")
+        return None, None
 
 
 def _images(

@@ -51,7 +51,7 @@ def decode(content: bytes, exif: bool = False) -> Tensor:
                 image.draft(image.mode, (LARGE_SIDE, LARGE_SIDE))
             image.load()
             upright = ImageOps.exif_transpose(image) if exif else image
-            return torch.from_numpy(np.array(_of_bytes(upright).convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(_of_bytes(upright, image.format).convert("RGB"))).permute(2, 0, 1)
     except (Exception, Image.DecompressionBombError) as error:  # whatever a decoder stumbles over
         if isinstance(error, MemoryError):
             raise
@@ -59,12 +59,15 @@ def decode(content: bytes, exif: bool = False) -> Tensor:
         raise UnreadableError(str(words) or type(error).__name__) from error
 
 
-def _of_bytes(image: Image.Image) -> Image.Image:
-    """``image``, if it has 16 bits a pixel (gray) with the upper 8 of them; Pillow would cut off what is above 255."""
+def _of_bytes(image: Image.Image, format: str | None) -> Image.Image:
+    """``image``; gray of 16 bits a pixel with the upper 8 of them, where Pillow would cut off what is above 255."""
     if image.mode != "I" and image.mode[:2] not in ("I;", "F"):
         return image
     values = np.array(image)
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 0xFFFF:
+    whole = values.dtype.kind in "iu" and values.min() >= 0
+    if whole and image.mode == "I" and format == "TIFF" and values.max() <= 0xFF:  # bytes, stored in 32 bits each
+        return Image.fromarray(values.astype(np.uint8))
+    if not whole or values.max() > 0xFFFF or (image.mode == "I" and format == "TIFF"):
         raise ValueError(f"its values go from {values.min()} to {values.max()}: 8 or 16 bits a channel are needed")
     return Image.fromarray((values >> 8).astype(np.uint8))
 

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from morphnet.data.decoding import decode
 from morphnet.data.files import FileSplit, Unreadable, Viewing
-from morphnet.data.ground_truth import find_ground_truth, is_ground_truth, read_ground_truth
+from morphnet.data.ground_truth import (
+    ENDINGS,
+    EVALUATION_FOLDERS,
+    find_ground_truth,
+    is_ground_truth,
+    read_ground_truth,
+)
 from morphnet.data.images import ImageData
 
-#: Folders of images that errors are counted on, in the order they are looked for.
-EVALUATION_FOLDERS = ("val", "validation", "test")
 #: What file systems, archives and servers put beside folders; none of these is a class.
 OF_SYSTEMS = ("lost+found", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 #: Training and validation images of ILSVRC 2012, and its classes.
@@ -166,16 +170,14 @@ class _Found:
     def beside(self, part: str) -> list[str]:
         """Names of the images in the folder ``part`` itself, in sorted order."""
         with os.scandir(self.root / part) as entries:
-            return self._chosen(sorted(e.name for e in entries if not e.is_dir()))
+            return self._chosen(sorted(e.name for e in entries if not _is_folder(e)))
 
     def _chosen(self, names: Iterator[str] | list[str]) -> list[str]:
         """Those of images; not the hidden ones, in which macOS keeps what belongs to a file."""
-        from torchvision.datasets.folder import IMG_EXTENSIONS
-
         images = []
         for name in names:
             last = name.rpartition("/")[2]
-            if last.lower().endswith(IMG_EXTENSIONS) and last[0] != ".":
+            if last.lower().endswith(ENDINGS) and last[0] != ".":
                 images.append(name)
             elif last[0] != "." and not is_ground_truth(last):
                 self.others.append(name)
@@ -193,10 +195,17 @@ def _walk(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[tuple[str
         raise ValueError(f"{root / folder} is a link to a folder that it lies in: take it away")
     with os.scandir(root / folder) as entries:
         inside = list(entries)
-    yield folder, [entry.name for entry in inside if not entry.is_dir()]
+    yield folder, [entry.name for entry in inside if not _is_folder(entry)]
     for entry in inside:
-        if entry.is_dir() and not _is_of_system(entry.name):
+        if _is_folder(entry) and not _is_of_system(entry.name):
             yield from _walk(root, f"{folder}/{entry.name}", (*above, real))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_of_system(name: str) -> bool:
@@ -207,7 +216,7 @@ def _is_of_system(name: str) -> bool:
 def _subfolders(folder: Path) -> list[str]:
     """The classes in a folder, sorted."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not _is_of_system(e.name))
+        return sorted(e.name for e in entries if _is_folder(e) and not _is_of_system(e.name))
 
 
 def _split(root: Path, pairs: Sequence[tuple[str, int]], viewing: Viewing, workers: int, folder: str) -> FileSplit:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+#: Folders of images that errors are counted on, in the order they are looked for.
+EVALUATION_FOLDERS = ("val", "validation", "test")
+#: Of files that are images, in small letters.
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 #: What names the classes of a flat folder, where it is looked for by itself.
 GROUND_TRUTH = ("LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "val.txt")
 GROUND_TRUTH_FOLDERS = (".", "ILSVRC2012_devkit_t12/data", "data")
@@ -68,8 +75,9 @@ def read_ground_truth(
     said, absent = _words(path, lines, files, classes)
     missing = [file for file in files if file not in said]
     if missing:
+        instead = f" (it names {absent[0]}, which is not there)" if absent else ""
         raise ValueError(
-            f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}; "
+            f"data.labels={path} says nothing of {len(missing)} images, such as {missing[0]}{instead}; "
             "give the file that belongs to them"
         )
     if absent:
@@ -81,27 +89,19 @@ def _words(
     path: Path, lines: Sequence[str], files: Sequence[str], classes: Sequence[str]
 ) -> tuple[dict[str, tuple[str, int]], list[str]]:
     """The word for the class of each file, and the line it stands in; and the images that are not there."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    known = {PurePosixPath(file).stem: file for file in files} | {file: file for file in files}
-    said: dict[str, tuple[str, int]] = {}
-    absent: list[str] = []
+    known, said, absent = _Known(files), dict[str, tuple[str, int]](), list[str]()
     for number, line in enumerate(lines, 1):
-        mark = next((mark for mark in ",\t" if mark in line), " ")
-        # Names of files and of classes may hold blanks.
-        parts = [
-            (PurePosixPath(name.strip().strip('"').replace("\\", "/")), rest)
-            for name, _, rest in (line.partition(mark), line.rpartition(mark))
-        ]
-        place, rest = next(((place, rest) for place, rest in parts if place.name in known), parts[0])
-        if "train" in place.parts[:-1]:  # of a list of both parts
+        readings = [(PurePosixPath(name.replace("\\", "/")), fields) for name, *fields in _readings(line)]
+        found = known.find([place.name for place, _ in readings])
+        place, fields = readings[0 if found is None else found[0]]
+        parts = [part for part in place.parts[:-1] if part in ("train", *EVALUATION_FOLDERS)]
+        if parts[-1:] == ["train"]:  # of a list of both parts
             continue
-        file = known.get(place.name)
-        if file is None:
-            if number > 1 or place.suffix.lower() in IMG_EXTENSIONS:  # else a header
+        if found is None:
+            if number > 1 or place.suffix.lower() in ENDINGS:  # else a header
                 absent.append(str(place))
             continue
-        word = _class_word(path, number, rest, mark, classes)
+        file, word = found[1], _class_word(path, number, fields, classes)
         before, line_before = said.setdefault(file, (word, number))
         if before != word:
             raise ValueError(
@@ -111,20 +111,53 @@ def _words(
     return said, absent
 
 
-def _class_word(path: Path, number: int, rest: str, mark: str, classes: Sequence[str]) -> str:
-    """What names the class in the ``rest`` of a line, behind the name of the file."""
-    fields = [rest] if mark == " " else rest.split(mark)
-    fields = [field.strip().strip('"') for field in fields if field.strip()]
+class _Known:
+    """Files by their names, and by what stands before their endings where that is of one file alone."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.files, self.stems = set(files), dict[str, list[str]]()
+        for file in files:
+            self.stems.setdefault(PurePosixPath(file).stem, []).append(file)
+
+    def find(self, names: Sequence[str]) -> tuple[int, str] | None:
+        """Which of ``names`` is a file's, and the file; whole names come first. None if none is."""
+        for i, name in enumerate(names):
+            if name in self.files:
+                return i, name
+        for i, name in enumerate(names):
+            place = PurePosixPath(name)
+            same = self.stems.get(place.stem if place.suffix.lower() in ENDINGS else name, [])
+            if len(same) == 1:
+                return i, same[0]
+        return None
+
+
+def _readings(line: str) -> Iterator[list[str]]:
+    """A line as columns: by commas, tabs or blanks; names of files and of classes may hold blanks."""
+    if "," in line:
+        with contextlib.suppress(csv.Error):
+            yield [field.strip() for field in next(csv.reader([line], skipinitialspace=True))]
+    if "\t" in line:
+        yield [field.strip().strip('"') for field in line.split("\t")]
+    blanks = [i for i, character in enumerate(line) if character == " "] or [len(line)]
+    for i in dict.fromkeys((blanks[-1], blanks[0])) if {",", "\t"} & {*line} else reversed(blanks):
+        yield [line[:i].strip().strip('"'), line[i:].strip().strip('"')]
+
+
+def _class_word(path: Path, number: int, fields: Sequence[str], classes: Sequence[str]) -> str:
+    """What names the class in the columns behind the name of the file."""
+    fields = [field for field in fields if field]
     if len(fields) == 1:
         words = fields[0].split()
-        if len(words) % 5 == 0 and [_number(word) is None for word in words[:5]] == [True] + 4 * [False]:
-            return words[0]  # Kaggle's: a class and the four sides of a box, once for each object
-        return fields[0]
+        boxes = len(words) % 5 == 0 and [_number(word) is None for word in words[:5]] == [True] + 4 * [False]
+        # Kaggle's: a class and the four sides of a box, once for each object. Others: a class and what it is.
+        return words[0] if boxes or (re.fullmatch(r"n\d{8}", words[0]) and words[0] in classes) else fields[0]
     named = [field for field in fields if field in classes]
     if len(named) != 1:
+        several = "; of several columns one has to be the name of a class, a subfolder of train" if fields else ""
         raise ValueError(
-            f"data.labels={path}, line {number}: {rest.strip()!r} is no class; a file name and a class are needed in "
-            "each line"
+            f"data.labels={path}, line {number}: {','.join(fields)!r} is no class; a file name and a class are needed "
+            f"in each line{several}"
         )
     return named[0]
 

@@ -157,6 +157,8 @@ def _bend(module: nn.Module) -> float:
 
 def _obstacle(module: nn.Module) -> str | None:
     """Why a module is no convolution even where it is linear; None if it is one."""
+    if any(isinstance(inner, GraphConv2d) for inner in module.modules() if inner is not module):
+        return "a convolution in it is a module of its own"
     if isinstance(module, SplitShortcut):
         shape = module.shape
         if shape.padding == "same" and shape.kernel_sizes[1] > 1:

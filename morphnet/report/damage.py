@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
+from morphnet.settings import is_line
+
 Check = Callable[[Any], bool]
 
 ROLES = ("parent", "child", "control")
@@ -55,7 +57,7 @@ def _list_of(check: Check) -> Check:
 
 def _text(value: Any) -> bool:
     """One line, of characters that can be written to a file."""
-    return isinstance(value, str) and all(c >= " " and not "\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and is_line(value)
 
 
 def _argument(value: Any) -> bool:
@@ -84,7 +86,7 @@ def _positive(value: Any) -> bool:
 
 
 def _integer(value: Any) -> bool:
-    return _number(value) and isinstance(value, int)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
 
 
 def _table(value: Any) -> bool:

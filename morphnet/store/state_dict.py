@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from torch import Tensor, nn
 from morphnet.nn.resnet import Architecture, ResNet
 
 State = dict[str, Tensor]
-#: So many tensors that do not fit are named.
-NAMED = 20
+#: So many tensors of each kind that do not fit are named.
+NAMED = 8
+#: What DataParallel and torch.compile put before the names of a network's tensors.
+PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
 #: Of weights that can be computed with as they are.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Names under which training scripts keep the state dict in their checkpoints.
@@ -40,8 +44,8 @@ def load_weights(
 ) -> None:
     """Puts the weights in ``path`` into ``network``, which takes their dtype.
 
-    Reads safetensors, and files of ``torch.save`` without executing anything in them. A ``module.`` prefix
-    (of ``DataParallel``), a dictionary around the state dict and missing ``num_batches_tracked`` are handled.
+    Reads safetensors, and files of ``torch.save`` without executing anything in them. Prefixes of ``DataParallel`` and
+    ``torch.compile``, a dictionary around the state dict and missing ``num_batches_tracked`` are handled.
 
     Args:
         what: the network in words.
@@ -59,9 +63,10 @@ def load_weights(
     tensors = {k: v for k, v in tensors.items() if k in own or not k.endswith("num_batches_tracked")}
     problems = _misfits(own, tensors)
     if problems:
-        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
-        named = "\n  ".join([*problems[:NAMED], *more])
-        raise ValueError(f"{path} does not fit {what}:\n  {named}{advice(own, tensors)}")
+        named = [line for kind in problems for line in kind[:NAMED]]
+        more = sum(map(len, problems)) - len(named)
+        lines = "\n  ".join([*named, *([f"and {more} more"] if more else [])])
+        raise ValueError(f"{path} does not fit {what}:\n  {lines}{advice(own, tensors)}")
     weights = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     dtypes = {value.dtype for value in weights.values()}
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
@@ -81,7 +86,9 @@ def _read(path: Path) -> State:
         problem = "is a folder; a file of weights is needed" if path.is_dir() else "is not there"
         raise FileNotFoundError(f"{path} {problem}")
     try:
-        content = load_file(path) if _is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
+        # Training scripts keep their arguments beside the weights; building a Namespace runs nothing of the file.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = load_file(path) if _is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader stumbles over in a file that is none of its own
         raise ValueError(
             f"{path} cannot be read as weights: safetensors, or a file of torch.save(model.state_dict(), ...) with "
@@ -94,9 +101,9 @@ def _read(path: Path) -> State:
         raise ValueError(f"{path} holds no state dict: a dictionary of names and tensors is needed")
     if any(value.layout != torch.strided or value.is_meta for value in content.values()):
         raise ValueError(f"{path} holds sparse tensors, or such without numbers; plain ones are needed")
-    tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
+    tensors = {PREFIX.sub("", str(name)): value for name, value in content.items()}
     if len(tensors) < len(content):
-        raise ValueError(f"{path} holds some names both with and without the prefix 'module.'")
+        raise ValueError(f"{path} holds some names both with and without a prefix such as 'module.'")
     return tensors
 
 
@@ -106,7 +113,8 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _misfits(own: State, given: State) -> list[str]:
+def _misfits(own: State, given: State) -> list[list[str]]:
+    """Tensors of another shape, missing ones, and such as have no place; nothing where all fit."""
     missing = [f"{name} is missing" for name in own if name not in given]
     extra = [f"{name} has no place in the network" for name in sorted(given) if name not in own]
     shapes = [
@@ -114,7 +122,7 @@ def _misfits(own: State, given: State) -> list[str]:
         for name, value in own.items()
         if name in given and given[name].shape != value.shape
     ]
-    return shapes + missing + extra
+    return [kind for kind in (shapes, missing, extra) if kind]
 
 
 def _hint(own: State, given: State) -> str:

@@ -40,6 +40,11 @@ def test_gray_of_16_bits_keeps_the_upper_8(format):
     assert np.array_equal(found[0].numpy(), ramp >> 8)
 
 
+def test_bytes_stored_in_32_bits_each_are_bytes():
+    values = np.arange(256, dtype=np.int32).reshape(16, 16)
+    assert np.array_equal(decode(content(Image.fromarray(values), "TIFF"))[0].numpy(), values)
+
+
 @pytest.mark.parametrize("values", [np.linspace(0, 1, 64, dtype=np.float32), np.arange(64, dtype=np.int32) * 10_000])
 def test_other_numbers_than_bytes_are_refused(values):
     with pytest.raises(UnreadableError, match="8 or 16 bits a channel are needed"):

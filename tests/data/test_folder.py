@@ -53,6 +53,9 @@ def test_a_flat_folder_goes_by_its_ground_truth(tmp_path, name):
         (["a.1.jpg", "a.2.jpg"], "a.1 cat\na.2 golden retriever\n"),
         (["a.jpg", "a.png"], "a.jpg cat\na.png golden retriever\n"),
         (["a.jpg", "b.jpg"], "\ufeffa.jpg\tcat\nb.jpg\tgolden retriever\n"),
+        (["a.jpg", "b.JPG"], "a.JPEG cat\nb.jpg golden retriever\n"),
+        (["a.jpg", "a 2.jpg"], "a.jpg cat\na 2.jpg golden retriever\n"),
+        (["a.jpg", "b.jpg"], "/x/train/y/val/a.jpg cat\n/x/train/y/val/b.jpg golden retriever\n"),
         (["a.jpg", "b.jpg"], "a.jpg,cat 1 2 3 4 cat 5 6 7 8\nb.jpg,1,golden retriever,7\n"),
         (
             ["a.jpg", "b.jpg"],
@@ -135,6 +138,17 @@ def test_a_link_to_a_folder_that_it_lies_in_is_refused(tmp_path, link, target):
         load_folder("mine", root, VIEW)
 
 
+def test_a_link_to_itself_is_an_image_or_left_alone(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "val" / "n0" / "loop").symlink_to("loop")
+    (tmp_path / "val" / "n0" / "loop.JPEG").symlink_to("loop.JPEG")
+    notes = []
+    data = load_folder("mine", tmp_path, VIEW, note=notes.append)
+    assert (len(data.test), len(notes)) == (13, 1)
+    with pytest.raises(OSError, match="Too many levels"):
+        data.test.read(0)
+
+
 def test_a_pipe_is_an_image_that_cannot_be_read(tmp_path):
     write_folder(tmp_path)
     os.mkfifo(tmp_path / "val" / "n0" / "a.JPEG")
@@ -197,7 +211,7 @@ def test_the_development_kit_numbers_are_translated_by_its_meta_file(tmp_path):
         ("val_0_0.JPEG 1 0 0", "line 1: '1 0 0' is no class"),
         ("val_0_0.JPEG,500,375,n0,n1", "line 1: '500,375,n0,n1' is no class; a file name and a class are needed"),
         ("val_0_0.JPEG,500,375,1", "line 1: '500,375,1' is no class"),
-        ("val_0_0.png n0", "says nothing of 12 images"),
+        ("gone.JPEG n0", r"says nothing of 12 images, such as val_0_0.JPEG \(it names gone.JPEG, which is not there\)"),
         ("val_0_0.JPEG " + "9" * 5000, "line 1: '9{5000}' is no class"),
     ],
 )
@@ -220,6 +234,8 @@ def test_a_wrong_ground_truth_is_named(tmp_path, lines, message):
         (["cat", "dog", "eel"], ["0", "1", "2"], [0, 1, 2]),
         (["cat", "dog", "eel"], ["1", "2", "3"], "line 3: '3' is no class; a subfolder of train, or a number below 3,"),
         (["cat", "dog", "eel"], ["cat", "1", "2"], "'cat' in line 1 is a subfolder of train, '1' in line 2 a number"),
+        (["n01440764", "n01443537"], ["n01440764 tench", "n01443537 goldfish", "n01440764"], [0, 1, 0]),
+        (["cat, wild", "dog"], ['"cat, wild"', "dog", "cat, wild"], [0, 1, 0]),
         (["red", "red fox", "eel"], ["red", "red panda", "eel"], "line 2: 'red panda' is no class"),
     ],
 )

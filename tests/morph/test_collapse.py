@@ -91,6 +91,15 @@ def test_errors_are_counted_where_there_are_labels(make_network):
     assert (report.errors_before, report.errors_after, report.images) == (0, 0, 32)
 
 
+def test_a_shortcut_with_a_module_in_it_is_left_as_it_is(make_network):
+    child, _ = morph_network(make_network(14), "1c1", calibration=_batches(), allow_inexact=True)
+    name = next(name for name, _ in child.named_modules() if name.endswith("branches.0.conv1"))
+    child, _ = morph_network(child, {name: FORK}, example_input=torch.zeros(2, *SIZE))
+    _, report = collapse(child, input_size=(1, *SIZE))
+    left = {module.name: module.reason for module in report.modules if module.reason}
+    assert "a convolution in it is a module of its own" in left.values()
+
+
 def test_padding_of_its_own_cannot_be_collapsed(make_network):
     child, _ = morph_network(make_network(14), "3c3", calibration=_batches(), allow_inexact=True)
     _, report = collapse(child, input_size=(1, *SIZE))

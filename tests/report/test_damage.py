@@ -58,6 +58,7 @@ def test_records_that_are_kept_are_whole():
         ("steps", True),
         ("index", -3),
         ("seed", True),
+        ("seed", 10**30),
         ("error", 12.5),
         ("error", float("nan")),
         ("start_error", None),
@@ -101,6 +102,10 @@ def test_what_cannot_be_is_named(record, key, value):
 def test_what_later_versions_added_may_be_missing(record, key):
     assert damages(changed(record, key, ...)) == []
     assert damages(changed(record, key, None)) == []
+
+
+def test_a_seed_may_be_a_time_in_nanoseconds(record):
+    assert damages(changed(record, "seed", 1_790_000_000_000_000_000)) == []
 
 
 def test_a_command_may_hold_names_that_are_no_text(record):
