@@ -32,7 +32,7 @@ def _collapse_into(output: Path, config: CollapseConfig, composed: DictConfig) -
     from morphnet.train import choose_engine
 
     data_config = data_of_source(config.parent, config.data)
-    data = load_data(data_config)
+    data = load_data(data_config, evaluation_only=True)
     network = load_parent(config.parent, config.network, data, config.weights)
     engine = choose_engine(config.device, "float32")
     data = normalised(data, data_config, network).to(engine.device)

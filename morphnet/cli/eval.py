@@ -28,7 +28,7 @@ def evaluate_source(composed: DictConfig) -> None:
     from morphnet.train import choose_engine, evaluate
 
     data_config = data_of_source(config.parent, config.data)
-    data = load_data(data_config, evaluation_only=not data_config.validation)
+    data = load_data(data_config, evaluation_only=True)
     network = load_parent(config.parent, config.network, data, config.weights)
     engine = choose_engine(config.device, config.precision)
     data = normalised(data, data_config, network).to(engine.device)

@@ -18,6 +18,7 @@ from morphnet.data import (
     Augmentation,
     ImageData,
     like_cifar,
+    like_imagenet,
     load_arrays,
     load_cifar,
     load_digits,
@@ -25,7 +26,7 @@ from morphnet.data import (
     with_validation,
 )
 from morphnet.data.files import Viewing
-from morphnet.data.folder import like_imagenet, load_folder
+from morphnet.data.folder import load_folder
 from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
@@ -59,13 +60,13 @@ def load_data(config: DataConfig, *, pretend: bool = False, evaluation_only: boo
     Args:
         pretend: noise will do in the place of CIFAR's and ImageNet's images where they are not there; nothing is
             downloaded.
-        evaluation_only: a folder of images needs none to train on.
+        evaluation_only: a folder of images needs none to train on, but for a validation split of them.
     """
     if not is_line(config.name):
         raise ValueError(f"data.name={config.name!r}: a name of one line is needed, such as data.name=mine")
     _check_of_files(config)
     if config.crop is not None:
-        data = _load_folder(config, config.crop, pretend, evaluation_only)
+        data = _load_folder(config, config.crop, pretend, evaluation_only and not config.validation)
     elif config.path is not None:
         if not config.path:
             raise ValueError("data.path is empty: give an .npz, or null")

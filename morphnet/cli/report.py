@@ -70,13 +70,12 @@ def _readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _report(config: ReportConfig, paths: list[Path]) -> None:
-    from morphnet.report.comparison import runs_of, why_none
+    from morphnet.report.comparison import recipe_of_tables, runs_of, why_none
     from morphnet.report.record import read_record
     from morphnet.report.variants import tell_apart
 
     _check_recipe(config.with_recipe, paths)
-    if config.with_recipe.startswith("paper_"):  # those of the paper for other data are the paper's as well
-        config.with_recipe = "paper"
+    config.with_recipe = recipe_of_tables(config.with_recipe)
     if config.verify:
         from morphnet.cli.verification import verify
 

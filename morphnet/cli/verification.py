@@ -43,7 +43,7 @@ def _verify(path: Path, device: str, loaded: dict[str, ImageData]) -> str:
     config = data_of_source(str(path.parent), None)
     key = repr(config)
     if key not in loaded:
-        loaded[key] = load_data(config)
+        loaded[key] = load_data(config, evaluation_only=True)
     engine = choose_engine(device, record.get("evaluation_precision", "float32"))
     data = with_normalisation(loaded[key], [record["data"]["mean"], record["data"]["std"]]).to(engine.device)
     engine.place(network)

@@ -4,7 +4,8 @@ from morphnet.data.batches import calibration_batches, evaluation_batches, evalu
 from morphnet.data.feed import Batches, generator_for
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
 from morphnet.data.memory import Augmentation, TrainBatches
-from morphnet.data.sources import like_cifar, load_arrays, load_cifar, load_digits
+from morphnet.data.noise import like_cifar, like_imagenet
+from morphnet.data.sources import load_arrays, load_cifar, load_digits
 
 __all__ = [
     "Augmentation",
@@ -17,6 +18,7 @@ __all__ = [
     "evaluation_count",
     "generator_for",
     "like_cifar",
+    "like_imagenet",
     "load_arrays",
     "load_cifar",
     "load_digits",

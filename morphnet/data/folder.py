@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from morphnet.data.decoding import decode
 from morphnet.data.files import FileSplit, Unreadable, Viewing
 from morphnet.data.ground_truth import (
     ENDINGS,
     EVALUATION_FOLDERS,
+    Note,
     find_ground_truth,
     is_ground_truth,
     read_ground_truth,
@@ -25,12 +23,8 @@ from morphnet.data.images import ImageData
 
 #: What file systems, archives and servers put beside folders; none of these is a class.
 OF_SYSTEMS = ("lost+found", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-#: Training and validation images of ILSVRC 2012, and its classes.
-IMAGENET_IMAGES, IMAGENET_CLASSES = (1_281_167, 50_000), 1000
 #: Of what may not be meant, so many are named.
 NAMED = 3
-
-Note = Callable[[str], object]
 
 
 def load_folder(
@@ -98,36 +92,6 @@ def load_folder(
     counted = _split(root, test, viewing, workers, folder)
     trained_on = counted if without_train else _split(root, train, viewing, workers, "train")
     return ImageData(name, trained_on, counted, tuple(names), (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
-
-
-@dataclass(frozen=True)
-class _OnePhotograph(FileSplit):
-    """A split of whose images all are the same one, which no file holds."""
-
-    content: bytes = b""
-
-    def read(self, index: int) -> Tensor:
-        return decode(self.content, self.viewing.exif)
-
-
-def like_imagenet(viewing: Viewing, workers: int) -> ImageData:
-    """As many images and classes as ImageNet has, to plan with where it is not there.
-
-    All of them are one JPEG of smooth noise, of ImageNet's usual size: 500 x 375 pixels, 110 kB.
-    """
-    from PIL import Image
-
-    noise = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
-
-    def split(count: int) -> FileSplit:
-        labels = torch.arange(count) % IMAGENET_CLASSES
-        return _OnePhotograph(Path(), np.zeros(count, "S1"), labels, viewing, workers, content=stream.getvalue())
-
-    names = tuple(map(str, range(IMAGENET_CLASSES)))
-    train, test = (split(count) for count in IMAGENET_IMAGES)
-    return ImageData("imagenet", train, test, names, (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
 
 
 def _parts(root: Path, evaluation_only: bool, note: Note) -> tuple[str, bool]:

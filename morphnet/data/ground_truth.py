@@ -13,7 +13,7 @@ import numpy as np
 
 #: Folders of images that errors are counted on, in the order they are looked for.
 EVALUATION_FOLDERS = ("val", "validation", "test")
-#: Of files that are images, in small letters.
+#: Of files that are images, in small letters: those of torchvision's ImageFolder.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 #: What names the classes of a flat folder, where it is looked for by itself.
 GROUND_TRUTH = ("LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "val.txt")

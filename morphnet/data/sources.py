@@ -64,19 +64,6 @@ def load_cifar(name: str, root: Path, download: bool) -> ImageData:
     return _data(name, train, test, tuple(parts[0].classes))
 
 
-def like_cifar(name: str) -> ImageData:
-    """Noise in the shape of CIFAR-10 or -100, to plan with where the images are not there."""
-    generator, classes = torch.Generator().manual_seed(0), {"cifar10": 10, "cifar100": 100}[name]
-    train, test = (
-        Split(
-            torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator),
-            torch.arange(count) % classes,
-        )
-        for count in (50_000, 10_000)
-    )
-    return _data(name, train, test, tuple(map(str, range(classes))))
-
-
 def load_arrays(name: str, path: Path) -> ImageData:
     """An ``.npz`` of ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` (and ``class_names``).
 

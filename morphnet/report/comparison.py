@@ -23,6 +23,11 @@ Record = dict[str, Any]
 _PHASE = re.compile(r", phase (\d+)$")
 
 
+def recipe_of_tables(name: str | None) -> str:
+    """What the paper's tables count a recipe as: those of the paper, whatever data they are for, and none are one."""
+    return "paper" if name is None or name.startswith("paper") else name
+
+
 @dataclass(frozen=True)
 class Run:
     """The phases of one run, by their folders."""
@@ -44,8 +49,7 @@ class Run:
     @property
     def recipe(self) -> str:
         """The recipe of the run; ``paper`` for those of the paper and for none."""
-        name = next(iter(self.phases.values()))["settings"].get("recipe")
-        return "paper" if name is None or str(name).startswith("paper") else str(name)
+        return recipe_of_tables(next(iter(self.phases.values()))["settings"].get("recipe"))
 
     @property
     def seed(self) -> int:

@@ -16,6 +16,7 @@ ROLES = ("parent", "child", "control")
 HUGE = 1e18
 #: Of a value that is damaged, what is shown.
 SHOWN = 40
+_MISSING = object()
 
 
 def damages(record: dict[str, Any]) -> list[str]:
@@ -32,9 +33,6 @@ def damages(record: dict[str, Any]) -> list[str]:
     if not found and source is not None and int(source.partition("_")[0]) >= record["index"]:
         found.append(f"source={source!r} cannot be, of phase {record['index']}")
     return found
-
-
-_MISSING = object()
 
 
 def _at(record: dict[str, Any], key: str) -> Any:
@@ -86,7 +84,7 @@ def _positive(value: Any) -> bool:
 
 
 def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _table(value: Any) -> bool:

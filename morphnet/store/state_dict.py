@@ -110,7 +110,8 @@ def _read(path: Path) -> State:
 def _is_safetensors(path: Path) -> bool:
     """By its content: the length of a header, and the header, which is JSON."""
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _misfits(own: State, given: State) -> list[list[str]]:

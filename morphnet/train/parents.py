@@ -104,7 +104,7 @@ def shared_parent(
         shutil.copytree(folder / "tensorboard", tensorboard, dirs_exist_ok=True)
     for file in ("start.safetensors", "network.safetensors", "steps.csv"):
         _link_file(folder / file, phase / file)
-    for file in (MOMENTUM_FILE, UNREADABLE_FILE):  # parents of earlier versions, and of whole images, have none
+    for file in (MOMENTUM_FILE, UNREADABLE_FILE):  # of earlier versions; where every image could be read
         if (folder / file).is_file():
             _link_file(folder / file, phase / file)
     trained_by = {key: found.get(key) for key in ("experiment", "command")}

@@ -11,7 +11,6 @@ from morphnet.cli import main
 from morphnet.cli.inputs import load_parent
 from morphnet.cli.output import new_folder
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from tests.pictures import write_folder
 
 
 @pytest.fixture
@@ -327,47 +326,6 @@ def test_a_name_that_no_table_can_show_is_refused_before_anything_is_trained(run
     assert code == 2
     assert "is needed, such as" in error
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_layer_is_morphed_without_the_images_that_its_network_is_for(run, make_network, tmp_path):
-    source = save_network(make_network(), tmp_path / "n.safetensors")
-    write_folder(tmp_path / "images", classes=10)
-    of_images = ["data=folder", "data.path=images", "data.crop=32", "data.eval_shorter_side=36", "data.workers=0"]
-    code, _, error = run("morph", f"parent={source}", "morph=1c1", "output=a", "calibration_batches=2", *of_images)
-    assert code == 0, error
-    (tmp_path / "images").rename(tmp_path / "elsewhere")
-    deeper = ["morph", "parent=a", "deepen=1", "target=layer1.0.conv1"]
-    code, output, error = run(*deeper, "output=b")
-    assert (code, "flips" in output) == (0, True), error
-    assert "note: the proof has random inputs, not the images that a is for: data.path=images is not there" in error
-    code, _, error = run(*deeper, "output=c", "input_size=[3,32,32]")
-    assert (code, error) == (0, "")
-    (tmp_path / "a" / "config.yaml").write_text("model: x\ndata: {root: /x}\n")
-    (tmp_path / "a" / "morph_report.json").unlink()
-    code, _, error = run("eval", "parent=a")
-    assert (code, "give data=folder data.path=FOLDER" in error) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            ["eval", "parent=x", "trainer.threads=1"],
-            "it is a key of morphnet train; morphnet eval --help lists the keys",
-        ),
-        (["eval", "parent=x", "threads=1"], "OMP_NUM_THREADS=2 morphnet eval ... gives it two threads"),
-        (["eval", "parent=x", "optim.lr=1"], "it is a key of morphnet train; morphnet eval --help"),
-        (["report", "runs=x"], "did you mean 'records'?"),
-        (["eval", "parent=x", "+data.workers=0"], "+data.workers=0: give the group as well, such as data=..."),
-        (["train", "data.unreadable=1"], "morphnet train --help lists the keys of this command"),
-        (["flops", "qqqq=x"], "morphnet flops --help lists the keys of this command"),
-    ],
-)
-def test_a_key_of_another_command_is_said_to_be_one(run, monkeypatch, words, message):
-    monkeypatch.setattr("sys.argv", [f"morphnet {words[0]}"])
-    code, _, error = run(*words)
-    assert code == 2
-    assert message in error
 
 
 @pytest.mark.parametrize("command", ["train", "morph", "eval", "flops", "report"])

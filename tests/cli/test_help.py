@@ -114,3 +114,26 @@ def test_completion_has_the_values_that_a_comment_lists():
 def test_completion_explains_itself(capsys):
     assert main(["completion", "--help"]) == 0
     assert "~/.bashrc" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["eval", "parent=x", "trainer.threads=1"],
+            "it is a key of morphnet train; morphnet eval --help lists the keys",
+        ),
+        (["eval", "parent=x", "threads=1"], "OMP_NUM_THREADS=2 morphnet eval ... gives it two threads"),
+        (["eval", "parent=x", "optim.lr=1"], "it is a key of morphnet train; morphnet eval --help"),
+        (["report", "runs=x"], "did you mean 'records'?"),
+        (["eval", "parent=x", "+data.workers=0"], "+data.workers=0: give the group as well, such as data=..."),
+        (["train", "data.unreadable=1"], "morphnet train --help lists the keys of this command"),
+        (["flops", "qqqq=x"], "morphnet flops --help lists the keys of this command"),
+    ],
+)
+def test_a_key_of_another_command_is_said_to_be_one(capsys, monkeypatch, tmp_path, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr("sys.argv", [f"morphnet {words[0]}"])
+    assert main(words) == 2
+    assert message in capsys.readouterr().err

@@ -14,6 +14,7 @@ from morphnet.morph import Deepen, Enlarge, Widen
 from morphnet.nn.graph_conv import GraphConv2d
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from tests.modules import module
+from tests.pictures import write_folder
 
 SHORT = ["schedule.epochs=1", "controls=[]", "optim.batch_size=300", "morphing.calibration_batches=2"]
 SMALL = ["data=digits", "calibration_batches=2"]
@@ -294,3 +295,22 @@ def test_a_module_is_a_name_or_written_out():
     for wrong in (5, [1], "nothing"):
         with pytest.raises(ValueError, match="module="):
             module_of(wrong)
+
+
+def test_a_layer_is_morphed_without_the_images_that_its_network_is_for(run, make_network, tmp_path):
+    source = save_network(make_network(), tmp_path / "n.safetensors")
+    write_folder(tmp_path / "images", classes=10)
+    of_images = ["data=folder", "data.path=images", "data.crop=32", "data.eval_shorter_side=36", "data.workers=0"]
+    code, _, error = run("morph", f"parent={source}", "morph=1c1", "output=a", "calibration_batches=2", *of_images)
+    assert code == 0, error
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    deeper = ["morph", "parent=a", "deepen=1", "target=layer1.0.conv1"]
+    code, output, error = run(*deeper, "output=b")
+    assert (code, "flips" in output) == (0, True), error
+    assert "note: the proof has random inputs, not the images that a is for: data.path=images is not there" in error
+    code, _, error = run(*deeper, "output=c", "input_size=[3,32,32]")
+    assert (code, error) == (0, "")
+    (tmp_path / "a" / "config.yaml").write_text("model: x\ndata: {root: /x}\n")
+    (tmp_path / "a" / "morph_report.json").unlink()
+    code, _, error = run("eval", "parent=a")
+    assert (code, "give data=folder data.path=FOLDER" in error) == (2, True)

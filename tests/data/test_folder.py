@@ -9,8 +9,9 @@ from scipy.io import savemat
 
 from morphnet.data.decoding import UnreadableError
 from morphnet.data.files import Viewing
-from morphnet.data.folder import like_imagenet, load_folder
+from morphnet.data.folder import load_folder
 from morphnet.data.ground_truth import read_ground_truth
+from morphnet.data.noise import like_imagenet
 from tests.pictures import content, picture, write_folder
 
 VIEW = Viewing(32, 40)
