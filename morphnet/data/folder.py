@@ -76,17 +76,17 @@ def load_folder(
             raise FileNotFoundError(f"{root / folder} holds no images")
         truth = read_ground_truth(labels or find_ground_truth(root, folder, note), files, names, note)
         test = [(f"{folder}/{file}", truth[file]) for file in files]
-    for part, pairs, meaning in (
-        ("train", train, "the network gets outputs for them all the same"),
-        (folder, test, "the errors say nothing of them"),
-    ):
+    of_parts = [(folder, test, "the errors say nothing of them")]
+    if not without_train:
+        of_parts.insert(0, ("train", train, "the network gets outputs for them all the same"))
+    for part, pairs, meaning in of_parts:
         empty = sorted({*range(len(names))} - {label for _, label in pairs})
-        if empty and not (part == "train" and without_train):
+        if empty:
             which = _named([names[k] for k in empty], "class", "classes")
             note(f"{which} of {len(names)} without images in {root / part}: {meaning}")
     if found.others:
         note(f"{_named(found.others, 'file is', 'files are')} no images by their names, and left alone, in {root}")
-    for part in ([] if without_train else ["train"]) + ([folder] if sorted_into else []):
+    for part, _, _ in of_parts if sorted_into else of_parts[:-1]:
         if loose := found.beside(part):
             note(f"{_named(loose, 'image lies', 'images lie')} in {root / part} itself, in no class, and left alone")
     counted = _split(root, test, viewing, workers, folder)
