@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A worker that dies fails its test, and another one takes its place.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --max-worker-restart 10000
 
 .PHONY: demo test lint slow gpu docs install clean
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/morphnet train -m seed=0,1,2
 
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -27,7 +29,7 @@ gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m gpu
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m docs
+	$(PYTEST) -m docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 

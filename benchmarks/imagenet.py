@@ -205,7 +205,7 @@ def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
     data = ImageData("imagenet", split, split, classes, (0.0,) * 3, (1.0,) * 3, unreadable=Unreadable())
     batches = StreamBatches(with_normalisation(data, "imagenet"), batch, ScaleAugmentation(SIDES), (0, 0))
     network = ResNet(imagenet_architecture(int(arguments.network.removeprefix("resnet"))))
-    engine.place(network).train()
+    engine = engine.place(network.train())
     optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
 
     def speed(step: Callable[[], object]) -> float:

@@ -38,7 +38,6 @@ from morphnet.data.images import ImageData, Split
 from morphnet.data.memory import Augmentation
 from morphnet.nn.resnet import ResNet
 from morphnet.train import keep_freed_memory
-from morphnet.train.engine import quiet_compilation
 from morphnet.train.step import TrainStep, make_optimizer
 
 #: Part of a step, and what the names of its operators look like; the first that fits counts.
@@ -87,15 +86,14 @@ class Counter(TorchDispatchMode):
 def stepper(variant: Variant, device: str) -> tuple[Callable[[], None], TrainStep]:
     engine = variant.engine(device)
     network = ResNet(architecture(variant.network), torch.Generator().manual_seed(0))
-    engine.place(network)
-    network.train()
+    engine = engine.place(network.train())
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (1024, 3, 32, 32), dtype=torch.uint8, generator=generator)
     split = Split(images, torch.randint(10, (1024,), generator=generator)).to(engine.device)
     data = ImageData("noise", split, split, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
     batches = MarkedBatches(data, 128, Augmentation(4, True), (0, 0))
     optimizer = make_optimizer(network, 0.01, 0.9, 1e-4, False)
-    model = torch.compile(network) if engine.compile == "true" else network
+    model = engine.compiled(network) if engine.compile == "true" else network
     step = TrainStep(model, batches, optimizer, engine)  # type: ignore[arg-type]
     step.load(0)
 
@@ -183,7 +181,6 @@ def main() -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    quiet_compilation()
     about = machine(device, arguments.threads)
     peak = ceilings(device)
     text = "Ceilings, measured: " + ", ".join(

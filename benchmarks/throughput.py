@@ -48,7 +48,6 @@ from morphnet.morph import plan_morph
 from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture
 from morphnet.spec import parse_spec
 from morphnet.train import Engine, Optimisation, choose_engine, keep_freed_memory
-from morphnet.train.engine import quiet_compilation
 from morphnet.train.interruption import Interruption
 from morphnet.train.phase import run_phase
 from morphnet.train.schedule import Schedule
@@ -188,7 +187,6 @@ class StepClock(Interruption):
 def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float]:
     """Images per second of the loop, and of its bare step, half of whose steps run before and half after it."""
     keep_freed_memory()
-    quiet_compilation()
     engine = variant.engine(arguments.device)
     data = cifar(arguments.data).to(engine.device)
     network = ResNet(architecture(variant.network), torch.Generator().manual_seed(0))
@@ -223,9 +221,8 @@ def cifar(path: Path) -> ImageData:
 
 def bare_step(network: ResNet, batches: TrainBatches, engine: Engine) -> Callable[[], object]:
     """Forward, backward and optimizer on the first batch, again and again; captured where the loop is."""
-    engine.place(network)
-    network.train()
-    model = torch.compile(network) if engine.compile == "true" else network
+    engine = engine.place(network.train())
+    model = engine.compiled(network) if engine.compile == "true" else network
     optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
     images, labels = next(batches.epoch(0))
 

@@ -68,7 +68,7 @@ def _is_committed(record: dict[str, Any]) -> bool:
 def _why_not(record: dict[str, Any]) -> str:
     if record.get("commit"):
         return "uncommitted changes"
-    return "no commit is known: morphnet was installed without its repository; install a clone with pip install -e"
+    return "no commit is known: set MORPHNET_COMMIT to it, or install a clone with pip install -e"
 
 
 def _without_machine(value: Any) -> Any:

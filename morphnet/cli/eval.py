@@ -32,7 +32,7 @@ def evaluate_source(composed: DictConfig) -> None:
     network = load_parent(config.parent, config.network, data, config.weights)
     engine = choose_engine(config.device, config.precision)
     data = normalised(data, data_config, network).to(engine.device)
-    engine.place(network.float())
+    engine = engine.place(network.float())
     found = evaluate(network, evaluation_batches(data), engine)
     views = evaluate(network, evaluation_batches(data, views=data.views), engine) if data.views > 1 else None
     if not math.isfinite(found.loss):

@@ -46,7 +46,7 @@ def _verify(path: Path, device: str, loaded: dict[str, ImageData]) -> str:
         loaded[key] = load_data(config, evaluation_only=True)
     engine = choose_engine(device, record.get("evaluation_precision", "float32"))
     data = with_normalisation(loaded[key], [record["data"]["mean"], record["data"]["std"]]).to(engine.device)
-    engine.place(network)
+    engine = engine.place(network)
     found = evaluate(network, evaluation_batches(data), engine)
     _compare(record, found.errors, found.images, "")
     said = f"{found.errors:,} errors of {found.images:,}"

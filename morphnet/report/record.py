@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +20,9 @@ from morphnet.store.files import write_whole
 FORMAT = 1
 PACKAGES = ("morphnet", "torch", "torchvision", "numpy", "scikit-learn", "hydra-core", "omegaconf", "safetensors")
 
+#: Of the source tree that this package runs from.
+ROOT = Path(__file__).resolve().parents[2]
+
 #: Beside the record of a parent that runs share: what it stands for. Such a folder is no run.
 PARENT_FILE = "parent.json"
 
@@ -27,7 +32,7 @@ WATCH_FILE = "watch.csv"
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware and commit of this process, as plain values."""
-    return {"versions": _versions(), "hardware": _hardware(device), "commit": _commit()}
+    return {"versions": _versions(), "hardware": _hardware(device), "commit": _commit(ROOT)}
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:
@@ -93,17 +98,21 @@ def _cpu_model() -> str:
     return f"{model} ({', '.join(notable)})" if notable else model
 
 
-def _commit() -> dict[str, Any] | None:
-    """Commit of the source tree this package runs from; None for an installed wheel."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
+def _commit(root: Path) -> dict[str, Any] | None:
+    """Commit of the source tree in ``root``; without git that of ``MORPHNET_COMMIT``, or None.
+
+    Raises:
+        ValueError: the variable holds no commit.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
 
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no").strip()
-        return {"hash": git("rev-parse", "HEAD").strip(), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    if (root / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            changed = git("status", "--porcelain", "--untracked-files=no").strip()
+            return {"hash": git("rev-parse", "HEAD").strip(), "dirty": bool(changed)}
+    given = os.environ.get("MORPHNET_COMMIT", "")
+    if given and not re.fullmatch("[0-9a-f]{40}", given):
+        raise ValueError(f"MORPHNET_COMMIT={given!r}: 40 hexadecimal digits are needed, as `git rev-parse HEAD` prints")
+    return {"hash": given, "dirty": False} if given else None

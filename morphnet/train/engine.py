@@ -9,7 +9,8 @@ import shutil
 import sys
 import sysconfig
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Engine:
     Attributes:
         precision: ``float32``; ``bfloat16`` or ``float16`` for autocast around the forward pass, the latter with a
             gradient scaler; ``float64`` for everything.
-        channels_last: whether images lie in memory pixel by pixel.
+        channels_last: whether images lie in memory pixel by pixel; :meth:`place` decides it for a network.
         compile: ``auto``, ``true`` or ``false``: whether a network is trained through ``torch.compile``.
         cuda_graph: the same: whether a step on a GPU is captured once and replayed.
     """
@@ -48,12 +49,18 @@ class Engine:
     def layout(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def place(self, network: nn.Module) -> nn.Module:
-        """``network`` on the device, in the memory layout that is fast there; cuDNN will try its algorithms."""
+    def place(self, network: nn.Module) -> Engine:
+        """Puts ``network`` on the device, in the memory format that is fast and safe for it there.
+
+        Returns the engine that computes with it, whose images have the same format. cuDNN will try its algorithms.
+        """
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # every batch has the same shape
-        network = network.double() if self.precision == torch.float64 else network
-        return network.to(self.device).to(memory_format=self.layout)
+        if self.precision == torch.float64:
+            network.double()
+        placed = replace(self, channels_last=self.device.type != "cpu" or not _corrupts_in_channels_last(network))
+        network.to(self.device).to(memory_format=placed.layout)
+        return placed
 
     def place_images(self, images: Tensor) -> Tensor:
         images = images.double() if self.precision == torch.float64 else images
@@ -72,6 +79,14 @@ class Engine:
         """Evaluation is in float32 whatever training is in, so that a figure can be checked on any machine."""
         precision = torch.float64 if self.precision == torch.float64 else torch.float32
         return Engine(self.device, precision, self.channels_last)
+
+    def compiled(self, network: nn.Module) -> nn.Module:
+        """``network`` through ``torch.compile``, in the memory format of this engine."""
+        torch._dynamo.reset()  # else the graphs of earlier networks count towards its limit, and it stops compiling
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # on a CPU it warns that there is no GPU
+        # On a CPU the compiler itself would take channels_last.
+        options: dict[str, Any] | None = None if self.channels_last else {"layout_optimization": False}
+        return cast(nn.Module, torch.compile(network, options=options))
 
     def captures(self, processes: int = 1) -> bool:
         """Whether a step is replayed as a CUDA graph: on a GPU, by one process, without a gradient scaler.
@@ -122,7 +137,7 @@ def choose_engine(
         raise ValueError(f"device={device!r} cannot be used here ({first}); try device=cpu") from error
     gains = _has_bfloat16(place)
     dtype = (torch.bfloat16 if gains else torch.float32) if precision == "auto" else PRECISIONS[precision]
-    return Engine(place, dtype, True, compile.lower(), cuda_graph.lower())
+    return Engine(place, dtype, compile=compile.lower(), cuda_graph=cuda_graph.lower())
 
 
 def compiler_found() -> bool:
@@ -130,11 +145,6 @@ def compiler_found() -> bool:
     if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
         return False
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
-
-
-def quiet_compilation() -> None:
-    """Keeps ``torch.compile`` on a CPU from warning that there is no GPU."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def keep_freed_memory() -> None:
@@ -150,6 +160,20 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     except (OSError, AttributeError):
         pass
+
+
+def _corrupts_in_channels_last(network: nn.Module) -> bool:
+    """Whether a step of ``network`` in channels_last may write beyond its memory, on a CPU.
+
+    torch 2.14.1 does so where there is no AVX-512, in the backward pass of a 1x1 convolution with a stride and fewer
+    than 8 input channels, if either its weights or its images are in channels_last: ``Conv2d(4, 4, 1, stride=2)`` on
+    ``(100, 4, 8, 8)`` ends in "free(): invalid next size". Such a network stays contiguous on every CPU, since a run
+    may continue on another one.
+    """
+    return any(
+        isinstance(m, nn.Conv2d) and max(m.kernel_size) == 1 < max(m.stride) and m.in_channels // m.groups < 8
+        for m in network.modules()
+    )
 
 
 def _has_bfloat16(device: torch.device) -> bool:

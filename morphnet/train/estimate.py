@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -113,8 +113,8 @@ def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
 
     Of several processes one is measured, on its share of a batch, and counts for all that have a GPU of their own.
     """
-    engine, data = experiment.engine, experiment.data
-    network = engine.place(copy.deepcopy(network))
+    network, data = copy.deepcopy(network), experiment.data
+    engine = experiment.engine.place(network)
     images, labels = next(iter(evaluation_batches(data)))
     few = images[:8]
     with evaluation_mode(network), torch.inference_mode(), engine.autocast():
@@ -129,7 +129,7 @@ def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
     if engine.device.type == "cpu":
         probed = min(share, max(FEWEST_IMAGES, int(STEP_SECONDS * len(few) / (3 * min(seconds)))))
     with kept_random_state(engine.device):
-        training = _training_speed(experiment, network, probed)
+        training = _training_speed(replace(experiment, engine=engine), network, probed)
     batch = (images[:EVALUATED], labels[:EVALUATED])
     if engine.device.type == "cuda":
         training *= experiment.ranks.count

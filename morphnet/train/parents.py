@@ -48,7 +48,6 @@ def describe_parent(experiment: Experiment, plan: PhasePlan, architecture: Archi
         "evaluate_every": experiment.evaluate_every,  # the last figures of training reach back to the evaluation before
         "device": engine.device.type,
         "precision": str(engine.precision).removeprefix("torch."),
-        "channels_last": engine.channels_last,
         "cuda_graph": engine.captures(experiment.ranks.count),
         "compiled": engine.compiles(schedule.steps * experiment.batch_size),
         "threads": experiment.threads if engine.device.type == "cpu" else None,  # they order the sums

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 from morphnet.data import Batches
 from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import CheckpointFiles
-from morphnet.train.engine import Engine, quiet_compilation
+from morphnet.train.engine import Engine
 from morphnet.train.handover import momentum_of
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.loop import Evaluation, evaluate_together
@@ -80,7 +79,7 @@ def run_phase(
         Interrupted: the run was asked to stop, and a checkpoint was written.
         OSError: a file cannot be written; the last checkpoint stays.
     """
-    engine.place(network)
+    engine = engine.place(network)
     if schedule is None:
         start = evaluate_together(network, batches.data, engine, ranks)
         log_evaluation(log, 0, start)
@@ -112,9 +111,7 @@ def run_phase(
         compiled = engine.compiles(schedule.steps * batches.batch_size)
         model = ranks.parallel(network, engine.device, sync_bn)
         if compiled:
-            torch._dynamo.reset()  # else the graphs of earlier phases count towards its limit, and it stops compiling
-            model = cast(nn.Module, torch.compile(model))
-            quiet_compilation()
+            model = engine.compiled(model)
             print(f"{name}: compiling the network first, about a minute ...", flush=True)
         phase.prepare(model, StepLog(folder / "steps.csv", phase.step) if ranks.is_first else None)
         try:

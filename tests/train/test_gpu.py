@@ -95,8 +95,8 @@ def test_a_graph_trains_in_bfloat16(data, tmp_path):
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_nothing_in_an_epoch_waits_for_the_device(data, graph):
-    engine = choose_engine("cuda", "float32", "false", str(graph).lower())
-    network = engine.place(_network()).train()
+    network = _network().train()
+    engine = choose_engine("cuda", "float32", "false", str(graph).lower()).place(network)
     batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
     step = TrainStep(network, batches, make_optimizer(network, 0.05, 0.9, 1e-4, False), engine)
     step.load(0)
@@ -115,8 +115,8 @@ def test_nothing_in_an_epoch_waits_for_the_device(data, graph):
 
 
 def test_a_capture_leaves_everything_as_it_was(data):
-    engine = choose_engine("cuda", "float32")
-    network = engine.place(_network()).train()
+    network = _network().train()
+    engine = choose_engine("cuda", "float32").place(network)
     batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
     step = TrainStep(network, batches, make_optimizer(network, 0.05, 0.9, 1e-4, False), engine)
     step.load(0)

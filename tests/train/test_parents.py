@@ -47,7 +47,7 @@ def _experiment(folder, name="first", parents=None, **changes):
         "batch_size": 20,
         "optimisation": Optimisation(),
         "morphing": MorphConfig(),
-        "engine": Engine(torch.device("cpu"), channels_last=True, compile="false"),
+        "engine": Engine(torch.device("cpu"), compile="false"),
         "evaluate_every": 1,
         "checkpoint_seconds": 0.0,
         "settings": {"variant": name},
@@ -188,8 +188,8 @@ def test_where_nothing_can_be_linked_files_are_copied(tmp_path, monkeypatch):
         assert list((tmp_path / name / "tensorboard" / "phase0_parent").iterdir())
 
 
-BFLOAT16 = Engine(torch.device("cpu"), torch.bfloat16, channels_last=True, compile="false")
-COMPILED = Engine(torch.device("cpu"), channels_last=True, compile="true")
+BFLOAT16 = Engine(torch.device("cpu"), torch.bfloat16, compile="false")
+COMPILED = Engine(torch.device("cpu"), compile="true")
 OTHER = {
     "seed": ({"seed": 1}, {}),
     "images": ({"data": replace(DATA, train=_split(60, 2))}, {}),
