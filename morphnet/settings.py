@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Keys that may differ between a run and its continuation: they change nothing in the result.
-FREE_KEYS = {
+#: Keys that may differ between a run and its continuation, and are in no name: they say where and how it is computed,
+#: what is looked at meanwhile, and which controls stand beside it. What lies at a path is compared by its hash.
+FREE_KEYS = (
+    "controls",
+    "data.download",
+    "data.labels",
+    "data.path",
+    "data.root",
+    "data.workers",
+    "device",
+    "dry_run",
     "output",
     "share_parent",
     "trainer.checkpoint_seconds",
+    "trainer.compile",
+    "trainer.cuda_graph",
+    "trainer.evaluate_every",
     "trainer.restarts",
-    "data.root",
-    "data.download",
-    "data.workers",
-    "dry_run",
-}
-#: Where files lie; what is in them is compared by its hash.
-PATHS = {"data.path", "data.labels", "parent", "weights"}
+    "trainer.stop_after",
+    "trainer.threads",
+    "trainer.watch_every",
+    "trainer.watch_steps",
+)
+#: Where a parent lies; it is compared by its hash, and named.
+PATHS = ("parent", "weights")
+
+
+def deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide the result of a run, as flat keys."""
+    return {k: v for k, v in flat(values).items() if k not in FREE_KEYS and k.split(".")[0] not in FREE_KEYS}
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

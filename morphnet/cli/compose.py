@@ -28,7 +28,7 @@ from morphnet.config import (
     ReportConfig,
     TrainConfig,
 )
-from morphnet.settings import is_line
+from morphnet.settings import FREE_KEYS, is_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -83,6 +83,7 @@ def register() -> None:
         store.store(name=name, node=schema)
     store.store(group="hydra/callbacks", name="sweep", node={"jobs": {"_target_": "morphnet.cli.sweep.Jobs"}})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("unnamed_keys", lambda: ["experiment", "seed", *FREE_KEYS], replace=True)
     OmegaConf.register_new_resolver("folder", folder, replace=True)
 
 

@@ -15,9 +15,11 @@ from morphnet.cli.status import finished_records
 def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
     """The records of a run that is done; refuses a directory of another one."""
     check_same_run(composed, run_dir)
-    from morphnet.train.plan import count_phases
+    from morphnet.train.plan import CONTROLS, folders_of
 
-    return finished_records(run_dir, count_phases(len(composed.phases), composed.controls))
+    if not set(composed.controls) <= set(CONTROLS):  # which planning refuses
+        return None
+    return finished_records(run_dir, *folders_of(len(composed.phases), composed.controls))
 
 
 def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:

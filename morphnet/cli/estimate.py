@@ -19,7 +19,9 @@ from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 from morphnet.train import choose_engine
 from morphnet.train.estimate import Estimator, PhaseEstimate
-from morphnet.train.parents import describe_parent, parent_hash
+from morphnet.train.key import phase_hash
+from morphnet.train.plan import PhasePlan
+from morphnet.train.shared import find_shared
 
 HOW = "measured on a few steps of each network, beside whatever else runs now"
 
@@ -69,7 +71,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     """
     from morphnet.report.table import to_text
 
-    estimator, loaded, parents = Estimator(), {}, set()  # type: ignore[var-annotated]
+    estimator, loaded, phases = Estimator(), {}, set()  # type: ignore[var-annotated]
     lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
     unknown = []
     compiled: list[str] = []
@@ -88,10 +90,11 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
             unknown.append(f"  {' '.join(overrides)}: {first[:200]}")
             continue
         done = _done_phases(prepared)
-        shared = _parent_hash(prepared)
-        if shared is not None and shared in parents:
-            done.setdefault(prepared.plans[0].folder, "shared")
-        parents.add(shared)
+        for plan in prepared.plans:
+            shared = (_shares(prepared, plan), phase_hash(prepared.experiment, plan))
+            if shared[0] is not None and shared in phases:
+                done.setdefault(plan.folder, "shared")
+            phases.add(shared)
         left = [e for e in estimates if e.plan.folder not in done]
         row = lines.setdefault((prepared.experiment.name, prepared.chain), [0, 0, 0, 0.0])
         for i, value in enumerate((1, len(left), sum(e.steps for e in left), sum(e.seconds for e in left))):
@@ -171,24 +174,23 @@ def _is_done(config: DictConfig, overrides: Sequence[str], number: int) -> bool:
 
 def _done_phases(prepared: Prepared) -> dict[str, str]:
     """Folders of phases that need no training any more, and why."""
-    phases = prepared.experiment.run_dir / "phases"
+    experiment = prepared.experiment
+    phases = experiment.run_dir / "phases"
     found = {p.folder: "done" for p in prepared.plans if (phases / p.folder / "record.json").is_file()}
-    shared, parents = _parent_hash(prepared), prepared.experiment.parents
-    if shared is not None and parents is not None and (parents / shared / "record.json").is_file():
-        found.setdefault(prepared.plans[0].folder, "trained already")
+    for plan in prepared.plans:
+        parents = _shares(prepared, plan)
+        if parents is not None and find_shared(parents, phase_hash(experiment, plan)) is not None:
+            found.setdefault(plan.folder, "trained already")
     return found
 
 
-def _parent_hash(prepared: Prepared) -> str | None:
-    """Of a parent that runs share; None where this run's is not shared."""
-    experiment, plan = prepared.experiment, prepared.plans[0]
-    if prepared.parent is not None or experiment.parents is None or prepared.architecture is None:
-        return None
-    return parent_hash(describe_parent(experiment, plan, prepared.architecture))
+def _shares(prepared: Prepared, plan: PhasePlan) -> Path | None:
+    """Where other runs find the phase; None where they do not."""
+    return prepared.experiment.parents if plan.schedule is not None else None
 
 
 def _compiled(prepared: Prepared, estimates: Sequence[PhaseEstimate]) -> list[str]:
     """One line if phases are going to be compiled, which the probe is not."""
     experiment = prepared.experiment
-    count = sum(bool(e.steps) and experiment.engine.compiles(e.steps * experiment.batch_size) for e in estimates)
+    count = sum(bool(e.steps) and experiment.engine.compiles(e.steps, experiment.batch_size) for e in estimates)
     return ["long phases are compiled, a minute for each network at first, and run faster than that"] if count else []

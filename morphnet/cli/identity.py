@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from morphnet.cli.compose import digest, plain, read_yaml, to_yaml
+from morphnet.cli.compose import digest, plain, read_yaml
 from morphnet.cli.output import short
-from morphnet.config import DataConfig, TrainConfig
-from morphnet.settings import FREE_KEYS, PATHS, flat
+from morphnet.settings import PATHS, deciding
 
-#: Keys that came later: where they have their default, runs made before keep their variant.
-LATER = (
-    "after",
-    "data.policy",
-    "dry_run",
-    "new_head",
-    "optim.ema",
-    "optim.label_smoothing",
-    "schedule.decay",
-    "schedule.warmup",
-    "trainer.watch_every",
-    "trainer.watch_steps",
-)
 #: What only images in files have.
 OF_FILES = {"data.crop", "data.shorter_side", "data.eval_shorter_side", "data.views", "data.exif"}
 
@@ -37,13 +22,11 @@ def check_same_run(composed: DictConfig, run_dir: Path) -> None:
         if (run_dir / "phases").exists():
             raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
         return
-    # Settings that came later are absent in an older file: it was made with what they are by default.
-    before = {**_defaults(), **flat(read_yaml(path))}
-    now = flat(plain(composed))
+    before, now = deciding(read_yaml(path)), deciding(plain(composed))
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in FREE_KEYS
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise FileExistsError(
@@ -77,27 +60,14 @@ def claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) ->
                 )
     else:
         write_whole(path, (json.dumps(inputs, indent=1) + "\n").encode())
-    if not (run_dir / "config.yaml").is_file():
-        write_whole(run_dir / "config.yaml", to_yaml(composed).encode())
+    path = run_dir / "config.yaml"
+    before = read_yaml(path).get("controls", []) if path.is_file() else []
+    kept = {**plain(composed), "controls": list(dict.fromkeys([*before, *composed.controls]))}
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(kept)).encode())
 
 
 def variant_of(composed: DictConfig, inputs: dict[str, str | None]) -> str:
     """Eight hexadecimal digits of everything but the seed: runs that differ in their seed alone share them."""
-    left_out = {*FREE_KEYS, *PATHS, "seed"}
-    if composed.data.crop is None:
-        left_out |= OF_FILES  # they mean nothing then, and runs made before they came keep their digits
-    settings = {k: v for k, v in flat(plain(composed)).items() if k not in left_out}
-    later = {k: v for k, v in _defaults().items() if _came_later(k)}
-    settings = {k: v for k, v in settings.items() if k not in later or later[k] != v}
-    return digest(json.dumps([settings, inputs], sort_keys=True, default=str))
-
-
-def _defaults() -> dict[str, Any]:
-    """What every key is that a configuration does not give; those that have to be given stand as ``???``."""
-    of_data = flat(OmegaConf.to_container(OmegaConf.structured(DataConfig)), "data")
-    whole = flat(OmegaConf.to_container(OmegaConf.structured(TrainConfig)))
-    return {**of_data, **{key: value for key, value in whole.items() if _came_later(key)}}
-
-
-def _came_later(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in LATER)
+    settings = deciding(plain(composed))
+    left_out = {*PATHS, "seed"} | (OF_FILES if composed.data.crop is None else set())
+    return digest(json.dumps([{k: v for k, v in settings.items() if k not in left_out}, inputs], sort_keys=True))

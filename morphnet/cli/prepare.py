@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from morphnet.cli.identity import variant_of
@@ -117,6 +120,12 @@ def prepare(
         if length is not None and plan.role != "control" and 0 < length.steps <= length.warmup_steps:
             note(f"phase {plan.folder}: its warm-up, {length.warmup_steps} steps, is as long as the phase or longer")
     momentum = _momentum_of_parent(config)
+    root: dict[str, Any] = {"parent": made_from, "classes": data.classes}
+    if parent is None:
+        assert architecture is not None
+        root = {"network": architecture.to_dict()}
+    root |= {"precision": config.precision} if config.precision != "auto" else {}
+    root |= {"momentum": hashlib.sha256(save(momentum)).hexdigest()} if momentum else {}
     inputs = {
         "data": data.fingerprint(),
         "parent": made_from,
@@ -142,6 +151,7 @@ def prepare(
         checkpoint_seconds=config.trainer.checkpoint_seconds,
         ranks=ranks,
         sync_bn=config.trainer.sync_bn,
+        root=root,
         settings={
             "recipe": recipe,
             "scale": config.schedule.scale,

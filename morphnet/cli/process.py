@@ -57,6 +57,7 @@ def _train(
     begin: Callable[[], None],
 ) -> list[dict[str, Any]]:
     from morphnet.cli.prepare import prepare
+    from morphnet.report.record import read_run
     from morphnet.train import run_experiment
 
     prepared = prepare(composed, config, run_dir, recipe, engine, ranks)
@@ -81,4 +82,5 @@ def _train(
         print(
             f"{ranks.count} processes; a batch is {experiment.batch_size} images in total, {share} in each", flush=True
         )
-    return run_experiment(experiment, prepared.plans, prepared.architecture, prepared.parent)
+    run_experiment(experiment, prepared.plans, prepared.architecture, prepared.parent)
+    return ranks.from_first(lambda: read_run(run_dir))  # with the controls of earlier commands

@@ -207,12 +207,12 @@ def find_records(pattern: str) -> list[Path]:
 
     A parent that runs share is no run: its record stands in each of them.
     """
-    from morphnet.report.record import PARENT_FILE
+    from morphnet.report.record import PHASE_FILE
 
     found: set[Path] = set()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         found.update(match.glob("**/record.json") if match.is_dir() else [match] * (match.name == "record.json"))
-    return sorted((path for path in found if not path.with_name(PARENT_FILE).exists()), key=_in_order)
+    return sorted((path for path in found if not path.with_name(PHASE_FILE).exists()), key=_in_order)
 
 
 def _in_order(path: Path) -> tuple[Path, int, str]:

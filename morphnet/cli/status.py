@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,19 @@ def read_status(path: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and "state" in values else None
 
 
-def finished_records(run_dir: Path, phases: int | None = None) -> list[dict[str, Any]] | None:
+def finished_records(
+    run_dir: Path, indices: Collection[int] = (), folders: Collection[str] = ()
+) -> list[dict[str, Any]] | None:
     """The records of a run that is done, in the order of its phases; None if anything is missing.
 
     Args:
-        phases: how many there have to be, controls included, where that is known.
+        indices, folders: of phases that have to be there.
     """
     status = read_status(run_dir / STATUS)
     if status is None or status["state"] != "done":
         return None
-    if phases is not None and len(status.get("phases") or ()) != phases:
+    there = [str(phase) for phase in status.get("phases") or ()]
+    if not set(folders) <= set(there) or not {str(i) for i in indices} <= {phase.split("_")[0] for phase in there}:
         return None
     from morphnet.report.record import read_record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,6 +94,11 @@ class ImageData:
     def views(self) -> int:
         """Views of each image over which errors are counted where a phase ends, beside those of one: 10, or 1."""
         return 1 if isinstance(self.test, Split) else self.test.viewing.views
+
+    @property
+    def viewing(self) -> dict[str, Any] | None:
+        """What of an image in a file is evaluated, as plain values; None in memory, where all of it is."""
+        return None if isinstance(self.test, Split) else asdict(self.test.viewing)
 
     def fingerprint(self) -> str:
         """sha256 over every image and label (of files, their names): two data sets of one name are told apart by it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -14,7 +14,6 @@ from morphnet.data.feed import check_batch_size, generator_for
 from morphnet.data.images import ImageData, Split
 from morphnet.data.pixels import Normaliser
 from morphnet.data.policy import POLICIES, Policy
-from morphnet.later import LATER
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Augmentation:
 
     pad: int = 0
     flip: bool = False
-    policy: str = field(default="none", metadata=LATER)
+    policy: str = "none"
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:

@@ -23,8 +23,8 @@ PACKAGES = ("morphnet", "torch", "torchvision", "numpy", "scikit-learn", "hydra-
 #: Of the source tree that this package runs from.
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Beside the record of a parent that runs share: what it stands for. Such a folder is no run.
-PARENT_FILE = "parent.json"
+#: Beside the record of a phase that runs share: what makes it. Such a folder is no run.
+PHASE_FILE = "phase.json"
 
 #: Beside the record of a phase whose first steps were watched.
 WATCH_FILE = "watch.csv"

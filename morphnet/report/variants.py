@@ -9,12 +9,10 @@ from typing import Any
 
 import yaml
 
-from morphnet.settings import FREE_KEYS, PATHS, flat
+from morphnet.settings import PATHS, deciding
 
 #: So many settings are named; a table has no room for more.
 NAMED = 3
-#: What a table shows anyway: every control is a row.
-SHOWN = ("seed", "controls")
 #: What a phase is, which its name says.
 OF_CHAIN = ("name", "morph", "target", "module", "deepen", "widen", "enlarge")
 #: What the name of a run's folder begins with.
@@ -82,8 +80,7 @@ def _settings(run: Path) -> dict[str, Any]:
         values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    settings = flat(values or {})
-    return {k: v for k, v in settings.items() if k not in FREE_KEYS and k.split(".")[0] not in SHOWN}
+    return {key: value for key, value in deciding(values or {}).items() if key != "seed"}
 
 
 def _common(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

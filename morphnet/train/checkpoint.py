@@ -34,6 +34,7 @@ class Checkpoint:
         seconds: training time so far, evaluation left out; ``seconds_evaluated`` the same at the last evaluation.
         resumed: how often the phase was continued.
         average: state dict of the averaged network; empty where there is none.
+        stretches: see :class:`~morphnet.train.stretches.Stretches`.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Checkpoint:
     seconds_evaluated: float
     resumed: int = 0
     average: dict[str, Any] = field(default_factory=dict)
+    stretches: list[dict[str, Any]] = field(default_factory=list)
 
 
 class CheckpointError(ValueError):

@@ -12,7 +12,6 @@ from torch import nn
 
 from morphnet.data import ImageData
 from morphnet.flops import count_macs, count_parameters
-from morphnet.later import facts
 from morphnet.morph import words
 from morphnet.nn.metadata import metadata_of
 from morphnet.report.record import FORMAT
@@ -24,7 +23,6 @@ from morphnet.train.state import PhaseResult
 
 def describe_phase(
     experiment: Experiment,
-    plans: Sequence[PhasePlan],
     made_with: Mapping[str, Any],
     plan: PhasePlan,
     network: nn.Module,
@@ -39,10 +37,6 @@ def describe_phase(
         "format": FORMAT,
         **own_facts(experiment, plan),
         "seed": experiment.seed,
-        "index": plan.index,
-        "label": plan.label,
-        "role": plan.role,
-        "source": None if plan.source is None else plans[plan.source].folder,
         "from_scratch": plan.method == "scratch" or (trained_parent and not ancestors),
         "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
         **_figures(result, experiment),
@@ -82,6 +76,10 @@ def own_facts(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
     return {
         "experiment": experiment.name,
         "phase": plan.name,
+        "index": plan.index,
+        "label": plan.label,
+        "role": plan.role,
+        "source": None if plan.source is None else plan.source.folder,
         "settings": dict(experiment.settings),
         "command": [*sys.argv[0].split(), *sys.argv[1:]],
     }
@@ -106,6 +104,7 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
         "training_precision": str(experiment.engine.precision).removeprefix("torch."),
         "evaluation_precision": "float32",
         "compiled": result.compiled,
+        "stretches": list(result.stretches),
         "history": list(result.history),
     }
 
@@ -129,7 +128,7 @@ def hparams_of(experiment: Experiment, plans: Sequence[PhasePlan]) -> dict[str, 
         "bn": experiment.morphing.bn,
         "steps": 0 if schedule is None else schedule.steps,
         "lr": 0.0 if schedule is None else schedule.lr,
-        **facts(experiment.optimisation),
+        **asdict(experiment.optimisation),
         **asdict(last.handover),
     }
 

@@ -83,12 +83,12 @@ class Estimator:
         Args:
             architecture: of the parent, where none is given.
         """
-        networks: list[nn.Module] = []
+        networks: dict[str, nn.Module] = {}
         found = []
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, ("estimate",))
         for plan in plans:
             network = network_like(experiment, plan, networks, architecture, parent)
-            networks.append(network)
+            networks[plan.folder] = network
             macs, parameters = count_macs(network, (1, *experiment.data.input_size)), count_parameters(network)
             speed = self._speed(experiment, network)
             steps = plan.schedule.steps if plan.schedule is not None else 0

@@ -24,9 +24,10 @@ class Experiment:
     Attributes:
         name: of the experiment, as in the tables.
         seed: everything random is a function of it.
+        root: what the first phase starts from, as plain values: an architecture, or the hash of a given parent.
         settings: further plain values for the records, such as the composed choices.
         threads: of the CPU, as they were asked for; None for all.
-        parents: where parents lie that runs share; None: this run trains its own.
+        parents: where phases lie that runs share; None: this run trains all its own.
         ranks: the processes that train together; the first of them writes all files.
         sync_bn: whether batch normalisation measures the batches of all of them.
         watch: (steps, every) of the first steps of a phase that are looked at closely; none by default.
@@ -44,6 +45,7 @@ class Experiment:
     engine: Engine
     evaluate_every: int
     checkpoint_seconds: float
+    root: Mapping[str, Any]
     settings: Mapping[str, Any]
     threads: int | None = None
     parents: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def morph_settings(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         "activation": morphing.activation,
         "method": plan.method if plan.is_proved else "auto",
         "init": morphing.layers.init,
-        "generator": generator_for(experiment.seed, plan.index, "filters"),
+        "generator": generator_for(experiment.seed, plan.depth, "filters"),
     }
     if plan.layers is None:
         settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
@@ -36,14 +36,14 @@ def morph_settings(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
 def network_like(
     experiment: Experiment,
     plan: PhasePlan,
-    before: Sequence[nn.Module],
+    before: Mapping[str, nn.Module],
     architecture: Architecture | None,
     parent: nn.Module | None,
 ) -> nn.Module:
     """A network like the one that the phase trains, with weights of no meaning.
 
     Args:
-        before: those of the phases before it.
+        before: those of the phases before it, by folder.
         architecture: of the parent, where none is given.
 
     Raises:
@@ -55,7 +55,7 @@ def network_like(
             return parent
         assert architecture is not None
         return ResNet(architecture)
-    source = before[plan.source]
+    source = before[plan.source.folder]
     if plan.morph is not None:
         assert isinstance(source, ResNet)
         morphing = experiment.morphing
@@ -92,10 +92,10 @@ def rehearse(
     waiting = [p for p in plans if p.source is not None and not (folder / p.folder / "start.safetensors").exists()]
     if parent is None and all(plan.layers is None for plan in plans):
         waiting = []
-    networks: list[nn.Module] = []
-    for plan in plans[: waiting[-1].index + 1] if waiting else ():
+    networks: dict[str, nn.Module] = {}
+    for plan in plans[: plans.index(waiting[-1]) + 1] if waiting else ():
         try:
-            networks.append(network_like(experiment, plan, networks, architecture, parent))
+            networks[plan.folder] = network_like(experiment, plan, networks, architecture, parent)
         except ValueError as error:
             kind = InexactError if isinstance(error, InexactError) else ValueError
             raise kind(f"phase {plan.folder} could not begin, so nothing is trained: {error}") from error

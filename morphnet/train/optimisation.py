@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from morphnet.later import LATER
-
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -22,8 +20,8 @@ class Optimisation:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     nesterov: bool = False
-    label_smoothing: float = field(default=0.0, metadata=LATER)
-    ema: float = field(default=0.0, metadata=LATER)
+    label_smoothing: float = 0.0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from morphnet.data import Batches
+from morphnet.report.record import environment
 from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import CheckpointFiles
 from morphnet.train.engine import Engine
@@ -52,17 +54,19 @@ def run_phase(
     beginning: Beginning | None = None,
     watch: Watch | None = None,
     anatomy: Anatomy | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> PhaseResult:
     """Trains ``network`` in place; goes on from the last whole checkpoint in ``folder`` if there is one.
 
-    A phase that was stopped in any way and is continued ends, on the CPU, with the same bits as one that was not.
+    A phase that was stopped in any way and is continued in the same arithmetic ends, on the CPU, with the same bits as
+    one that was not.
     Global random generators are seeded for every step, and left as they were found.
 
     Args:
         schedule: None evaluates the network and leaves it as it is.
         log: called at step 0 and after every evaluated epoch, in the first of the ``ranks``.
         folder: where ``checkpoint.pt``, the one before it and ``steps.csv`` are written.
-        identity: of the run and the phase; a checkpoint of another one is refused.
+        identity: of the phase; a checkpoint of another one is refused.
         checkpoint_seconds: time between two checkpoints; 0 writes one after every step.
         evaluate_every: epochs between two evaluations; there is always one at the end.
         ranks: the processes that share every batch and every evaluation.
@@ -72,6 +76,7 @@ def run_phase(
         beginning: rates and momentum it starts with; by default one rate and no momentum.
         watch: writes down what happens in the first steps, in the first of the ``ranks``.
         anatomy: what is measured inside the network at every evaluation, for ``log``.
+        made_with: the environment of this process, for the stretches.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
@@ -108,12 +113,13 @@ def run_phase(
         files = CheckpointFiles(folder / "checkpoint.pt", identity)
         resumed = phase.resume(files)
         # Decided by the length of the whole phase, so that a continued phase is computed as it began.
-        compiled = engine.compiles(schedule.steps * batches.batch_size)
+        compiled = engine.compiles(schedule.steps, batches.batch_size)
         model = ranks.parallel(network, engine.device, sync_bn)
         if compiled:
             model = engine.compiled(model)
             print(f"{name}: compiling the network first, about a minute ...", flush=True)
         phase.prepare(model, StepLog(folder / "steps.csv", phase.step) if ranks.is_first else None)
+        phase.begin_stretch(compiled, made_with or environment(engine.device))
         try:
             with interruption.together(1 if phase.reads_at_will else STEPS_PER_VOTE):
                 if not resumed:

@@ -20,11 +20,13 @@ from morphnet.train.schedule import Schedule, scaled_schedule
 Role = Literal["parent", "child", "control"]
 
 #: Fair controls: the parent trained on for the same phases, as it is or with parametric activations; the same child
-#: with identities, or with random weights, in place of solved filters; the same child trained from random weights
-#: alone, for as long as its last phase, or as long as all phases together.
+#: with its new slopes held at 1, so that its modules stay linear; with identities, or with random weights, in place of
+#: solved filters; the same child trained from random weights alone, for as long as its last phase, or as long as all
+#: phases together. The order numbers their folders.
 CONTROLS = {
     "relu": "parent trained on",
     "prelu": "PReLU parent trained on",
+    "linear": "child with linear modules",
     "net2net": "child by identity insert (Net2Net)",
     "random": "child by random insert",
     "scratch": "child from scratch, the last phase's budget",
@@ -41,13 +43,13 @@ class PhasePlan:
     Attributes:
         name: unique within the run; with ``index`` it names the folder.
         label: in words, for tables.
-        source: index of the phase whose network this one starts from, or with ``scratch`` has the shape of; None for
-            the parent.
+        source: the phase whose network this one starts from, or with ``scratch`` has the shape of; None for the parent.
         morph: the spec that network is morphed to first.
         layers: or the layers that are morphed first, by pattern, and how.
         method: how filters are found: ``auto``, ``als`` or ``net2net``; ``random`` for new weights that keep no
             function, ``scratch`` for random weights everywhere.
         parametric: its activations are made parametric first.
+        linear: the slopes that morphs have brought since the parent are held at 1.
         schedule: None: the network is evaluated and not trained.
         offset: iterations of the phases it comes from.
         is_idle: all that its morph asks for is there already.
@@ -58,7 +60,7 @@ class PhasePlan:
     name: str
     label: str
     role: Role
-    source: int | None
+    source: PhasePlan | None
     morph: str | None
     parametric: bool
     schedule: Schedule | None
@@ -67,6 +69,12 @@ class PhasePlan:
     method: str = "auto"
     handover: Handover = field(default_factory=Handover)
     is_idle: bool = False
+    linear: bool = False
+
+    @property
+    def depth(self) -> int:
+        """How many phases its network has been through before; none for a network that starts from random weights."""
+        return 0 if self.source is None or self.method == "scratch" else 1 + self.source.depth
 
     @property
     def folder(self) -> str:
@@ -146,6 +154,8 @@ def plan_phases(
             )
     if "prelu" in controls and isinstance(parent, nn.Module):
         raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
+    if "linear" in controls and not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
+        raise ValueError("controls=[linear] goes with specs and layer morphs, which bring new slopes; no phase has one")
     if "random" in controls:
         other = [i for i, phase in enumerate(phases) if phase.widen is not None or phase.enlarge is not None]
         if other or not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
@@ -193,71 +203,67 @@ def plan_phases(
     ]
     planned: list[PhasePlan] = []
 
-    def add(
-        name: str,
-        label: str,
-        role: Role,
-        source: int | None,
-        change: tuple[str | None, Mapping[str, Operation] | None],
-        parametric: bool,
-        length: Schedule | None,
-        method: str = "auto",
-    ) -> int:
-        before = planned[source] if source is not None else None
-        trained = before.schedule.steps if before is not None and before.schedule is not None else 0
-        offset = before.offset + trained if before is not None and method != "scratch" else 0
-        takes_over = before is not None and method != "scratch"
-        planned.append(
-            PhasePlan(
-                len(planned),
-                name,
-                label,
-                role,
-                source,
-                change[0],
-                parametric,
-                length,
-                offset,
-                change[1],
-                method,
-                handover if takes_over else Handover(),
-                role == "child" and len(planned) in idle,
-            )
-        )
-        return len(planned) - 1
+    def add(plan: PhasePlan) -> PhasePlan:
+        planned.append(plan)
+        return plan
 
     first = phases[0].name or "parent"
-    nothing = (None, None)
-    add(first, "parent", "parent", None, nothing, False, None if parent_given and not trains_given else lengths[0])
-    source = 0
+    length = None if parent_given and not trains_given else lengths[0]
+    source = parent_plan = add(PhasePlan(0, first, "parent", "parent", None, None, False, length, 0))
     changes = [(phase.morph, found) for phase, found in zip(phases, layers, strict=True)]
     for i, phase in enumerate(phases[1:], 1):
         name, label = _names(phase, changes[i][1])
         method = morphing.layers.method if changes[i][1] else "auto"
-        source = add(phase.name or name, label, "child", source, changes[i], False, lengths[i], method)
-    last = source
+        child = PhasePlan(i, phase.name or name, label, "child", source, changes[i][0], False, lengths[i], 0)
+        child = replace(child, layers=changes[i][1], method=method, handover=handover, is_idle=i in idle)
+        source = add(_after(child))
+    children = planned[1:]
     for control in controls:
+        numbers = control_numbers(control, len(phases))
         if control in ANEW:
             trained = sum(length.steps for length in lengths)
-            steps = lengths[-1].steps if control == "scratch" else trained
-            add(
-                control, CONTROLS[control], "control", last, nothing, False, replace(lengths[0], steps=steps), "scratch"
-            )
+            anew = replace(lengths[0], steps=lengths[-1].steps if control == "scratch" else trained)
+            label = CONTROLS[control]
+            add(PhasePlan(*numbers[0], label, "control", children[-1], None, False, anew, 0, method="scratch"))
             continue
-        source = 0
-        for i, length in enumerate(lengths[1:], 1):
-            name = (control if control in INSERTS else f"{control}_trained_on") + (f"_{i}" if len(lengths) > 2 else "")
-            label = CONTROLS[control] + (f", phase {i}" if len(lengths) > 2 else "")
+        source = parent_plan
+        for child, (index, name) in zip(children, numbers, strict=True):
+            label = CONTROLS[control] + (f", phase {child.index}" if len(children) > 1 else "")
+            plan = replace(child, index=index, name=name, label=label, role="control", source=source, is_idle=False)
             if control in INSERTS:
-                source = add(name, label, "control", source, changes[i], False, length, control)
+                plan = replace(plan, method=control)
+            elif control == "linear":
+                plan = replace(plan, linear=True)
             else:
-                source = add(name, label, "control", source, nothing, control == "prelu" and source == 0, length)
+                parametric = control == "prelu" and source is parent_plan
+                plan = replace(plan, morph=None, layers=None, method="auto", parametric=parametric)
+            source = add(_after(plan))
     return tuple(planned)
 
 
-def count_phases(phases: int, controls: Sequence[str]) -> int:
-    """How many phases :func:`plan_phases` plans, for so many of a configuration."""
-    return phases + sum(1 if control in ANEW else phases - 1 for control in controls)
+def _after(plan: PhasePlan) -> PhasePlan:
+    """``plan`` with the iterations of the phases that it comes from."""
+    source = plan.source
+    assert source is not None
+    return replace(plan, offset=source.offset + (source.schedule.steps if source.schedule is not None else 0))
+
+
+def control_numbers(control: str, phases: int) -> list[tuple[int, str]]:
+    """Index and name of each phase of a control, whatever other controls a run of so many ``phases`` has."""
+    index = phases
+    for known in CONTROLS:
+        count = 1 if known in ANEW else phases - 1
+        if known == control:
+            name = f"{control}_trained_on" if control in ("relu", "prelu") else control
+            return [(index + i, name + (f"_{i + 1}" if count > 1 else "")) for i in range(count)]
+        index += count
+    raise KeyError(control)
+
+
+def folders_of(phases: int, controls: Sequence[str]) -> tuple[set[int], set[str]]:
+    """What :func:`plan_phases` plans: the indices of the phases, and the folders of the controls."""
+    numbered = [number for control in controls for number in control_numbers(control, phases)]
+    return set(range(phases)), {f"{index}_{name}" for index, name in numbered}
 
 
 def _names(phase: PhaseConfig, layers: Mapping[str, Operation] | None) -> tuple[str, str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from morphnet.data import calibration_batches, generator_for, train_batches
 from morphnet.data.files import UNREADABLE_FILE
-from morphnet.later import facts
 from morphnet.morph import InexactError, MorphError, morph_network
 from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
@@ -28,7 +26,6 @@ from morphnet.train.description import describe_phase, facts_of_data, final_erro
 from morphnet.train.experiment import Experiment
 from morphnet.train.growth import morph_settings
 from morphnet.train.handover import (
-    Handover,
     kept_parameters,
     load_momentum,
     save_momentum,
@@ -36,10 +33,11 @@ from morphnet.train.handover import (
     shrink_and_perturb,
 )
 from morphnet.train.interruption import Interruption
+from morphnet.train.key import describe_key, phase_hash
 from morphnet.train.optimisation import Beginning
-from morphnet.train.parents import describe_parent, shared_parent
 from morphnet.train.phase import run_phase
 from morphnet.train.plan import PhasePlan
+from morphnet.train.shared import shared_phase
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
 from morphnet.train.watch import Watch
 
@@ -49,8 +47,8 @@ def run_experiment(
 ) -> list[dict[str, Any]]:
     """Runs every phase that has no record yet, and returns the records of all.
 
-    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed. A parent that
-    is trained here is trained in ``experiment.parents``, where other runs find it.
+    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed. Phases are
+    trained in ``experiment.parents``, where other runs find them.
 
     Args:
         architecture: of the parent, where it is trained here; else it may be None.
@@ -108,17 +106,16 @@ class _Run:
         return ranks.from_first(dict)
 
     def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], dict[str, Any]]) -> dict[str, Any]:
-        """The record that is there, of this run or of a parent it shares; else what ``train`` makes."""
+        """The record that is there, of this run or of a phase it shares; else what ``train`` makes."""
         experiment, folder = self.experiment, self.folder(plan)
         tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
         if (folder / "record.json").is_file():
             return self.finished_record(plan)
-        begun = (folder / "checkpoint.pt").exists()  # while this run did not share its parent
-        if plan.source is None and self.parent is None and experiment.parents is not None and not begun:
-            assert self.architecture is not None
-            description, own = describe_parent(experiment, plan, self.architecture), own_facts(experiment, plan)
-            return shared_parent(experiment.parents, description, own, folder, tensorboard, train)
-        if tensorboard.is_symlink():  # while this run shared its parent
+        begun = (folder / "checkpoint.pt").exists()  # while this run did not share its phases
+        if plan.schedule is not None and experiment.parents is not None and not begun:
+            description, own = describe_key(experiment, plan), own_facts(experiment, plan)
+            return shared_phase(experiment.parents, description, own, folder, tensorboard, train)
+        if tensorboard.is_symlink():  # while this run shared its phases
             tensorboard.unlink()
         return train(folder, tensorboard)
 
@@ -139,16 +136,15 @@ class _Run:
                 metadata_of(network).setdefault("lineage", [])
             metadata_of(network).update(facts_of_data(experiment.data))
         else:
-            source_plan = self.plans[plan.source]
-            source = self.finished(source_plan)
+            source = self.finished(plan.source)
             lineage = [
                 *metadata_of(source).get("lineage", []),
-                {"phase": source_plan.name, "network": network_hash(source)},
+                {"phase": plan.source.name, "network": network_hash(source)},
             ]
             experiment.engine.place(source)
             if plan.method == "scratch":
                 network, lineage = source, []
-                initialise(network.cpu(), generator_for(experiment.seed, plan.index, "initial weights"))
+                initialise(network.cpu(), generator_for(experiment.seed, "scratch", "initial weights"))
                 metadata_of(network).clear()
                 metadata_of(network).update(facts_of_data(experiment.data))
             elif plan.grows:
@@ -158,7 +154,7 @@ class _Run:
             if plan.handover.changes_weights:
                 network = network.cpu()
                 shrink_and_perturb(
-                    network, plan.handover, generator_for(experiment.seed, plan.index, "shrink and perturb")
+                    network, plan.handover, generator_for(experiment.seed, plan.depth, "shrink and perturb")
                 )
             metadata_of(network)["lineage"] = lineage
         save_network(network, path)
@@ -169,11 +165,11 @@ class _Run:
         handover, ranks = plan.handover, self.experiment.ranks
         if plan.source is None or plan.method == "scratch":
             return Beginning()
-        source = self.plans[plan.source]
-        shapes = ranks.from_first(lambda: shapes_in(self.folder(source) / "network.safetensors"))
+        source = self.folder(plan.source)
+        shapes = ranks.from_first(lambda: shapes_in(source / "network.safetensors"))
         momentum: Mapping[str, Tensor] = {}
         if handover.momentum == "kept":
-            momentum = ranks.from_first(lambda: load_momentum(self.folder(source)))
+            momentum = ranks.from_first(lambda: load_momentum(source))
         return Beginning(kept_parameters(network, shapes), handover.kept_lr, momentum)
 
     def watch(self, plan: PhasePlan, folder: Path, beginning: Beginning) -> Watch | None:
@@ -182,7 +178,7 @@ class _Run:
         steps, every = experiment.watch
         if not steps or plan.source is None or plan.schedule is None or not experiment.ranks.is_first:
             return None
-        key = (experiment.seed, plan.index, "watch")
+        key = (experiment.seed, plan.depth, "watch")
         images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
         start = folder / "start.safetensors"
         return Watch(folder / WATCH_FILE, lambda: load_network(start), beginning.kept, images, steps, every)
@@ -215,10 +211,10 @@ class _Run:
             raise ValueError(f"{error}; {self.advice(plan, {})}") from error
 
     def advice(self, plan: PhasePlan, record: Mapping[str, Any]) -> str:
-        """What to try where the files of a finished phase are damaged; those of a shared parent are links."""
+        """What to try where the files of a finished phase are damaged; those of a shared phase are links."""
         folders, parents = [str(self.folder(plan))], self.experiment.parents
         if parents is not None and "shared_parent" in record:
-            folders.append(str(parents / record["shared_parent"]["hash"]))
+            folders.append(record["shared_parent"]["found_in"])
         which = f"folder{'s' if folders[1:] else ''} {' and '.join(folders)}"
         return f"delete the {which}, and the same command trains it again"
 
@@ -231,7 +227,7 @@ class _Run:
         started = datetime.datetime.now(datetime.UTC)
         start_hash = network_hash(network)
         beginning = self.beginning(plan, network)
-        key = (experiment.seed, _shared_index(plan, self.plans))
+        key = (experiment.seed, plan.depth)  # a child and its controls see the same images in the same order
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
@@ -248,7 +244,7 @@ class _Run:
                 name=plan.name,
                 log=log,
                 folder=folder,
-                identity=_identity(experiment, plan, start_hash),
+                identity=phase_hash(experiment, plan),
                 checkpoint_seconds=experiment.checkpoint_seconds,
                 evaluate_every=experiment.evaluate_every,
                 ranks=ranks,
@@ -257,6 +253,7 @@ class _Run:
                 beginning=beginning,
                 watch=self.watch(plan, folder, beginning),
                 anatomy=Anatomy(beginning.kept, lambda: load_network(start)),
+                made_with=self.made_with,
             )
         if not ranks.is_first:
             return {}
@@ -265,7 +262,7 @@ class _Run:
         momentum = result.momentum or (experiment.parent_momentum if plan.source is None else {})
         if momentum:
             save_momentum(momentum, folder)
-        record = describe_phase(experiment, self.plans, self.made_with, plan, network, result, start_hash, started)
+        record = describe_phase(experiment, self.made_with, plan, network, result, start_hash, started)
         write_record(record, folder / "record.json")
         remove_checkpoints(folder)
         return record
@@ -291,7 +288,7 @@ def _parametric(network: nn.Module) -> ResNet:
 
 
 def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: Path) -> nn.Module:
-    key, count = (experiment.seed, plan.index, "calibration"), experiment.morphing.calibration_batches
+    key, count = (experiment.seed, plan.depth, "calibration"), experiment.morphing.calibration_batches
     batches = calibration_batches(experiment.data, experiment.augmentation, key, count)
     found: dict[str, Any] = {}
     try:
@@ -310,23 +307,8 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
             write_whole(folder / "morph_report.json", (json.dumps(found, indent=1) + "\n").encode())
     if not plan.is_proved:
         before = {name for name, _ in source.named_modules()}
-        generator = generator_for(experiment.seed, plan.index, "initial weights")
+        generator = generator_for(experiment.seed, plan.depth, plan.method, "initial weights")
         initialise(child.cpu(), generator, lambda name: name not in before)
         return child
     print(report, flush=True)
     return child
-
-
-def _identity(experiment: Experiment, plan: PhasePlan, start_hash: str) -> str:
-    """What a checkpoint of the phase belongs to."""
-    schedule = None if plan.schedule is None else facts(plan.schedule)
-    optimisation = {**facts(experiment.optimisation), "batch_size": experiment.batch_size}
-    known: list[Any] = [experiment.seed, plan.index, start_hash, schedule, optimisation, experiment.ranks.count]
-    if plan.handover != Handover():
-        known.append(asdict(plan.handover))
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
-
-
-def _shared_index(plan: PhasePlan, plans: Sequence[PhasePlan]) -> int:
-    """How many phases came before: a child and its control see the same images in the same order."""
-    return 0 if plan.source is None else 1 + _shared_index(plans[plan.source], plans)

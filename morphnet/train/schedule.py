@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-
-from morphnet.later import LATER
+from dataclasses import dataclass
 
 #: How the rate falls, and how it begins.
 DECAYS, WARMUPS = ("step", "cosine"), ("constant", "linear")
@@ -35,8 +33,8 @@ class Schedule:
     factor: float = 0.1
     warmup_steps: int = 0
     warmup_lr: float = 0.01
-    decay: str = field(default="step", metadata=LATER)
-    warmup: str = field(default="constant", metadata=LATER)
+    decay: str = "step"
+    warmup: str = "constant"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -24,6 +24,7 @@ from morphnet.train.ranks import Ranks
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import TrainStep, make_optimizer
 from morphnet.train.steplog import StepLog
+from morphnet.train.stretches import Arithmetic, Stretches
 from morphnet.train.watch import Watch
 
 #: Receives (step in the phase, metric, value).
@@ -43,6 +44,7 @@ class PhaseResult:
         seconds: spent in training steps, evaluation left out.
         compiled: whether the steps went through ``torch.compile``.
         resumed: how often the phase was continued after an interruption.
+        stretches: which steps were trained where and how; see :class:`~morphnet.train.stretches.Stretches`.
         gpu_memory: the most that tensors held on this process's GPU, in bytes; None on a CPU.
         momentum: of every parameter at the end, by name; empty where nothing was trained.
     """
@@ -58,6 +60,7 @@ class PhaseResult:
     images_per_second: float | None
     compiled: bool
     resumed: int
+    stretches: tuple[dict[str, Any], ...] = ()
     gpu_memory: int | None = None
     final_views: Evaluation | None = None
     momentum: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -115,6 +118,7 @@ class PhaseState:
         self.history: list[dict[str, Any]] = []
         self.step = self.measured = self.resumed = 0
         self.seconds = self.seconds_evaluated = 0.0  # of training: so far, and at the last evaluation
+        self.stretches, self._stretched = Stretches(), 0.0  # and the seconds of training that they count
         self._clock_started: float | None = None
         self._stepped = False  # in this process
 
@@ -151,7 +155,7 @@ class PhaseState:
             return False
         self.network.load_state_dict(checkpoint.network)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        if self.scaler is not None:
+        if self.scaler is not None and checkpoint.scaler:
             self.scaler.load_state_dict(checkpoint.scaler)
         if self.average is not None:
             self.average.network.load_state_dict(checkpoint.average)
@@ -161,6 +165,7 @@ class PhaseState:
         self.step = self.measured = checkpoint.step
         self.history, self.resumed = checkpoint.history, checkpoint.resumed + 1
         self.seconds, self.seconds_evaluated = checkpoint.seconds, checkpoint.seconds_evaluated
+        self.stretches, self._stretched = Stretches(checkpoint.stretches), checkpoint.seconds
         if self.ranks.is_first:
             print(f"{self.name}: goes on at step {self.step:,} of {self.schedule.steps:,}", flush=True)
         return True
@@ -184,6 +189,29 @@ class PhaseState:
             why = self._step.try_to_capture()
             if why:
                 print(f"{self.name}: no CUDA graph ({why}); steps run one by one", flush=True)
+
+    def begin_stretch(self, compiled: bool, made_with: Mapping[str, Any]) -> None:
+        """From here on steps are done in this process's arithmetic; says so where it was another before."""
+        hardware = made_with["hardware"]
+        arithmetic = Arithmetic(
+            device=self.engine.device.type,
+            hardware=hardware.get("gpu") or hardware["cpu"],
+            precision=str(self.engine.precision).removeprefix("torch."),
+            threads=torch.get_num_threads() if self.engine.device.type == "cpu" else None,
+            compiled=compiled,
+            cuda_graph=self._step.is_captured,
+            torch=torch.__version__,
+        )
+        said = self.stretches.begin(self.step, arithmetic, made_with["commit"])
+        if said is not None and self.ranks.is_first:
+            print(f"{self.name}: {said}", flush=True)
+
+    def _stretch(self) -> list[dict[str, Any]]:
+        """The stretches up to this step."""
+        seconds = self.seconds + self._on_clock()
+        self.stretches.trained(self.step, seconds - self._stretched, self.batches.batch_size)
+        self._stretched = seconds
+        return self.stretches.done
 
     def begin_training(self) -> None:
         """Puts network and model into training mode: with synchronised norms the model is a copy over its tensors."""
@@ -214,6 +242,7 @@ class PhaseState:
                 seconds_evaluated=self.seconds_evaluated,
                 resumed=self.resumed,
                 average={} if self.average is None else self.average.network.state_dict(),
+                stretches=self._stretch(),
             )
         )
 
@@ -330,6 +359,7 @@ class PhaseState:
             images_per_second=self.step * self.batches.batch_size / max(self.seconds, 1e-9),
             compiled=compiled,
             resumed=self.resumed,
+            stretches=tuple(self._stretch()),
             gpu_memory=torch.cuda.max_memory_allocated(self.engine.device) if not self.reads_at_will else None,
             final_views=views,
         )

@@ -79,6 +79,11 @@ class TrainStep:
         else:
             self._step_once()
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether :meth:`run` replays a CUDA graph."""
+        return self._graph is not None
+
     def measured(self, first: int, last: int) -> list[tuple[float, int]]:
         """(mean loss, errors) of the whole batches of rows ``first`` to ``last - 1``; waits for the device."""
         return [(loss / self.ranks.count, int(errors)) for loss, errors in self.sums[first:last].tolist()]

@@ -5,7 +5,7 @@ from morphnet.config import AfterConfig, LayerMorphConfig, MorphConfig, PhaseCon
 from morphnet.morph import Deepen, Widen
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.train import plan_phases
-from morphnet.train.plan import count_phases
+from morphnet.train.plan import folders_of
 from tests.modules import module
 
 PAIR = module("sa at")
@@ -32,7 +32,8 @@ def test_phases_come_from_each_other_and_controls_from_the_parent():
         "0_parent", "1_1c1", "2_3c1", "3_relu_trained_on_1", "4_relu_trained_on_2", "5_prelu_trained_on_1",
         "6_prelu_trained_on_2",
     ]  # fmt: skip
-    assert [p.source for p in plans] == [None, 0, 1, 0, 3, 0, 5]
+    assert [p.source and p.source.index for p in plans] == [None, 0, 1, 0, 3, 0, 5]
+    assert [p.depth for p in plans] == [0, 1, 2, 1, 2, 1, 2]
     assert [p.offset for p in plans] == [0, 60, 120, 60, 120, 60, 120]
     assert [p.schedule.steps for p in plans] == [60, 60, 30, 60, 30, 60, 30]
     assert [p.parametric for p in plans] == [False] * 5 + [True, False]
@@ -57,7 +58,7 @@ def test_a_phase_may_have_its_own_schedule():
         ([{"morph": "1c1"}], [], "first phase is the parent"),
         ([{}, {"morph": "1c1_hlaf"}], [], "phases.1.morph=1c1_hlaf: .*unknown suffix"),
         ([{}, {"morph": "3c1"}, {"morph": "1c1"}], [], "phases.2.morph=1c1: .*step backwards"),
-        ([{}, {"morph": "1c1"}], ["gelu"], "unknown 'gelu'; expected relu or prelu or net2net"),
+        ([{}, {"morph": "1c1"}], ["gelu"], "unknown 'gelu'; expected relu or prelu or linear or net2net"),
         ([{}, {"morph": "1c1"}], ["relu", "relu"], "named twice"),
         ([{}, {"morph": "1c1", "steps": 0}], [], "phases.1: schedule.steps=0"),
         ([{"steps": 3, "epochs": 3}], [], "phases.0: .*exactly one length"),
@@ -76,7 +77,7 @@ def test_a_phase_without_a_morph_is_trained_on():
         ("2_1c1", "1c1", True),
         ("3_rest", "trained on", False),
     ]
-    assert [p.source for p in plans] == [None, 0, 1, 2]
+    assert [p.source and p.source.index for p in plans] == [None, 0, 1, 2]
 
 
 def test_phases_that_morph_layers():

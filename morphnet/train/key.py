@@ -1,0 +1,85 @@
+"""What makes a phase: a description of everything that decides its result, and the hash that stands for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from morphnet.graph import ModuleGraph
+from morphnet.morph import Operation
+from morphnet.train.experiment import Experiment
+from morphnet.train.plan import PhasePlan
+
+#: Of what is hashed. To be raised when training itself changes, so that no phase of older code is taken.
+FORMAT = 2
+
+
+def describe_key(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    """Everything that decides the result of a phase, as plain values; never weights, nor how its arithmetic is done."""
+    data = experiment.data
+    return {
+        "format": FORMAT,
+        "seed": experiment.seed,
+        "start": _start(experiment, plan),
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint(),
+            "class_names": list(data.class_names),
+            "evaluated_on": data.evaluated_on,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "viewing": data.viewing,
+        },
+        "augmentation": asdict(experiment.augmentation),
+        "batch_size": experiment.batch_size,
+        "processes": experiment.ranks.count,
+        "sync_bn": experiment.sync_bn,
+        "optimisation": asdict(experiment.optimisation),
+        "schedule": None if plan.schedule is None else asdict(plan.schedule),
+    }
+
+
+def hash_of(description: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for ``description``."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def phase_hash(experiment: Experiment, plan: PhasePlan) -> str:
+    """The hash of the phase's description."""
+    return hash_of(describe_key(experiment, plan))
+
+
+def _start(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    """What the phase starts from, and what it does to it first."""
+    if plan.source is None:
+        return dict(experiment.root)
+    if plan.method == "scratch":
+        return {"scratch": _structure(experiment, plan.source)}
+    handover = asdict(plan.handover)
+    return {"phase": phase_hash(experiment, plan.source), "change": _change(experiment, plan), "handover": handover}
+
+
+def _structure(experiment: Experiment, plan: PhasePlan) -> list[dict[str, Any]]:
+    """The network of a phase without its weights: what it began as, and every change since."""
+    before = [dict(experiment.root)] if plan.source is None else _structure(experiment, plan.source)
+    change = _change(experiment, plan)
+    return [*before, change] if change else before
+
+
+def _change(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    change: dict[str, Any] = {"linear": True} if plan.linear else {}
+    if plan.parametric:
+        change["parametric"] = True
+    if plan.grows:
+        layers = {pattern: _plain(operation) for pattern, operation in (plan.layers or {}).items()}
+        change |= {"morph": plan.morph or layers, "method": plan.method, "morphing": asdict(experiment.morphing)}
+    return change
+
+
+def _plain(operation: Operation) -> dict[str, Any]:
+    if isinstance(operation, ModuleGraph):
+        return operation.to_dict()
+    return {type(operation).__name__: asdict(operation)}
