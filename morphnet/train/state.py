@@ -200,7 +200,7 @@ class PhaseState:
             threads=torch.get_num_threads() if self.engine.device.type == "cpu" else None,
             compiled=compiled,
             cuda_graph=self._step.is_captured,
-            torch=torch.__version__,
+            torch=str(torch.__version__),
         )
         said = self.stretches.begin(self.step, arithmetic, made_with["commit"])
         if said is not None and self.ranks.is_first:

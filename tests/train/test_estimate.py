@@ -8,7 +8,7 @@ from morphnet.morph import Deepen
 from morphnet.train import Optimisation, plan_phases, run_experiment
 from morphnet.train.estimate import Estimator, Speed
 from tests.modules import module
-from tests.train.test_parents import ARCHITECTURE, DATA, _experiment
+from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
 def _plans(phases=({}, {"morph": "1c1"}), controls=(), layers=(), steps=6):

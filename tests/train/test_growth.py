@@ -9,7 +9,7 @@ from morphnet.nn.resnet import ResNet
 from morphnet.train.growth import network_like, rehearse
 from tests.modules import module
 from tests.train.test_estimate import _plans
-from tests.train.test_parents import ARCHITECTURE, _experiment
+from tests.train.test_shared import ARCHITECTURE, _experiment
 
 GOOD, FLAT = module("sa at st"), module("sa at", kernel=1)
 
@@ -52,7 +52,7 @@ def test_a_given_parent_is_tried_itself_and_stays_as_it_is(tmp_path):
     before = {name: value.clone() for name, value in parent.state_dict().items()}
     rehearse(_experiment(tmp_path), _layers(GOOD), None, parent)
     assert all(torch.equal(value, before[name]) for name, value in parent.state_dict().items())
-    assert network_like(_experiment(tmp_path), _layers(GOOD)[0], [], None, parent) is parent
+    assert network_like(_experiment(tmp_path), _layers(GOOD)[0], {}, None, parent) is parent
 
 
 def test_a_phase_that_has_begun_is_tried_no_more(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from morphnet.config import AfterConfig, LayerMorphConfig, MorphConfig, PhaseCon
 from morphnet.morph import Deepen, Widen
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.train import plan_phases
-from morphnet.train.plan import folders_of
+from morphnet.train.plan import CONTROLS, folders_of
 from tests.modules import module
 
 PAIR = module("sa at")
@@ -101,24 +101,41 @@ def test_the_net2net_control_repeats_specs_and_deepens_with_identities():
     phases = [{}, {"morph": "1c1"}, {"deepen": 3, "target": "conv1"}]
     plans = _plan(phases, ["net2net"], layers=[None, None, {"conv1": Deepen(3)}])
     first, second = plans[3:]
-    assert [p.folder for p in (first, second)] == ["3_net2net_1", "4_net2net_2"]
-    assert (first.morph, first.layers, first.method, first.source) == ("1c1", None, "net2net", 0)
-    assert (second.morph, second.layers, second.method, second.source) == (None, {"conv1": Deepen(3)}, "net2net", 3)
+    assert [p.folder for p in (first, second)] == ["9_net2net_1", "10_net2net_2"]
+    assert (first.morph, first.layers, first.method, first.source) == ("1c1", None, "net2net", plans[0])
+    assert (second.morph, second.layers, second.method) == (None, {"conv1": Deepen(3)}, "net2net")
+    assert second.source == first
     assert all(p.role == "control" and p.grows for p in (first, second))
     assert plans[1].method == plans[2].method == "auto"
     (only,) = _plan([{}, {"morph": "1c1"}], ["net2net"])[2:]
-    assert (only.folder, only.label) == ("2_net2net", "child by identity insert (Net2Net)")
+    assert (only.folder, only.label) == ("5_net2net", "child by identity insert (Net2Net)")
 
 
 def test_controls_from_scratch_train_the_last_child_for_its_phase_or_for_all():
     phases = [{"steps": 10, "warmup_steps": 3}, {"morph": "1c1", "steps": 20}, {"morph": "3c1", "steps": 40}]
     plans = _plan(phases, ["random", "scratch", "scratch_total"])
     first, second, scratch, total = plans[3:]
-    assert [p.folder for p in (first, second)] == ["3_random_1", "4_random_2"]
-    assert (first.morph, first.method, first.source, second.source) == ("1c1", "random", 0, 3)
-    assert (scratch.source, scratch.grows, scratch.offset, scratch.schedule.steps) == (2, False, 0, 40)
-    assert (total.source, total.method, total.schedule.steps, total.schedule.warmup_steps) == (2, "scratch", 70, 3)
-    assert count_phases(3, ["random", "scratch", "scratch_total"]) == len(plans)
+    assert [p.folder for p in (first, second)] == ["11_random_1", "12_random_2"]
+    assert (first.morph, first.method, first.source, second.source) == ("1c1", "random", plans[0], first)
+    assert (scratch.source, scratch.grows, scratch.offset, scratch.schedule.steps) == (plans[2], False, 0, 40)
+    assert (total.depth, total.method, total.schedule.steps, total.schedule.warmup_steps) == (0, "scratch", 70, 3)
+    indices, folders = folders_of(3, ["random", "scratch", "scratch_total"])
+    assert (indices, folders) == ({0, 1, 2}, {plan.folder for plan in plans[3:]})
+
+
+def test_a_control_has_the_same_folder_whatever_others_there_are():
+    phases = [{}, {"morph": "1c1"}, {"morph": "3c1"}]
+    every = {plan.name: plan.folder for plan in _plan(phases, list(CONTROLS))}
+    assert len(set(every.values())) == len(every) == 3 + 5 * 2 + 2
+    for control in CONTROLS:
+        assert {plan.folder for plan in _plan(phases, [control])} <= set(every.values())
+
+
+def test_the_linear_control_grows_as_the_child_does_and_holds_its_slopes():
+    plans = _plan([{}, {"morph": "1c1"}, {"morph": "3c1"}], ["linear"])
+    assert [(p.morph, p.linear, p.depth) for p in plans[3:]] == [("1c1", True, 1), ("3c1", True, 2)]
+    with pytest.raises(ValueError, match="bring new slopes; no phase has one"):
+        _plan([{}, {}], ["linear"])
 
 
 def test_a_given_parent_of_another_class_is_planned_with():

@@ -1,4 +1,4 @@
-"""Parents that runs share: which runs do, who trains them, and that the numbers are those of a run by itself."""
+"""Phases that runs share: which runs do, who trains them, and that the numbers are those of a run by itself."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from morphnet.data.images import ImageData, Split
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.store import load_network
 from morphnet.train import Engine, Experiment, Optimisation, plan_phases, run_experiment
-from morphnet.train.parents import describe_parent, parent_hash
+from morphnet.train.key import describe_key, hash_of, phase_hash
 
 PARENT = ({"morph": None},)
 ARCHITECTURE = cifar_architecture(14, 3, widths=(4, 4, 4))
@@ -50,6 +50,7 @@ def _experiment(folder, name="first", parents=None, **changes):
         "engine": Engine(torch.device("cpu"), compile="false"),
         "evaluate_every": 1,
         "checkpoint_seconds": 0.0,
+        "root": {"network": ARCHITECTURE.to_dict()},
         "settings": {"variant": name},
         "threads": 1,
         "parents": parents,
@@ -57,10 +58,10 @@ def _experiment(folder, name="first", parents=None, **changes):
     return Experiment(**{**settings, **changes})
 
 
-def _plans(phases=({"morph": None}, {"morph": "1c1"}), lr=0.1, **schedule):
+def _plans(phases=({"morph": None}, {"morph": "1c1"}), lr=0.1, controls=(), **schedule):
     given = [PhaseConfig(**phase) for phase in phases]
     length = ScheduleConfig(**{"steps": 6, **schedule})
-    return plan_phases(given, [], length, lr, 3, ARCHITECTURE, MorphConfig(), False, len(DATA.train))
+    return plan_phases(given, controls, length, lr, 3, ARCHITECTURE, MorphConfig(), False, len(DATA.train))
 
 
 def _weights(path):
@@ -80,28 +81,77 @@ def _figures(value):
     return [_figures(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def test_two_runs_train_their_parent_once_and_their_numbers_are_those_of_runs_by_themselves(tmp_path, capsys):
+def test_two_runs_train_their_phases_once_and_their_numbers_are_those_of_runs_by_themselves(tmp_path, capsys):
     parents = tmp_path / "parents"
     alone = run_experiment(_experiment(tmp_path, "alone"), _plans(), ARCHITECTURE, None)
     first = run_experiment(_experiment(tmp_path, "first", parents), _plans(), ARCHITECTURE, None)
-    (shared,) = parents.iterdir()
-    trained = (shared / "record.json").stat().st_mtime_ns
+    shared = {path.name: (path / "record.json").stat().st_mtime_ns for path in parents.iterdir()}
+    assert len(shared) == 2
     assert "trained already" not in capsys.readouterr().out
     second = run_experiment(_experiment(tmp_path, "second", parents), _plans(), ARCHITECTURE, None)
-    assert "parent: trained already" in capsys.readouterr().out
-    assert [path.name for path in parents.iterdir()] == [shared.name]
-    assert (shared / "record.json").stat().st_mtime_ns == trained
-    phases = ("0_parent", "1_1c1")
+    said = capsys.readouterr().out
+    assert "parent: trained already by first, in" in said
+    assert "1c1: trained already by first, in" in said
+    assert {path.name: (path / "record.json").stat().st_mtime_ns for path in parents.iterdir()} == shared
     for name in ("first", "second"):
-        for phase in phases:
-            made = tmp_path / name / "phases" / phase / "network.safetensors"
-            own = tmp_path / "alone" / "phases" / phase / "network.safetensors"
-            assert made.read_bytes() == own.read_bytes()
+        for phase in ("0_parent", "1_1c1"):
+            for file in ("network.safetensors", "steps.csv"):
+                made, own = (tmp_path / run / "phases" / phase / file for run in (name, "alone"))
+                assert made.read_bytes() == own.read_bytes()
+        assert (tmp_path / name / "phases" / "1_1c1" / "morph_report.json").is_file()
     for records in (first, second):
-        assert records[0]["shared_parent"]["hash"] == shared.name
-        assert "shared_parent" not in records[1]
+        assert [record["shared_parent"]["hash"] for record in records] == [
+            phase_hash(_experiment(tmp_path), plan) for plan in _plans()
+        ]
     alone, first, second = (_figures(records) for records in (alone, first, second))
     assert alone == first == second
+
+
+def test_runs_of_other_chains_share_the_phases_that_are_equal(tmp_path):
+    parents = tmp_path / "parents"
+    one = _plans(({}, {"morph": "1c1"}, {"morph": "3c1"}), controls=["prelu"])
+    other = _plans(({}, {"morph": "1c1"}), controls=["prelu", "relu"])
+    run_experiment(_experiment(tmp_path, "first", parents), one, ARCHITECTURE, None)
+    assert len(list(parents.iterdir())) == 5
+    records = run_experiment(_experiment(tmp_path, "second", parents), other, ARCHITECTURE, None)
+    assert len(list(parents.iterdir())) == 6
+    by = {record["phase"]: record["shared_parent"]["trained_by"]["experiment"] for record in records}
+    assert by == {"parent": "first", "1c1": "first", "prelu_trained_on": "first", "relu_trained_on": "second"}
+    assert [(r["phase"], r["label"], r["index"], r["source"]) for r in records][2] == (
+        "prelu_trained_on",
+        "PReLU parent trained on",
+        3,
+        "0_parent",
+    )
+
+
+def test_a_finished_phase_that_is_kept_with_the_results_is_taken(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_experiment(_experiment(tmp_path, "first", tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
+    (shared,) = (tmp_path / "parents").iterdir()
+    shutil.copytree(shared, tmp_path / "results" / "phases" / shared.name)
+    shutil.rmtree(tmp_path / "parents")
+    capsys.readouterr()
+    run_experiment(_experiment(tmp_path, "second", tmp_path / "parents"), _plans(PARENT), ARCHITECTURE, None)
+    assert f"parent: trained already by first, in results/phases/{shared.name}" in capsys.readouterr().out
+    assert not (tmp_path / "parents").exists()
+    assert _same(*(tmp_path / run / "phases" / "0_parent" / "network.safetensors" for run in ("first", "second")))
+
+
+def test_a_shared_phase_that_did_not_come_along_begins_again(tmp_path, monkeypatch, capsys):
+    parents, run_phase = tmp_path / "parents", run_module.run_phase
+
+    def dies(*arguments, **named):
+        raise KeyError("dies")
+
+    monkeypatch.setattr(run_module, "run_phase", dies)
+    with pytest.raises(KeyError):
+        run_experiment(_experiment(tmp_path, "first", parents), _plans(PARENT), ARCHITECTURE, None)
+    monkeypatch.setattr(run_module, "run_phase", run_phase)
+    shutil.rmtree(parents)
+    run_experiment(_experiment(tmp_path, "first", parents), _plans(PARENT), ARCHITECTURE, None)
+    assert "parent: begins again, since " in capsys.readouterr().out
+    assert not (tmp_path / "first" / "phases" / "0_parent" / "shared.json").exists()
 
 
 def test_the_record_of_the_parent_is_the_runs_own_and_says_who_trained_it(tmp_path):
@@ -115,9 +165,9 @@ def test_the_record_of_the_parent_is_the_runs_own_and_says_who_trained_it(tmp_pa
     assert record["settings"] == {"variant": "second"}
     assert record["shared_parent"]["hash"] == shared.name
     assert record["shared_parent"]["trained_by"]["experiment"] == "first"
-    values = json.loads((shared / "parent.json").read_text())
-    assert parent_hash(values) == shared.name
-    assert values["network"]["widths"] == [4, 4, 4]
+    values = json.loads((shared / "phase.json").read_text())
+    assert hash_of(values) == shared.name
+    assert values["start"]["network"]["widths"] == [4, 4, 4]
 
 
 def test_the_curve_of_the_parent_is_in_every_run(tmp_path):
@@ -188,8 +238,6 @@ def test_where_nothing_can_be_linked_files_are_copied(tmp_path, monkeypatch):
         assert list((tmp_path / name / "tensorboard" / "phase0_parent").iterdir())
 
 
-BFLOAT16 = Engine(torch.device("cpu"), torch.bfloat16, compile="false")
-COMPILED = Engine(torch.device("cpu"), compile="true")
 OTHER = {
     "seed": ({"seed": 1}, {}),
     "images": ({"data": replace(DATA, train=_split(60, 2))}, {}),
@@ -198,10 +246,7 @@ OTHER = {
     "augmentation": ({"augmentation": Augmentation(1, False)}, {}),
     "batch size": ({"batch_size": 10}, {}),
     "optimizer": ({"optimisation": Optimisation(weight_decay=0.0)}, {}),
-    "precision": ({"engine": BFLOAT16}, {}),
-    "compilation": ({"engine": COMPILED}, {}),
-    "threads": ({"threads": 2}, {}),
-    "evaluation": ({"evaluate_every": 2}, {}),
+    "network": ({"root": {"network": cifar_architecture(14, 3, widths=(4, 4, 8)).to_dict()}}, {}),
     "learning rate": ({}, {"lr": 0.2}),
     "length": ({}, {"steps": 7}),
     "milestones": ({}, {"milestones": [0.5]}),
@@ -209,26 +254,45 @@ OTHER = {
 
 
 @pytest.mark.parametrize("what", OTHER)
-def test_what_influences_a_parent_makes_another_one(tmp_path, what):
+def test_what_decides_the_result_of_a_phase_makes_another_one(tmp_path, what):
     changes, schedule = OTHER[what]
-    usual = describe_parent(_experiment(tmp_path), _plans()[0], ARCHITECTURE)
-    other = describe_parent(_experiment(tmp_path, **changes), _plans(**schedule)[0], ARCHITECTURE)
-    assert parent_hash(usual) != parent_hash(other)
-    assert parent_hash(usual) == parent_hash(json.loads(json.dumps(usual)))
+    for usual, other in zip(_plans(), _plans(**schedule), strict=True):
+        one = describe_key(_experiment(tmp_path), usual)
+        assert hash_of(one) != phase_hash(_experiment(tmp_path, **changes), other)
+        assert hash_of(one) == hash_of(json.loads(json.dumps(one)))
 
 
-def test_another_network_is_another_parent(tmp_path):
-    wide = cifar_architecture(14, 3, widths=(4, 4, 8))
-    hashes = {parent_hash(describe_parent(_experiment(tmp_path), _plans()[0], a)) for a in (ARCHITECTURE, wide)}
-    assert len(hashes) == 2
+ARITHMETIC = {
+    "precision": {"engine": Engine(torch.device("cpu"), torch.bfloat16)},
+    "compilation": {"engine": Engine(torch.device("cpu"), compile="true")},
+    "threads": {"threads": 2},
+    "evaluation": {"evaluate_every": 2},
+    "checkpoints": {"checkpoint_seconds": 9.0},
+    "diagnostics": {"watch": (5, 1)},
+}
 
 
-def test_what_comes_after_the_parent_does_not_matter(tmp_path):
-    usual = describe_parent(_experiment(tmp_path), _plans()[0], ARCHITECTURE)
-    morphing = MorphConfig(bn="folded")
-    other = _experiment(tmp_path / "elsewhere", "other", morphing=morphing, checkpoint_seconds=9.0)
+@pytest.mark.parametrize("what", ARITHMETIC)
+def test_arithmetic_and_what_is_looked_at_make_no_other_phase(tmp_path, what):
+    other = _experiment(tmp_path, **ARITHMETIC[what])
+    assert [phase_hash(other, p) for p in _plans()] == [phase_hash(_experiment(tmp_path), p) for p in _plans()]
+
+
+def test_how_a_network_is_morphed_matters_to_the_child_alone(tmp_path):
+    other = _experiment(tmp_path / "elsewhere", "other", morphing=MorphConfig(bn="folded"))
+    usual = [phase_hash(_experiment(tmp_path), plan) for plan in _plans(controls=["prelu"])]
+    changed = [phase_hash(other, plan) for plan in _plans(controls=["prelu"])]
+    assert [a == b for a, b in zip(usual, changed, strict=True)] == [True, False, True]
+
+
+def test_what_comes_after_a_phase_does_not_matter(tmp_path):
     plans = _plans(({"morph": None, "name": "base"}, {"morph": "3c1", "steps": 9}))
-    assert parent_hash(describe_parent(other, plans[0], ARCHITECTURE)) == parent_hash(usual)
+    assert phase_hash(_experiment(tmp_path), plans[0]) == phase_hash(_experiment(tmp_path), _plans()[0])
+
+
+def test_every_control_is_a_phase_of_its_own(tmp_path):
+    plans = _plans(controls=["relu", "prelu", "linear", "net2net", "random", "scratch", "scratch_total"])
+    assert len({phase_hash(_experiment(tmp_path), plan) for plan in plans}) == len(plans)
 
 
 @pytest.fixture
@@ -326,6 +390,6 @@ def test_a_preset_with_a_morph_finds_the_parent_of_the_preset_without_one(tmp_pa
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         assert main(["train", f"experiment={experiment}", *short, "controls=[]"]) == 0
     assert "parent: trained already" in capsys.readouterr().out
-    assert len(list(tmp_path.glob("outputs/parents/*"))) == 1
+    assert len(list(tmp_path.glob("outputs/parents/*"))) == 2
     (record,) = tmp_path.glob("outputs/cifar10_morph20_1c1/*/phases/0_parent/record.json")
     assert json.loads(record.read_text())["shared_parent"]["trained_by"]["experiment"] == "cifar10_resnet20"
