@@ -165,6 +165,7 @@ class TrainerConfig:
     checkpoint_seconds: float = 30.0
     sync_bn: bool = False  # batch normalisation over the whole batch of all processes; GPUs only
     restarts: int = 3  # of all processes, when one of them was killed
+    stop_after: float | None = None  # seconds since the command began: a checkpoint, and exit code 143, as on SIGTERM
     threads: int | None = None  # of the CPU; null: all cores
     watch_steps: int = (
         0  # first steps of a phase after the parent's in which slopes and growth are written to watch.csv

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from importlib import import_module
 
@@ -28,6 +29,9 @@ COMMANDS = {
     "report": "the records of finished runs as one table",
     "completion": "a script for the shell that completes all of this",
 }
+
+#: When the command began.
+STARTED = time.monotonic()
 
 HELP = """\
 morphnet grows a trained convolutional network with its function unchanged.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from morphnet.cli import STARTED
 from morphnet.cli.compose import to_dataclass
 from morphnet.cli.done import records_if_done
 from morphnet.cli.process import train_here
@@ -27,6 +34,29 @@ def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[dict[s
     Where that is done already, as its files say, neither data nor networks are loaded.
     """
     config = to_dataclass(composed, TrainConfig)
+    with _stopped_after(config.trainer.stop_after):
+        return _train(composed, config, run_dir, status)
+
+
+@contextlib.contextmanager
+def _stopped_after(seconds: float | None) -> Iterator[None]:
+    """Within, this process gets a SIGTERM so many seconds after the command began."""
+    if seconds is None:
+        yield
+        return
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise ValueError(f"trainer.stop_after={seconds}: a number of seconds above 0 is needed")
+    left = max(0.0, STARTED + seconds - time.monotonic())
+    timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _train(composed: DictConfig, config: TrainConfig, run_dir: Path, status: RunStatus) -> list[dict[str, Any]]:
     recipe = HydraConfig.get().runtime.choices.get("recipe")
     if config.devices < 1:
         raise ValueError(f"devices={config.devices}: a number of processes from 1 is needed")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from morphnet.train.handover import momentum_of
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.loop import Evaluation, evaluate_together
 from morphnet.train.optimisation import Beginning, Optimisation
-from morphnet.train.progress import Progress
+from morphnet.train.progress import Heartbeat, Progress
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.schedule import Schedule
 from morphnet.train.state import Log, PhaseResult, PhaseState, log_evaluation
@@ -86,9 +85,10 @@ def run_phase(
     """
     engine = engine.place(network)
     if schedule is None:
-        start = evaluate_together(network, batches.data, engine, ranks)
-        log_evaluation(log, 0, start)
-        views = _evaluate_views(network, batches, engine, ranks, 0, log)
+        with Heartbeat(lambda: f"{name}: evaluating", ranks.is_first):
+            start = evaluate_together(network, batches.data, engine, ranks)
+            log_evaluation(log, 0, start)
+            views = _evaluate_views(network, batches, engine, ranks, 0, log)
         return PhaseResult(start, start, None, None, (), 0, None, 0.0, None, False, 0, final_views=views)
     interruption = interruption or Interruption(ranks)
     if ranks.is_first:
@@ -112,6 +112,7 @@ def run_phase(
         )
         files = CheckpointFiles(folder / "checkpoint.pt", identity)
         resumed = phase.resume(files)
+        progress = Progress(name, schedule.steps, batches.batch_size, phase.step, ranks.is_first)
         # Decided by the length of the whole phase, so that a continued phase is computed as it began.
         compiled = engine.compiles(schedule.steps, batches.batch_size)
         model = ranks.parallel(network, engine.device, sync_bn)
@@ -123,11 +124,10 @@ def run_phase(
         try:
             with interruption.together(1 if phase.reads_at_will else STEPS_PER_VOTE):
                 if not resumed:
+                    progress.doing = "evaluating"
                     phase.begin()
-                with closing(
-                    Progress(name, schedule.steps, batches.batch_size, phase.step, ranks.is_first)
-                ) as progress:
-                    _train(phase, files, checkpoint_seconds, evaluate_every, interruption, progress)
+                progress.doing = "compiling" if compiled else "training"
+                _train(phase, files, checkpoint_seconds, evaluate_every, interruption, progress)
                 momentum = momentum_of(network, phase.optimizer)
                 phase.deliver()
                 views = _evaluate_views(network, batches, engine, ranks, phase.step, log, interruption.look)
@@ -139,6 +139,7 @@ def run_phase(
             message = f"{name}: stopped at step {phase.step:,} of {schedule.steps:,}; {kept}"
             raise Interrupted(stop.signum, stop.args[0] or message) from None
         finally:
+            progress.close()
             phase.close()
         return replace(phase.result(compiled, views), momentum=momentum)
 
@@ -155,10 +156,12 @@ def _train(
     phase.begin_training()
     while True:
         if phase.evaluation_is_due(evaluate_every):
+            progress.doing = "evaluating"
             found = phase.evaluate()
             with interruption.shield():
                 phase.write_down(found)
             progress.evaluated(phase.step, phase.batches.data.evaluated_on, found, phase.last_train)
+            progress.doing = "training"
         if phase.step == phase.schedule.steps:
             break
         with phase.clock():
@@ -187,7 +190,6 @@ def _train(
                 phase.take_measured()
     if phase.steps_log is not None:
         phase.steps_log.flush()
-    progress.close()
 
 
 def _evaluate_views(

@@ -3,26 +3,63 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
 from morphnet.train.loop import Evaluation
 
-#: Seconds between two plain lines of one phase, and between two readings on a terminal.
-LINE_SECONDS, BAR_SECONDS = 30.0, 2.0
+#: Seconds between two plain lines of one phase, between two readings on a terminal, and the longest silence.
+LINE_SECONDS, BAR_SECONDS, SILENCE_SECONDS = 25.0, 2.0, 30.0
+
+
+class Heartbeat:
+    """Prints ``line()`` whenever nothing has been said for ``SILENCE_SECONDS``; not on a terminal, which has a bar."""
+
+    def __init__(self, line: Callable[[], str], speaks: bool = True) -> None:
+        self._line, self._over = line, threading.Event()
+        self.said()
+        if speaks and not sys.stderr.isatty():
+            threading.Thread(target=self._beat, daemon=True).start()
+
+    def said(self) -> None:
+        """Called when something has been printed."""
+        self._at = time.monotonic()
+
+    def close(self) -> None:
+        self._over.set()
+
+    def __enter__(self) -> Heartbeat:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _beat(self) -> None:
+        while not self._over.wait(max(0.1, self._at + SILENCE_SECONDS - time.monotonic())):
+            if time.monotonic() - self._at >= SILENCE_SECONDS:
+                self.said()
+                print(self._line(), flush=True)
 
 
 class Progress:
-    """Loss, error, images/s and time left of one phase; says nothing unless ``speaks``."""
+    """Loss, error, images/s and time left of one phase; says nothing unless ``speaks``.
+
+    Attributes:
+        doing: what the phase is at, in a word.
+    """
 
     def __init__(self, name: str, steps: int, batch_size: int, done: int = 0, speaks: bool = True) -> None:
         self.name, self.steps, self.batch_size = name, steps, batch_size
+        self.doing = "preparing"
         self._started = self._read_at = time.perf_counter()
-        self._first, self._evaluated = done, ""
+        self._first, self._step, self._evaluated = done + 1, done, ""
         self._bar: Any = None
         self._speaks = speaks
+        self._heartbeat = Heartbeat(self._line, speaks)
         if speaks and sys.stderr.isatty():
             self._bar = tqdm(
                 total=steps, initial=done, desc=name, unit="step", dynamic_ncols=True, mininterval=0.5, leave=False
@@ -30,6 +67,9 @@ class Progress:
 
     def step(self, step: int) -> bool:
         """Called after every step; whether it is time to :meth:`show` how the epoch goes."""
+        if self._step < self._first:  # the first one may have compiled
+            self._started = time.perf_counter()
+        self._step = step
         if self._bar is not None:
             self._bar.update(1)
         interval = LINE_SECONDS if self._bar is None else BAR_SECONDS
@@ -42,7 +82,8 @@ class Progress:
             self.show(step, train)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Takes the bar away, and says no more."""
+        self._heartbeat.close()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -53,15 +94,28 @@ class Progress:
             return
         self._read_at = now = time.perf_counter()
         figures = f"train loss {train.loss:.3f}, train error {100 * train.error:.2f}%{self._evaluated}"
-        seconds = max(now - self._started, 1e-9) / max(step - self._first, 1)
-        speed = f"{self.batch_size / seconds:,.0f} images/s"
+        speed, left = self._pace(now, step)
         if self._bar is not None and step < self.steps:
             self._bar.set_postfix_str(f"{figures}, {speed}")
             return
-        self.close()
+        self._heartbeat.said()
+        if step == self.steps:
+            self.close()
         # The speed counts evaluations, as the time left does; the record says that of training alone.
-        left = f"{speed}, {duration(seconds * (self.steps - step))} left" if step < self.steps else "done"
-        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {left}", flush=True)
+        pace = f"{speed}, {left} left" if step < self.steps else "done"
+        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {pace}", flush=True)
+
+    def _pace(self, now: float, step: int) -> tuple[str, str]:
+        """Images a second and the time left, in words."""
+        seconds = max(now - self._started, 1e-9) / max(step - self._first, 1)
+        return f"{self.batch_size / seconds:,.0f} images/s", duration(seconds * (self.steps - step))
+
+    def _line(self) -> str:
+        """What is known without a reading of the device."""
+        line = f"{self.name}: {self.doing}, step {self._step:,} of {self.steps:,}{self._evaluated}"
+        if self._step > self._first:
+            line += ", {}, {} left".format(*self._pace(time.perf_counter(), self._step))
+        return line
 
 
 def duration(seconds: float) -> str:
