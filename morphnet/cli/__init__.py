@@ -56,10 +56,10 @@ examples:
 HYDRA_FULL_ERROR=1 shows where an error comes from.
 """
 
-#: What Hydra takes beside overrides.
+#: What Hydra is given beside overrides: these words alone, and none that it takes for another of its options.
 OPTIONS = {
-    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info",
-    "--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun",
+    "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m", "--info", "-i",
+    "--config-dir", "-cd",
 }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(HELP.format(commands=listed), flush=True)
         return 0 if arguments else 2
     command, *rest = arguments
-    if command in ("-V", "--version") or (rest[:1] == ["--version"] and command in COMMANDS):
+    if command in ("-V", "--version") or ("--version" in rest and command in COMMANDS):
         from morphnet import __version__
 
         print(f"morphnet {__version__}")
@@ -104,16 +104,16 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(help_of(command), flush=True)
         return 0
-    unknown = next((word for word in rest if word.startswith("--") and word.split("=")[0] not in OPTIONS), None)
+    unknown = next((word for word in rest if word.startswith("-") and word.split("=")[0] not in OPTIONS), None)
     if unknown is not None and command != "completion":
-        name, _, value = unknown[2:].replace("-", "_").partition("=")
+        name, _, value = unknown.lstrip("-").replace("-", "_").partition("=")
         said = f"there is no option {unknown}; settings are key=value: {name}={value or 'true'}"
         print(f"morphnet: error: {said} (morphnet {command} --help lists them)", file=sys.stderr)
         return 2
     sys.argv = [f"morphnet {command}", *rest]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here
-    with _listening() as asked:
+    with _safe_path(), _listening() as asked:
         try:
             import_module(f"morphnet.cli.{command}").main()
             sys.stdout.flush()
@@ -132,6 +132,18 @@ def _dispatch(arguments: list[str]) -> int:
             print(f"morphnet: error: {explain(error)}", file=sys.stderr)
             return exit_code(error)
     return 0
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python in the processes that are started within imports nothing from the current folder."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        os.environ.update({} if before is None else {"PYTHONSAFEPATH": before})
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -16,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import morphnet
+from morphnet.cli.files import check_own_files
 from morphnet.cli.output import refuse_file
 from morphnet.config import (
     CollapseConfig,
@@ -40,8 +42,15 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
     """Composes ``configs/<config_name>.yaml`` with the overrides of the command line and calls ``job``.
 
     What ``job`` raises is raised here, after Hydra is done, which would print a line of its own about it.
+
+    Raises:
+        ValueError: the command line points Hydra to configurations that nobody checks.
     """
     register()
+    check_own_files()
+    for word in sys.argv[1:]:
+        if word.partition("=")[0].strip(" +~") == "hydra.searchpath":
+            raise ValueError(f"{word}: give --config-dir DIR, for files of your own in DIR/module, DIR/experiment, ...")
     errors: list[Exception] = []
 
     def guarded(config: DictConfig) -> None:
@@ -148,7 +157,7 @@ def with_data(composed: DictConfig, data: DataConfig | None) -> DictConfig:
     """``composed``, with the data that were used where it leaves that open: what is made is evaluated on the same."""
     if data is None or composed.data is not None:
         return composed
-    return OmegaConf.create({**plain(composed), "data": asdict(data)})
+    return from_plain({**plain(composed), "data": asdict(data)})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -164,6 +173,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} is damaged: it is no configuration; delete the run, or put the file back")
     return {str(key): value for key, value in content.items()}
+
+
+def from_plain(values: dict[str, Any], schema: type[DataclassInstance] | None = None) -> DictConfig:
+    """The opposite of :func:`plain`, of ``schema`` if there is one: what looks like an interpolation stays text."""
+    config = OmegaConf.merge({} if schema is None else OmegaConf.structured(schema), _as_text(values))
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_text(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_text(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -89,7 +89,7 @@ OPTIONS = (
     ("-m, --multirun", "a sweep over values separated by commas, ranges, glob(...)", ("train",)),
     ("--cfg job", "show the composed configuration and stop", None),
     ("--config-dir DIR", "also look for groups and presets in DIR", None),
-    ("--hydra-help", "further options, of Hydra", None),
+    ("--hydra-help", "what Hydra says of its options, of which some are not taken here", None),
 )
 
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from morphnet.cli.compose import configs_dir, read_yaml, to_dataclass
+from morphnet.cli.compose import configs_dir, from_plain, read_yaml, to_dataclass
 from morphnet.cli.output import note
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import (
@@ -250,6 +249,6 @@ def _saved_data(folder: Path) -> Any:
 
 
 def _data_config(saved: Any) -> DataConfig:
-    merged = OmegaConf.merge(OmegaConf.structured(DataConfig), saved)
-    assert isinstance(merged, DictConfig)
-    return to_dataclass(merged, DataConfig)
+    config = to_dataclass(from_plain(saved, DataConfig), DataConfig)
+    config.download = False  # that was said then, of that command
+    return config

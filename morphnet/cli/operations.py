@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from morphnet.cli.compose import configs_dir
+from morphnet.cli.files import load_own
 from morphnet.graph import ModuleGraph
 
 #: Keys of which one says what becomes of the layers of ``target``.
@@ -87,5 +87,5 @@ def _file_of(name: str, key: str) -> dict[str, Any]:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(f"{key}={name}: there is no such module; {hint}There are: {', '.join(known)}")
     path = next(p for folder in reversed(folders) if (p := folder / "module" / f"{name}.yaml").is_file())
-    content = OmegaConf.to_container(OmegaConf.load(path))
+    content = load_own(path)
     return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}

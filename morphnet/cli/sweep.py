@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from morphnet.cli.compose import run_job
-from morphnet.cli.errors import SweepError, explain
+from morphnet.cli.errors import SweepError, exit_code, explain
 from morphnet.cli.output import short
 from morphnet.cli.prefix import prefixed
 from morphnet.cli.status import LOCK, STATUS, RunStatus, finished_records, read_status, write_status
@@ -218,7 +218,7 @@ class _Sweep:
             if entry is None:
                 overrides = " ".join(self.asked[number]) if self.asked is not None else ""
                 queued = "" if self.launcher in GRACE_SECONDS else ", or has not yet: it may still be queued"
-                failed.append((f"job {number} ({overrides})", f"never began{queued}", 1))
+                failed.append((f"job {number} ({overrides})", f"never began{queued}", exit_code(error) if error else 1))
                 continue
             run_dir = Path(entry["run_dir"])
             found = finished_records(run_dir) if entry["state"] == "done" else None

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from morphnet.cli.compose import plain, register
+from morphnet.cli.compose import from_plain, plain, register
 from morphnet.cli.errors import SweepError, exit_code, explain, is_lost_connection
 from morphnet.cli.prefix import prefix_now, prefixed
 from morphnet.cli.status import STATUS, RunStatus, write_status
@@ -143,8 +143,7 @@ def worker(path: str) -> int:
     register()
     sys.argv = list(job["argv"])
     rank = int(os.environ["RANK"])
-    composed = OmegaConf.merge(OmegaConf.structured(TrainConfig), job["config"])
-    assert isinstance(composed, DictConfig)
+    composed = from_plain(job["config"], TrainConfig)
     run_dir = Path(job["run_dir"])
 
     def begin() -> None:

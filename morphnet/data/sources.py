@@ -49,7 +49,7 @@ def load_cifar(name: str, root: Path, download: bool) -> ImageData:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"{name} is not in data.root={str(root)!r}, or not whole: give data.download=true to fetch it, "
+            f"{name} is not in data.root={str(root)!r}, or not whole: give data={name} data.download=true to fetch it, "
             "data.root=FOLDER if it lies elsewhere, or data.path=FILE, an .npz of it"
         ) from error
     except OSError as error:

@@ -118,16 +118,15 @@ def _source(network: nn.Module, output: Path, images: Tensor) -> Written:
     known = metadata_of(network)
     normalisation = ""
     if "mean" in known and "std" in known:
-        normalisation = (
-            f"Images are scaled to [0, 1], then normalised by mean {known['mean']}, deviation {known['std']}."
-        )
+        mean, std = ([float(value) for value in known[key]] for key in ("mean", "std"))
+        normalisation = f"Images are scaled to [0, 1], then normalised by mean {mean}, deviation {std}."
     source = write_source(
         network,
-        what=f"A {type(network).__name__}" + (f" for {known['data']}." if known.get("data") else "."),
         version=__version__,
         weights="weights.pt",
         size=f"(N, {', '.join(map(str, images.shape[1:]))})",
         normalisation=normalisation,
+        data=str(known["data"]) if "data" in known else None,
     )
     path, weights = output / "model.py", output / "weights.pt"
     path.write_text(source, encoding="utf-8")

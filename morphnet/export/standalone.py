@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import torch
 import torch.fx
 from torch import nn
 
 from morphnet.nn.activation import prelu
 
-_HEADER = '''"""{what}
+_HEADER = '''"""A {kind}.
 
 Written by morphnet {version}; needs PyTorch alone.
 
@@ -22,6 +25,8 @@ Input: {size}. {normalisation}
 import torch
 import torch.nn.functional as F
 from torch import device, nn
+
+DATA = {data}  # what it was trained on
 
 
 def _prelu(x, a):
@@ -76,11 +81,17 @@ class _Tracer(torch.fx.Tracer):
         )
 
 
-def write_source(network: nn.Module, *, what: str, version: str, weights: str, size: str, normalisation: str) -> str:
+def write_source(
+    network: nn.Module, *, version: str, weights: str, size: str, normalisation: str, data: str | None
+) -> str:
     """Python source of a class ``Network`` whose state dict has the names of that of ``network``, as far as it is used.
 
+    Args:
+        version, weights, size, normalisation: for the docstring, as they are: no text of a file.
+        data: what the network's file says it was trained on, any text.
+
     Raises:
-        ValueError: the network's code cannot be traced.
+        ValueError: the network's code cannot be traced, or has names or layers that cannot be written down.
     """
     try:
         graph = _Tracer().trace(network)
@@ -94,8 +105,13 @@ def write_source(network: nn.Module, *, what: str, version: str, weights: str, s
     buffers: dict[str, str] = {}
     known, kept = dict(network.named_parameters()), dict(network.named_buffers())
     for node in graph.nodes:
+        if node.op in ("call_module", "get_attr") and not re.fullmatch(r"[\w.-]+", str(node.target)):
+            raise ValueError(
+                f"a layer is called {node.target!r}: Python source needs names of letters, digits, '_', '-'; "
+                "rename it, or export format=program or onnx instead"
+            )
         if node.op == "call_module":
-            leaves[str(node.target)] = f"nn.{network.get_submodule(str(node.target))!r}"
+            leaves[str(node.target)] = _constructor(network.get_submodule(str(node.target)))
         elif node.op == "get_attr":
             name = str(node.target)
             if name in known:
@@ -120,13 +136,32 @@ def write_source(network: nn.Module, *, what: str, version: str, weights: str, s
         source = source.replace(f"{name}(", "_prelu(")
     forward = "\n".join(f"    {line}" if line else "" for line in source.strip().splitlines())
     return _HEADER.format(
-        what=what,
+        kind=type(network).__name__,
         version=version,
         weights=weights,
         size=size,
         normalisation=normalisation,
+        data=repr(data),
         forward=forward,
-        modules="\n".join(f'    "{name}": lambda: {text},' for name, text in leaves.items()),
-        parameters="\n".join(f'    "{name}": {shape},' for name, shape in parameters.items()),
-        buffers="\n".join(f'    "{name}": {made},' for name, made in buffers.items()),
+        modules="\n".join(f"    {name!r}: lambda: {text}," for name, text in leaves.items()),
+        parameters="\n".join(f"    {name!r}: {shape}," for name, shape in parameters.items()),
+        buffers="\n".join(f"    {name!r}: {made}," for name, made in buffers.items()),
     )
+
+
+def _constructor(module: nn.Module) -> str:
+    """The call that makes one of PyTorch's layers, whose arguments are literals.
+
+    Raises:
+        ValueError: it prints itself as anything else.
+    """
+    text = f"nn.{module!r}"
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Call(ast.Attribute(ast.Name("nn"), _), arguments, keywords):
+                for value in (*arguments, *(keyword.value for keyword in keywords)):
+                    ast.literal_eval(value)
+                return text
+    except (SyntaxError, ValueError):
+        pass
+    raise ValueError(f"{text} is no call with numbers and texts alone; export format=program or onnx instead")

@@ -357,7 +357,7 @@ def test_a_config_that_names_code_is_refused_and_nothing_runs(run, tmp_path):
     (tmp_path / "mine" / "experiment" / "evil.yaml").write_text(f"# @package _global_\nnetwork: {evil}\n")
     code, _, error = run("train", "--config-dir", "mine", "experiment=evil")
     assert code == 2
-    assert "Key '_target_' not in 'NetworkConfig'" in error
+    assert "mine/experiment/evil.yaml: network._target_ is refused" in error
 
     phase = tmp_path / "run" / "phases" / "0_parent"
     phase.mkdir(parents=True)

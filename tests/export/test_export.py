@@ -1,8 +1,10 @@
 """Networks for use elsewhere: what is written computes the same, without morphnet where that is promised."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -60,6 +62,29 @@ with torch.inference_mode():
     assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "weights.pt", weights_only=True).keys() == child.state_dict().keys()
     assert "mean [0.5, 0.5, 0.5]" in (tmp_path / "model.py").read_text()
+
+
+@pytest.mark.parametrize("name", ['x"""\nraise SystemExit\n"""', "'", "\\", "{data}", "\ud800", 7, float("nan")])
+def test_whatever_the_data_are_called_is_a_text_in_the_source_and_no_code(make_network, tmp_path, name):
+    network = make_network(8)
+    network.metadata["data"] = name
+    export_network(network, tmp_path, "source", SIZE)
+    assert runpy.run_path(str(tmp_path / "model.py"))["DATA"] == str(name)
+
+
+def test_a_layer_whose_name_would_be_code_is_refused_and_nothing_stays(tmp_path):
+    network = nn.Sequential(OrderedDict({"a\"), print('ran'), (\"": nn.Conv2d(3, 4, 1), "b": nn.Flatten()}))
+    with pytest.raises(ValueError, match=r"a layer is called .*print.*; rename it"):
+        export_network(network, tmp_path / "out", "source", SIZE)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["reflect", "reflect), print('ran'"])
+def test_a_layer_that_does_not_print_itself_as_literals_is_refused(tmp_path, mode):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten())
+    network[0].extra_repr = lambda: f"3, 4, kernel_size=3, padding_mode={mode}"
+    with pytest.raises(ValueError, match=r"nn\.Conv2d.* is no call with numbers and texts alone"):
+        export_network(network, tmp_path, "source", SIZE)
 
 
 class _Buffers(nn.Module):
