@@ -182,7 +182,7 @@ class TrainConfig:
     seed: int = 0  # everything random is a function of it
     parent: str | None = None  # SOURCE of a trained parent, instead of training one
     new_head: bool = False  # with parent=: a new last layer for the classes of the data, which the first phase trains
-    share_parent: bool = True  # a parent trained here lies in output/parents, where other runs find it
+    share_parent: bool = True  # phases trained here lie in output/parents, where other runs find them
     weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     dry_run: bool = False  # say what would run, its parameters, FLOP, steps and time, and stop

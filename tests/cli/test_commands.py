@@ -89,7 +89,7 @@ def test_a_run_directory_holds_what_made_it(finished):
     assert (run / "config.yaml").is_file()
     assert (run / "table.txt").is_file()
     phases = sorted(path.name for path in (run / "phases").iterdir())
-    assert phases == ["0_parent", "1_1c1", "2_prelu_trained_on"]
+    assert phases == ["0_parent", "1_1c1", "3_prelu_trained_on"]
     records = [json.loads((run / "phases" / name / "record.json").read_text()) for name in phases]
     parent, child, control = records
     assert not list(run.glob("**/checkpoint.pt"))
@@ -139,14 +139,14 @@ def test_random_and_scratch_controls_are_the_child_without_what_was_learned(outp
     controls = "controls=[random,scratch,scratch_total]"
     output_of("train", *SHORT, "phases=[{morph: null},{morph: 1c1}]", controls, "hydra.run.dir=run", cwd=tmp_path)
     phases = tmp_path / "run" / "phases"
-    names = ("0_parent", "1_1c1", "2_random", "3_scratch", "4_scratch_total")
+    names = ("0_parent", "1_1c1", "6_random", "7_scratch", "8_scratch_total")
     parent, child, random, scratch, total = (json.loads((phases / n / "record.json").read_text()) for n in names)
     assert child["macs"] == random["macs"] == scratch["macs"] == total["macs"]
     assert [r["steps"] for r in (child, random, scratch, total)] == [6, 6, 6, 12]
     assert [r["from_scratch"] for r in (parent, child, random, scratch, total)] == [True, False, False, True, True]
     assert random["start_loss"] != pytest.approx(parent["loss"], rel=1e-3)
     assert scratch["lineage"]["ancestors"] == []
-    assert not (phases / "2_random" / "morph_report.json").exists()
+    assert not (phases / "6_random" / "morph_report.json").exists()
     learned = load_file(phases / "0_parent" / "network.safetensors")
     starts = [load_file(phases / n / "start.safetensors") for n in names[1:]]
     for name, value in learned.items():
@@ -157,7 +157,8 @@ def test_random_and_scratch_controls_are_the_child_without_what_was_learned(outp
     new = [name for name in starts[0] if ".branches." in name and name.endswith("conv1.weight")]
     assert len(new) == 3
     assert not any(torch.equal(starts[0][name], starts[1][name]) for name in new)
-    assert not any(torch.equal(starts[2][name], starts[3][name]) for name in new)
+    assert all(torch.equal(starts[2][name], starts[3][name]) for name in new)
+    assert not any(torch.equal(starts[0][name], starts[2][name]) for name in new)
     assert "done already" in output_of(
         "train", *SHORT, "phases=[{morph: null},{morph: 1c1}]", controls, "hydra.run.dir=run", cwd=tmp_path
     )
@@ -185,7 +186,7 @@ def test_a_report_writes_every_table_in_every_format_and_the_figures(finished, r
 def test_a_damaged_record_is_left_out_and_named(finished, run, tmp_path):
     _, runs, _ = finished
     shutil.copytree(runs[0], tmp_path / "run", symlinks=True)
-    path = tmp_path / "run" / "phases" / "2_prelu_trained_on" / "record.json"
+    path = tmp_path / "run" / "phases" / "3_prelu_trained_on" / "record.json"
     record = json.loads(path.read_text())
     for change, said in (
         ({"error": float("nan")}, "error=nan cannot be"),
@@ -203,7 +204,7 @@ def test_a_damaged_record_is_left_out_and_named(finished, run, tmp_path):
     assert code == 2
     assert "1c1" in output
     assert "PReLU" not in output
-    assert "left out, and the rest is above:\n  run/phases/2_prelu_trained_on/record.json is not a readable" in errors
+    assert "left out, and the rest is above:\n  run/phases/3_prelu_trained_on/record.json is not a readable" in errors
 
 
 def test_who_reads_no_further_is_not_told_of_a_broken_pipe(finished):
@@ -239,7 +240,7 @@ def test_saved_networks_are_verified_against_their_records(finished, run, tmp_pa
     path = tmp_path / "run" / "phases" / "1_1c1" / "record.json"
     record = json.loads(path.read_text())
     write_whole(path, json.dumps({**record, "errors": record["errors"] + 1}).encode())
-    (tmp_path / "run" / "phases" / "2_prelu_trained_on" / "network.safetensors").unlink()
+    (tmp_path / "run" / "phases" / "3_prelu_trained_on" / "network.safetensors").unlink()
     code, _, errors = run("report", "records=run", "verify=true", cwd=tmp_path)
     assert code == 2
     assert "2 of 3 records could not be verified" in errors
@@ -295,7 +296,7 @@ def test_tensorboard_gets_every_phase_on_one_step_axis(finished):
     assert steps == {
         "phase0_parent": [0, 3, 6],
         "phase1_1c1": [6, 9, 12],
-        "phase2_prelu_trained_on": [6, 9, 12],
+        "phase3_prelu_trained_on": [6, 9, 12],
     }
 
 
@@ -314,7 +315,7 @@ def test_tensorboard_shows_a_run_over_http(finished):
     deadline = time.monotonic() + 60
     while len(tags := read("plugin/scalars/tags")) < 4 and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert set(tags) == {"phase0_parent", "phase1_1c1", "phase2_prelu_trained_on", "run"}
+    assert set(tags) == {"phase0_parent", "phase1_1c1", "phase3_prelu_trained_on", "run"}
     errors = read("plugin/scalars/scalars?run=phase1_1c1&tag=test/error")
     record = json.loads((runs[0] / "phases" / "1_1c1" / "record.json").read_text())
     assert [step for _, step, _ in errors] == [6, 9, 12]
@@ -448,7 +449,7 @@ def _check_goes_on(command, output_of, folder):
     output = output_of(*command, "hydra.run.dir=killed", cwd=folder)
     assert "goes on at step" in output
     output_of(*command, "hydra.run.dir=whole", "output=elsewhere", cwd=folder)
-    for phase in ("0_parent", "1_1c1", "2_prelu_trained_on"):
+    for phase in ("0_parent", "1_1c1", "3_prelu_trained_on"):
         first, second = (load_network(run / "phases" / phase / "network.safetensors") for run in (whole, killed))
         for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
             assert torch.equal(a, b), f"{phase}: {name}"

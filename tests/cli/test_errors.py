@@ -49,7 +49,7 @@ TRAIN = [
     (["recipe=papier"], "did you mean recipe=paper"),
     (["wurst=senf"], "Could not override 'wurst'"),
     (["phases.1.morph=1c1_hlaf"], "unknown suffix 'hlaf'"),
-    (["controls=[gelu]"], "expected relu or prelu or net2net"),
+    (["controls=[gelu]"], "expected relu or prelu or linear"),
     (["network.depth=21"], "6n+2"),
     (["data.normalize=mine"], "data.normalize"),
     (["data.validation=299"], "data.validation=299"),

@@ -1,46 +1,59 @@
-"""What makes two runs the same, over the versions of the program."""
+"""What makes two runs the same."""
 
-import json
-
+import pytest
 from omegaconf import OmegaConf
 
-from morphnet.cli.compose import digest
-from morphnet.cli.identity import LATER, OF_FILES, variant_of
+from morphnet.cli.compose import to_yaml
+from morphnet.cli.identity import check_same_run, claim, variant_of
 from morphnet.config import DataConfig, TrainConfig
-from morphnet.settings import FREE_KEYS, PATHS, flat
 
 INPUTS = {"data": "a hash", "parent": None, "processes": "1"}
+FREE = {
+    "device": "cuda", "data__path": "elsewhere.npz", "trainer__threads": 3, "trainer__compile": "true",
+    "trainer__cuda_graph": "false", "data__workers": 2, "trainer__stop_after": 9, "trainer__evaluate_every": 7,
+    "trainer__watch_steps": 5,
+    "trainer__checkpoint_seconds": 1, "controls": ["relu", "linear"], "output": "elsewhere", "dry_run": True,
+}  # fmt: skip
 
 
 def _config(**changes):
-    config = OmegaConf.structured(TrainConfig(data=DataConfig(name="digits")))
+    config = OmegaConf.structured(TrainConfig(data=DataConfig(name="digits"), controls=["prelu"]))
     for key, value in changes.items():
         OmegaConf.update(config, key.replace("__", "."), value)
     return config
 
 
-def test_settings_that_came_later_leave_older_variants_as_they_were():
-    """The digits of a configuration without these keys, as it was before they existed."""
-    known = {"after", "data.policy", "dry_run", "optim.ema", "optim.label_smoothing", "schedule.decay"}
-    assert known <= set(LATER)
-    settings = flat(OmegaConf.to_container(_config()))
-    older = {
-        key: value
-        for key, value in settings.items()
-        if key not in {*FREE_KEYS, *PATHS, *OF_FILES, "seed", *LATER} and not key.startswith("after.")
-    }
-    assert "schedule.warmup_lr" in older
-    assert "schedule.warmup_steps" in older
-    assert variant_of(_config(), INPUTS) == digest(json.dumps([older, INPUTS], sort_keys=True, default=str))
-
-
-def test_settings_that_are_not_at_their_default_make_another_variant():
+def test_settings_that_decide_the_result_make_another_variant():
     variants = {
         variant_of(_config(**change), INPUTS)
         for change in (
-            {}, {"after__kept_lr": 0.1}, {"optim__ema": 0.9}, {"schedule__warmup": "linear"},
+            {}, {"after__kept_lr": 0.1}, {"optim__ema": 0.9}, {"schedule__warmup": "linear"}, {"precision": "float16"},
             {"schedule__warmup_steps": 5}, {"data__policy": "cutout"},
         )
     }  # fmt: skip
-    assert len(variants) == 6
-    assert variant_of(_config(seed=3, dry_run=True), INPUTS) == variant_of(_config(), INPUTS)
+    assert len(variants) == 7
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_how_a_run_is_computed_makes_no_other_run(tmp_path, key):
+    other = _config(**{key: FREE[key]})
+    assert variant_of(other, INPUTS) == variant_of(_config(seed=3), INPUTS)
+    (tmp_path / "config.yaml").write_text(to_yaml(_config()))
+    check_same_run(other, tmp_path)
+
+
+def test_a_run_with_other_settings_is_refused_by_name(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(_config()))
+    with pytest.raises(FileExistsError, match=r"other settings:\n  optim.lr: 0.1 there, 0.2 now"):
+        check_same_run(_config(optim__lr=0.2), tmp_path)
+
+
+def test_a_run_that_goes_on_elsewhere_keeps_where_its_data_are_and_all_controls(tmp_path):
+    for config in (_config(data__path="here.npz"), _config(data__path="there.npz", controls=["linear", "prelu"])):
+        claim(tmp_path, config, INPUTS)
+    saved = OmegaConf.load(tmp_path / "config.yaml")
+    assert (saved.data.path, saved.controls) == ("there.npz", ["prelu", "linear"])
+    with pytest.raises(FileExistsError, match="other content of the data"):
+        claim(tmp_path, _config(), {**INPUTS, "data": "another hash"})
+    with pytest.raises(FileExistsError, match="begun by 1 processes, and there are 2 now"):
+        claim(tmp_path, _config(), {**INPUTS, "processes": "2"})

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from morphnet.cli import main
 from morphnet.cli.compose import read_yaml
@@ -214,22 +213,6 @@ def test_a_job_that_is_at_work_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("morphnet.cli.sweep.is_held", held)
     sweep.settle()
     assert looks == [tmp_path / LOCK] * 6
-
-
-def test_a_run_from_before_there_were_images_in_files_goes_on(train, tmp_path):
-    run = [*SHORT, "schedule.epochs=1", "hydra.run.dir=run"]
-    assert train(*run)[0] == 0
-    path = tmp_path / "run" / "config.yaml"
-    settings = yaml.safe_load(path.read_text())
-    for key in ("crop", "shorter_side", "eval_shorter_side", "views", "labels", "exif", "workers"):
-        del settings["data"][key]
-    path.write_text(yaml.safe_dump(settings))
-    code, output, error = train(*run)
-    assert code == 0, error
-    assert "done already" in output
-    code, _, error = train(*run, "data.exif=true")
-    assert code == 2
-    assert "data.exif: False there, True now" in error
 
 
 def test_a_refused_run_leaves_the_status_of_the_run_that_is_there(train, tmp_path):

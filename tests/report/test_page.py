@@ -13,7 +13,7 @@ from morphnet.report.page import render_page, write_page
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
 from tests.modules import module
-from tests.train.test_parents import ARCHITECTURE, _experiment
+from tests.train.test_shared import ARCHITECTURE, _experiment
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in BROWSERS if (found := shutil.which(name))), None)

@@ -170,7 +170,8 @@ def test_all_gpus_train_together(tmp_path):
     more = ["trainer.sync_bn=true"] if count > 1 else []
     command = [
         sys.executable, "-m", "morphnet", "train", "device=cuda", f"devices={count}", "schedule.epochs=null",
-        "schedule.steps=30",        f"optim.batch_size={20 * count}", "phases=[{morph:null},{morph:1c1}]", "controls=[]", *more,
+        "schedule.steps=30", f"optim.batch_size={20 * count}", "phases=[{morph:null},{morph:1c1}]", "controls=[]",
+        *more,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, ScheduleConfig
-from morphnet.later import facts
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from morphnet.train import Optimisation, plan_phases, run_experiment
+from morphnet.train import plan_phases, run_experiment
 from morphnet.train.handover import (
     MOMENTUM_FILE,
     Handover,
@@ -22,9 +21,8 @@ from morphnet.train.handover import (
     shapes_of,
     shrink_and_perturb,
 )
-from morphnet.train.schedule import Schedule
 from morphnet.train.step import make_optimizer
-from tests.train.test_parents import ARCHITECTURE, DATA, _experiment
+from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
 def _network(**settings):
@@ -143,9 +141,3 @@ def test_shrink_and_perturb_changes_where_a_phase_starts_and_not_its_proof(tmp_p
     assert child["start_loss"] != pytest.approx(parent["loss"])
     assert relu["start_loss"] != pytest.approx(parent["loss"])
     assert scratch["handover"]["shrink"] == 1.0
-
-
-def test_settings_at_their_old_values_leave_hashes_as_they_were():
-    assert facts(Optimisation()) == {"momentum": 0.9, "weight_decay": 1e-4, "nesterov": False}
-    assert facts(Optimisation(ema=0.5))["ema"] == 0.5
-    assert facts(Schedule(10, 0.1)).keys() == {"steps", "lr", "milestones", "factor", "warmup_steps", "warmup_lr"}

@@ -4,6 +4,7 @@ import torch
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import Engine, choose_engine, evaluate
+from morphnet.train.engine import compiler_found
 from morphnet.train.step import make_optimizer, train_step
 
 CPU = Engine(torch.device("cpu"))
@@ -68,6 +69,13 @@ def test_an_engine_that_is_not_there_is_refused(settings, message):
 
 
 def test_short_phases_are_not_compiled():
-    assert not CPU.compiles(1000)
-    assert Engine(torch.device("cpu"), compile="true").compiles(1)
-    assert not Engine(torch.device("cpu"), compile="false").compiles(10**9)
+    assert not CPU.compiles(10, 100)
+    assert not Engine(torch.device("cuda")).compiles(29_999, 128)
+    assert Engine(torch.device("cpu"), compile="true").compiles(1, 1)
+    assert not Engine(torch.device("cpu"), compile="false").compiles(10**9, 128)
+
+
+@pytest.mark.skipif(not compiler_found(), reason="torch.compile needs a C++ compiler and Python's headers")
+def test_long_phases_are_compiled():
+    assert Engine(torch.device("cpu")).compiles(3_000, 100)
+    assert Engine(torch.device("cuda")).compiles(30_000, 1)

@@ -124,6 +124,14 @@ def _optimizer_state(path):
     return [v["momentum_buffer"] for v in state.values()]
 
 
+def test_a_phase_goes_on_in_another_arithmetic(data, tmp_path, capsys):
+    with pytest.raises(DiesError):
+        _train(data, tmp_path, network=_dies_at(_network(), 8), precision="bfloat16")
+    _, result, _ = _train(data, tmp_path, precision="float64")
+    assert [(s["from"], s["to"], s["precision"]) for s in result.stretches] == [(0, 7, "bfloat16"), (7, 14, "float64")]
+    assert "parent: other arithmetic from here on: float64 on " in capsys.readouterr().out
+
+
 def test_a_checkpoint_that_does_not_count_its_images_is_continued(data, tmp_path, monkeypatch):
     _, whole, _ = _train(data, tmp_path / "whole")
     with pytest.raises(DiesError):

@@ -16,6 +16,7 @@ from morphnet.morph import plan_morph
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.spec import parse_spec
 from morphnet.train import choose_engine
+from morphnet.train import step as step_module
 from morphnet.train.average import WeightAverage
 from morphnet.train.engine import Engine
 from morphnet.train.step import TrainStep, make_optimizer
@@ -71,6 +72,31 @@ def test_a_step_reads_nothing_back_and_all_its_tensors_are_on_one_device(spec):
         step._step_once()
     assert {"aten.convolution_backward.default", "aten._fused_sgd_.tensor_lr", "aten.lerp_.Tensor"} <= set(devices.seen)
     assert {name: places for name, places in devices.seen.items() if places - {META}} == {}
+
+
+@pytest.mark.parametrize(("network", "seeded"), [(nn.Dropout(0.5), [0, 1, 2]), (nn.Identity(), [0])])
+def test_generators_are_seeded_where_a_step_draws(monkeypatch, network, seeded):
+    split = Split(torch.zeros(48, 3, 8, 8, dtype=torch.uint8), torch.zeros(48, dtype=torch.int64))
+    data = ImageData("none", split, split, tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), network)
+    batches = TrainBatches(data, 16, Augmentation(1, True), (0, "phase"))
+    step = TrainStep(model, batches, torch.optim.SGD(model.parameters(), 0.1), Engine(torch.device("cpu")))
+    steps: list[int] = []
+    seed_step = step_module.seed_step
+    monkeypatch.setattr(
+        step_module, "seed_step", lambda base, at, *more: (steps.append(at), seed_step(base, at, *more))
+    )
+    step.load(0)
+    for at in range(3):
+        step.run(at, 0.1)
+    assert steps == seeded
+
+
+def test_generators_are_seeded_as_torch_does_it():
+    step_module.seed_step(5, 3, torch.device("cpu"))
+    drawn = torch.rand(3)
+    torch.manual_seed((5 + 0x9E3779B97F4A7C15 * 4) % 2**63)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_a_network_that_reads_a_value_is_found():

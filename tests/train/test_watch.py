@@ -10,7 +10,7 @@ from morphnet.report.first_steps import draw_first_steps, format_first_steps, re
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
 from morphnet.train.watch import COLUMNS
-from tests.train.test_parents import ARCHITECTURE, DATA, _experiment
+from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
 def _run(folder, controls=("prelu",), **changes):
@@ -54,7 +54,7 @@ def test_the_rows_of_a_child(tmp_path):
 
 def test_a_control_has_no_modules_to_grow_and_a_parent_is_not_watched(tmp_path):
     _run(tmp_path)
-    control = _rows(tmp_path, "2_prelu_trained_on")
+    control = _rows(tmp_path, "3_prelu_trained_on")
     assert control[-1]["growth"] == control[-1]["slopes_in_modules"] == control[-1]["moved_new"] == ""
     assert float(control[-1]["slopes_elsewhere"]) != 0
     assert not (tmp_path / "first" / "phases" / "0_parent" / "watch.csv").exists()
