@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from morphnet.store import write_whole
 
@@ -34,6 +35,7 @@ class Checkpoint:
         seconds: training time so far, evaluation left out; ``seconds_evaluated`` the same at the last evaluation.
         resumed: how often the phase was continued.
         average: state dict of the averaged network; empty where there is none.
+        predictions: of the last evaluation in ``history``; checkpoints of earlier versions have none.
     """
 
     step: int
@@ -46,6 +48,7 @@ class Checkpoint:
     seconds_evaluated: float
     resumed: int = 0
     average: dict[str, Any] = field(default_factory=dict)
+    predictions: Tensor | None = None
 
 
 class CheckpointError(ValueError):

@@ -13,6 +13,7 @@ from typing import Any
 from morphnet.data.files import UNREADABLE_FILE
 from morphnet.later import facts
 from morphnet.nn.resnet import Architecture
+from morphnet.report.outcomes import FILES as OUTCOMES
 from morphnet.report.record import PARENT_FILE, read_record, write_record
 from morphnet.store import one_at_a_time, write_whole
 from morphnet.train.experiment import Experiment
@@ -103,7 +104,7 @@ def shared_parent(
         shutil.copytree(folder / "tensorboard", tensorboard, dirs_exist_ok=True)
     for file in ("start.safetensors", "network.safetensors", "steps.csv"):
         _link_file(folder / file, phase / file)
-    for file in (MOMENTUM_FILE, UNREADABLE_FILE):  # of earlier versions; where every image could be read
+    for file in (MOMENTUM_FILE, UNREADABLE_FILE, *OUTCOMES):  # not there: of earlier versions, or with nothing in it
         if (folder / file).is_file():
             _link_file(folder / file, phase / file)
     trained_by = {key: found.get(key) for key in ("experiment", "command")}
