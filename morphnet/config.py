@@ -236,6 +236,7 @@ class EvalConfig:
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     precision: str = "float32"  # float32 | bfloat16 | float16 | float64
     format: str = "text"  # text | json
+    predictions: str | None = None  # FILE.npy for the class of every image; of ten views FILE_10_views.npy too
     network: NetworkConfig | None = None
     data: DataConfig | None = None  # data.views=10 counts over ten views as well
 

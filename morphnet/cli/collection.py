@@ -48,10 +48,11 @@ def collect(paths: Sequence[Path]) -> list[Path]:
         run, folder = path.parents[2], places[path]
         phase = folder / "phases" / path.parent.name
         phase.mkdir(parents=True, exist_ok=True)
-        write_whole(phase / "record.json", (json.dumps(_without_machine(record), indent=1) + "\n").encode())
-        for name in ("morph_report.json", WATCH_FILE):
+        for name in ("morph_report.json", WATCH_FILE, *(record.get("outcomes") or ())):
             if path.with_name(name).is_file():
                 write_whole(phase / name, path.with_name(name).read_bytes())
+        # Last: a record is whole with the files it names.
+        write_whole(phase / "record.json", (json.dumps(_without_machine(record), indent=1) + "\n").encode())
         if folder not in folders:
             folders.append(folder)
             if (run / "config.yaml").is_file():
@@ -61,8 +62,9 @@ def collect(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_committed(record: dict[str, Any]) -> bool:
-    commit = record.get("commit")
-    return isinstance(commit, dict) and bool(commit.get("hash")) and not commit.get("dirty", True)
+    """Whether all of a phase was made by code that is in a commit."""
+    commits = [record.get("commit"), *(stretch["commit"] for stretch in record.get("stretches", ()))]
+    return all(isinstance(c, dict) and bool(c.get("hash")) and not c.get("dirty", True) for c in commits)
 
 
 def _why_not(record: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -20,12 +21,13 @@ def evaluate_source(composed: DictConfig) -> None:
     config = to_dataclass(composed, EvalConfig)
     if config.format not in ("text", "json"):
         raise ValueError(f"format={config.format!r}; expected text or json")
+    predictions = None if config.predictions is None else _file_for_predictions(config.predictions)
 
     from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
-    from morphnet.data import evaluation_batches
     from morphnet.flops import count_macs, count_parameters
+    from morphnet.report.outcomes import over_views, write_classes
     from morphnet.store import network_hash
-    from morphnet.train import choose_engine, evaluate
+    from morphnet.train import choose_engine, evaluate_data
 
     data_config = data_of_source(config.parent, config.data)
     data = load_data(data_config, evaluation_only=True)
@@ -33,10 +35,14 @@ def evaluate_source(composed: DictConfig) -> None:
     engine = choose_engine(config.device, config.precision)
     data = normalised(data, data_config, network).to(engine.device)
     engine = engine.place(network.float())
-    found = evaluate(network, evaluation_batches(data), engine)
-    views = evaluate(network, evaluation_batches(data, views=data.views), engine) if data.views > 1 else None
+    found = evaluate_data(network, data, engine)
+    views = evaluate_data(network, data, engine, views=data.views) if data.views > 1 else None
     if not math.isfinite(found.loss):
         raise FloatingPointError(f"parent={config.parent} computes {found.loss}: check its weights and data.normalize")
+    if predictions is not None:
+        for path, result in ((predictions, found), (over_views(predictions, data.views), views)):
+            if result is not None and result.predictions is not None:
+                write_classes(path, result.predictions, data.classes)
     precision = str(engine.precision).removeprefix("torch.")
     if config.format == "json":
         figures = {
@@ -65,3 +71,20 @@ def evaluate_source(composed: DictConfig) -> None:
             )
     if data.unreadable is not None and data.unreadable.count():
         print(f"{data.unreadable.count()} images could not be read and are left out")
+
+
+def _file_for_predictions(given: str) -> Path:
+    """``given`` as a file that can be written.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: it does not end in ``.npy``, its folder is not there, or it is
+            a folder.
+    """
+    path = Path(given)
+    if path.suffix != ".npy":
+        raise ValueError(f"predictions={given}: a file that ends in .npy is needed, such as predictions=grown.npy")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"predictions={given}: there is no folder {path.parent}; make it, or give another file")
+    if path.is_dir():
+        raise FileExistsError(f"predictions={given} is a folder; give a file in it, such as {path / 'grown.npy'}")
+    return path

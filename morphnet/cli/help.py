@@ -40,6 +40,7 @@ ABOUT = {
         (
             ("parent=grown data=digits", "what morphnet morph made"),
             ("parent=outputs/digits/seed0", "the last child of a run, on the run's data"),
+            ("parent=grown predictions=grown.npy", "its class of every image, in their order"),
         ),
     ),
     "collapse": (

@@ -130,7 +130,7 @@ def _say(line: str) -> None:
 def _table(records: list[dict[str, Any]], table: str, format: str, recipe: str) -> str | None:
     """One of ``TABLES``; None if there is nothing to put in it."""
     from morphnet.report.comparison import control_lines, paper_lines, runs_of
-    from morphnet.report.comparison_table import format_controls, format_paper
+    from morphnet.report.comparison_table import control_foot, format_controls, format_paper
     from morphnet.report.first_steps import format_first_steps
     from morphnet.report.table import caption, format_rows, left_out, tabulate
 
@@ -140,7 +140,11 @@ def _table(records: list[dict[str, Any]], table: str, format: str, recipe: str) 
         return f"{rows}\n\n{below}" if below else rows
     if table == "controls":
         lines = control_lines(runs_of(records))
-        return format_controls(lines, format) if lines else None  # type: ignore[arg-type]
+        if not lines:
+            return None
+        rows = format_controls(lines, format)  # type: ignore[arg-type]
+        foot = control_foot(lines) if format in ("text", "markdown") else []
+        return "\n\n".join([rows, "\n".join(foot)]) if foot else rows
     if table == "first_steps":
         watched = _watched(records)
         return format_first_steps(watched, format) if watched else None  # type: ignore[arg-type]

@@ -1,6 +1,12 @@
 """Image data sets, in memory or in files, and batches of them."""
 
-from morphnet.data.batches import calibration_batches, evaluation_batches, evaluation_count, train_batches
+from morphnet.data.batches import (
+    calibration_batches,
+    evaluation_batches,
+    evaluation_count,
+    placed_batches,
+    train_batches,
+)
 from morphnet.data.feed import Batches, generator_for
 from morphnet.data.images import ImageData, Split, with_normalisation, with_validation
 from morphnet.data.memory import Augmentation, TrainBatches
@@ -22,6 +28,7 @@ __all__ = [
     "load_arrays",
     "load_cifar",
     "load_digits",
+    "placed_batches",
     "train_batches",
     "with_normalisation",
     "with_validation",

@@ -33,6 +33,14 @@ def evaluation_batches(
 
     Of ``count`` processes each takes every ``count``-th batch, from ``part`` on.
     """
+    for images, labels, _ in placed_batches(data, batch_size, part, count, views):
+        yield images, labels
+
+
+def placed_batches(
+    data: ImageData, batch_size: int = EVALUATION_BATCH, part: int = 0, count: int = 1, views: int = 1
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The same, each batch with the places of its images in ``data.test``: int64 of shape ``(N,)``, on the CPU."""
     split = data.test
     if not isinstance(split, Split):
         yield from stream_evaluation(data, part, count, views)
@@ -41,8 +49,9 @@ def evaluation_batches(
         raise ValueError(f"views={views} goes with images in files; {data.name} is in memory")
     normaliser = Normaliser(data.mean, data.std, split.device)
     pairs = zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
-    for images, labels in itertools.islice(pairs, part, None, count):
-        yield normaliser(images), labels
+    placed = zip(pairs, torch.arange(len(split)).split(batch_size), strict=True)
+    for (images, labels), places in itertools.islice(placed, part, None, count):
+        yield normaliser(images), labels, places
 
 
 def train_batches(

@@ -184,21 +184,22 @@ def evaluation_chunk(views: int) -> int:
 
 def stream_evaluation(
     data: ImageData, part: int = 0, count: int = 1, views: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Every image of ``data.test`` that can be decoded once, normalised, in order.
 
-    Yields images of shape ``(N, 3, H, W)``, or with ten views ``(N, 10, 3, H, W)``, and labels; N is 0 where none of
-    a batch can be decoded. Of ``count`` processes each takes every ``count``-th batch, from ``part`` on.
+    Yields images of shape ``(N, 3, H, W)``, or with ten views ``(N, 10, 3, H, W)``, labels, and the images' places in
+    ``data.test``, on the CPU; N is 0 where none of a batch can be decoded. Of ``count`` processes each takes every
+    ``count``-th batch, from ``part`` on.
     """
     split = data.test
     assert isinstance(split, FileSplit)
     normaliser = Normaliser(data.mean, data.std, split.device)
     chunks = _EvaluationChunks(split, evaluation_chunk(views), views)
-    for images, labels, unreadable in _loaded(chunks, range(part, len(chunks), count), split):
+    for images, labels, places, unreadable in _loaded(chunks, range(part, len(chunks), count), split):
         _note(data.unreadable, unreadable)
         images, labels = (t.to(split.device, non_blocking=True) for t in (images, labels))
         found = normaliser(images)
-        yield (found if views == 1 else found.unflatten(0, (len(labels), views))), labels
+        yield (found if views == 1 else found.unflatten(0, (len(labels), views))), labels, places
 
 
 def _note(unreadable: Unreadable | None, found: list[tuple[str, str]]) -> None:
@@ -244,7 +245,7 @@ class _TrainingRows(Dataset[Any]):
 
 
 class _EvaluationChunks(Dataset[Any]):
-    """Chunk by chunk of a split: (views, labels, unreadable files with reasons); those are left out."""
+    """Chunk by chunk of a split: (views, labels, places, unreadable files with reasons); those are left out."""
 
     def __init__(self, split: FileSplit, size: int, views: int) -> None:
         self.split, self.size, self.views = split, size, views
@@ -252,11 +253,11 @@ class _EvaluationChunks(Dataset[Any]):
     def __len__(self) -> int:
         return -(-len(self.split) // self.size)
 
-    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor, Tensor, list[tuple[str, str]]]:
         split, viewing = self.split, self.split.viewing
         chosen = range(chunk * self.size, min((chunk + 1) * self.size, len(split)))
         found = _pixelwise(len(chosen) * self.views, viewing.crop)
-        labels, unreadable = list[int](), []
+        places, unreadable = list[int](), []
         for index in chosen:
             try:
                 image = split.read(index)
@@ -264,10 +265,11 @@ class _EvaluationChunks(Dataset[Any]):
                 unreadable.append((split.name(index), str(error)))
                 continue
             make = centre_view if self.views == 1 else ten_views
-            place = len(labels) * self.views
+            place = len(places) * self.views
             found[place : place + self.views] = make(image, viewing.shorter_side, viewing.crop)
-            labels.append(int(split.labels[index]))
-        return found[: len(labels) * self.views], torch.tensor(labels, dtype=torch.int64), unreadable
+            places.append(index)
+        where = torch.tensor(places, dtype=torch.int64)
+        return found[: len(places) * self.views], split.labels[where], where, unreadable
 
 
 def _pixelwise(count: int, size: int, device: torch.device | None = None) -> Tensor:

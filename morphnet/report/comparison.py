@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from morphnet.nn.resnet import Architecture, split_activation
+from morphnet.report.outcomes import Paired, compare_outcomes, mcnemar
 from morphnet.report.paper import PAPER, PaperRow
 from morphnet.report.table import TWICE
 
@@ -259,6 +260,8 @@ class ControlLine:
         records: one for each seed, in their order.
         parent_macs: multiply-accumulates of the parent; None if its record is not there.
         differences: of a control, its error minus the child's, for every seed that has both; empty for the child.
+        pairs: of a control, the child and itself image by image, for the same seeds as ``differences``; None where one
+            of them keeps no predictions.
     """
 
     experiment: str
@@ -267,6 +270,7 @@ class ControlLine:
     records: tuple[Record, ...]
     differences: tuple[float, ...]
     parent_macs: int | None
+    pairs: tuple[Paired | None, ...] = ()
 
     @property
     def record(self) -> Record:
@@ -293,11 +297,29 @@ class ControlLine:
         mean = statistics.fmean(self.differences)
         return mean - half, mean + half
 
+    @property
+    def mcnemar(self) -> float | None:
+        """p over all seeds that keep predictions; see :func:`~morphnet.report.outcomes.mcnemar`."""
+        return mcnemar([pair for pair in self.pairs if pair is not None])
+
+    @property
+    def mcnemar_by_seed(self) -> list[float | None]:
+        """p within each seed."""
+        return [None if pair is None else mcnemar([pair]) for pair in self.pairs]
+
+    @property
+    def overlaps(self) -> list[float | None]:
+        """Share of errors that child and control both make, by seed."""
+        return [None if pair is None else pair.overlap for pair in self.pairs]
+
 
 def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
     """Every child that has controls, of every experiment, each followed by its controls.
 
-    A control counts where the record of its child is there.
+    A control counts where the record of its child is there. Beside records with a ``file`` their predictions are read.
+
+    Raises:
+        ValueError: those of one are damaged.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
@@ -319,5 +341,6 @@ def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
             for _, same in sorted(controls.items()):
                 pairs = [(control, children[control["seed"]]) for control in same]
                 differences = tuple(float(control["error"]) - float(child["error"]) for control, child in pairs)
-                lines.append(ControlLine(experiment, name, same[0]["label"], tuple(same), differences, cost))
+                images = tuple(compare_outcomes(child, control) for control, child in pairs)
+                lines.append(ControlLine(experiment, name, same[0]["label"], tuple(same), differences, cost, images))
     return lines

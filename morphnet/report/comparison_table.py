@@ -17,8 +17,17 @@ PAPER_HEADER = (
 )  # fmt: skip
 CONTROL_HEADER = (
     "experiment", "settings", "network", "error %", "seeds", "over the child (points)", "95 % interval",
-    "FLOP (million)", "rel. FLOP", "steps", "records",
+    "McNemar p", "error overlap %", "FLOP (million)", "rel. FLOP", "steps", "records",
 )  # fmt: skip
+#: What stands below the table where predictions were kept.
+MCNEMAR = (
+    "McNemar p: exact two-sided binomial test of the images that only the child or only the control gets wrong. Of "
+    "several seeds (each in brackets) an image counts once, for the network that gets it wrong in more of them. It is "
+    "about these networks; the interval is about training them again."
+)
+OVERLAP = (
+    "Error overlap: images that child and control both get wrong, of those that either gets wrong; mean over seeds."
+)
 
 
 def format_paper(lines: Sequence[PaperLine], format: Format = "text") -> str:
@@ -60,7 +69,15 @@ def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> st
 def control_columns(lines: Sequence[ControlLine], format: Format) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
     header, body = _without_empty(CONTROL_HEADER, "settings", [_control_cells(line) for line in lines])
+    for name in ("McNemar p", "error overlap %"):
+        header, body = _without_empty(header, name, body)
     return (header, body) if format == "markdown" else _without(header, "records", body)
+
+
+def control_foot(lines: Sequence[ControlLine]) -> list[str]:
+    """What is said of the columns that are made from predictions; nothing where no record has any."""
+    kept = any(pair is not None for line in lines for pair in line.pairs)
+    return [MCNEMAR, OVERLAP] if kept else []
 
 
 def _without_empty(header: Sequence[str], name: str, body: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -117,6 +134,8 @@ def _control_cells(line: ControlLine) -> list[str]:
         str(len(line.errors)),
         difference,
         "" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
+        _mcnemar(line),
+        _mean([overlap for overlap in line.overlaps if overlap is not None]),
         f"{line.record['macs'] / 1e6:,.1f}" if line.record["macs"] >= 1e7 else f"{line.record['macs'] / 1e6:.3f}",
         "" if line.parent_macs is None else f"{line.record['macs'] / line.parent_macs:.2f}x",
         f"{line.record['steps']:,}",
@@ -157,11 +176,24 @@ def _control_values(line: ControlLine) -> dict[str, Any]:
         "errors": line.errors,
         "differences": list(line.differences),
         "interval": None if line.interval is None else list(line.interval),
+        "only_child_wrong": [None if pair is None else pair.only_child for pair in line.pairs],
+        "only_control_wrong": [None if pair is None else pair.only_control for pair in line.pairs],
+        "mcnemar_by_seed": line.mcnemar_by_seed,
+        "mcnemar": line.mcnemar,
+        "error_overlaps": line.overlaps,
         "macs": line.record["macs"],
         "relative_macs": None if line.parent_macs is None else line.record["macs"] / line.parent_macs,
         "steps": line.record["steps"],
         "records": [record.get("path") for record in line.records],
     }
+
+
+def _mcnemar(line: ControlLine) -> str:
+    """p over all seeds, and of several each of them in brackets; empty where no seed keeps predictions."""
+    shown = ["-" if p is None else f"{p:.2g}" for p in (line.mcnemar, *line.mcnemar_by_seed)]
+    if all(pair is None for pair in line.pairs):
+        return ""
+    return shown[0] if len(line.pairs) == 1 else f"{shown[0]} ({', '.join(shown[1:])})"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -177,4 +209,4 @@ def _percent(value: float | None, digits: int = 2) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return ""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join("-" if v is None else str(v) for v in value) if isinstance(value, list) else str(value)

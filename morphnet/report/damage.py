@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
+from morphnet.report.outcomes import FILES, LABELS, PREDICTIONS
 from morphnet.settings import is_line
 
 Check = Callable[[Any], bool]
@@ -105,6 +106,13 @@ def _evaluation(value: Any) -> bool:
     return _table(value) and all(_at(value, key) in (_MISSING, None) or _whole(value[key]) for key in EVALUATION)
 
 
+def _outcomes(value: Any) -> bool:
+    """sha256 of the files of outcomes, by their names."""
+    if not _table(value) or not {PREDICTIONS, LABELS} <= set(value) <= set(FILES):
+        return False
+    return all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
+
+
 #: What figures read of an evaluation.
 EVALUATION = ("step", "images", "errors", "test_errors")
 REQUIRED: dict[str, Check] = {
@@ -136,6 +144,7 @@ OPTIONAL: dict[str, Check] = {
     "errors": _or_none(_whole),
     "views": _or_none(lambda value: _table(value) and _positive(value.get("count")) and _fraction(value.get("error"))),
     "source": _or_none(_phase),
+    "outcomes": _or_none(_outcomes),
     "lineage": _table,
     "lineage.network": _or_none(_text),
     "lineage.ancestors": _or_none(_list_of(_table)),

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from morphnet.report.comparison import Run, control_lines, paper_lines, runs_of
-from morphnet.report.comparison_table import control_columns, paper_columns
+from morphnet.report.comparison_table import control_columns, control_foot, paper_columns
 from morphnet.report.figures import TITLES, draw_cost, draw_curves, draw_rows
 from morphnet.report.first_steps import draw_first_steps, first_steps_columns, read_first_steps
 from morphnet.report.modules import draw_morph, proof_lines
@@ -106,7 +106,8 @@ def render_page(records: Sequence[dict[str, Any]], recipe: str = "paper") -> str
     if controls:
         links = [_links(line.records) for line in controls]
         body = _table(*control_columns(controls, "text"), GROUPED, links)
-        parts.append(_section("controls", "Beside their controls", body, _CONTROLS))
+        note = " ".join([_CONTROLS, *control_foot(controls)])
+        parts.append(_section("controls", "Beside their controls", body, note))
     for number, title in TITLES.items():
         lines = paper_lines(runs, number, recipe)
         if any(line.runs for line in lines):

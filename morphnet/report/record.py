@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from morphnet.report.damage import damages
+from morphnet.report.outcomes import damaged_outcomes
 from morphnet.store.files import write_whole
 
 FORMAT = 1
@@ -44,7 +45,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """The record in ``path``.
 
     Raises:
-        ValueError: it is no record of a format this version reads.
+        ValueError: it is no record of a format this version reads, or a file of outcomes beside it is not the one it
+            names.
     """
     try:
         record = json.loads(path.read_text())
@@ -52,7 +54,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable record: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{path} is not a record of format {FORMAT}")
-    problems = damages(record)
+    problems = damages(record) or damaged_outcomes(record, path.parent)
     if problems:
         raise ValueError(f"{path} is a damaged record: {', '.join(problems)}")
     return record

@@ -2,7 +2,7 @@
 
 from morphnet.train.engine import Engine, choose_engine, keep_freed_memory
 from morphnet.train.experiment import Experiment
-from morphnet.train.loop import Evaluation, evaluate
+from morphnet.train.loop import Evaluation, evaluate, evaluate_data
 from morphnet.train.optimisation import Optimisation
 from morphnet.train.plan import PhasePlan, plan_phases
 from morphnet.train.run import run_experiment
@@ -15,6 +15,7 @@ __all__ = [
     "PhasePlan",
     "choose_engine",
     "evaluate",
+    "evaluate_data",
     "keep_freed_memory",
     "plan_phases",
     "run_experiment",

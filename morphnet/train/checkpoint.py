@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from morphnet.store import write_whole
 
@@ -35,6 +36,7 @@ class Checkpoint:
         resumed: how often the phase was continued.
         average: state dict of the averaged network; empty where there is none.
         stretches: see :class:`~morphnet.train.stretches.Stretches`.
+        predictions: of the last evaluation in ``history``; checkpoints of earlier versions have none.
     """
 
     step: int
@@ -48,6 +50,7 @@ class Checkpoint:
     resumed: int = 0
     average: dict[str, Any] = field(default_factory=dict)
     stretches: list[dict[str, Any]] = field(default_factory=list)
+    predictions: Tensor | None = None
 
 
 class CheckpointError(ValueError):

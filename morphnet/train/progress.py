@@ -67,7 +67,7 @@ class Progress:
 
     def step(self, step: int) -> bool:
         """Called after every step; whether it is time to :meth:`show` how the epoch goes."""
-        if self._step < self._first:  # the first one may have compiled
+        if self._step < self._first:  # the first one may have compiled, so that the pace is of those after it
             self._started = time.perf_counter()
         self._step = step
         if self._bar is not None:
@@ -92,30 +92,29 @@ class Progress:
         """Says how it goes; ``train`` is what was measured since the last evaluation."""
         if not self._speaks:
             return
-        self._read_at = now = time.perf_counter()
+        self._read_at = time.perf_counter()
         figures = f"train loss {train.loss:.3f}, train error {100 * train.error:.2f}%{self._evaluated}"
-        speed, left = self._pace(now, step)
         if self._bar is not None and step < self.steps:
-            self._bar.set_postfix_str(f"{figures}, {speed}")
+            self._bar.set_postfix_str(f"{figures}{self._pace(step)}")
             return
         self._heartbeat.said()
         if step == self.steps:
             self.close()
         # The speed counts evaluations, as the time left does; the record says that of training alone.
-        pace = f"{speed}, {left} left" if step < self.steps else "done"
-        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}, {pace}", flush=True)
+        pace = self._pace(step) if step < self.steps else ", done"
+        print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}{pace}", flush=True)
 
-    def _pace(self, now: float, step: int) -> tuple[str, str]:
-        """Images a second and the time left, in words."""
-        seconds = max(now - self._started, 1e-9) / max(step - self._first, 1)
-        return f"{self.batch_size / seconds:,.0f} images/s", duration(seconds * (self.steps - step))
+    def _pace(self, step: int) -> str:
+        """Images a second and the time left, in words; nothing before there are two steps."""
+        if step <= self._first:
+            return ""
+        seconds = max(time.perf_counter() - self._started, 1e-9) / (step - self._first)
+        return f", {self.batch_size / seconds:,.0f} images/s, {duration(seconds * (self.steps - step))} left"
 
     def _line(self) -> str:
         """What is known without a reading of the device."""
-        line = f"{self.name}: {self.doing}, step {self._step:,} of {self.steps:,}{self._evaluated}"
-        if self._step > self._first:
-            line += ", {}, {} left".format(*self._pace(time.perf_counter(), self._step))
-        return line
+        step = self._step
+        return f"{self.name}: {self.doing}, step {step:,} of {self.steps:,}{self._evaluated}{self._pace(step)}"
 
 
 def duration(seconds: float) -> str:

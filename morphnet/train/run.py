@@ -18,6 +18,7 @@ from morphnet.morph import InexactError, MorphError, morph_network
 from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
+from morphnet.report.outcomes import write_outcomes
 from morphnet.report.record import WATCH_FILE, environment, read_record, write_record
 from morphnet.store import load_network, network_hash, save_network, write_whole
 from morphnet.train.anatomy import Anatomy
@@ -263,6 +264,7 @@ class _Run:
         if momentum:
             save_momentum(momentum, folder)
         record = describe_phase(experiment, self.made_with, plan, network, result, start_hash, started)
+        record["outcomes"] = write_outcomes(folder, experiment.data, result.final, result.final_views)
         write_record(record, folder / "record.json")
         remove_checkpoints(folder)
         return record

@@ -48,7 +48,7 @@ def shared_phase(
     folder = parents.resolve() / name
     found, trained_here = find_shared(parents, name), False
     if found is None:
-        if (phase / BEGUN_FILE).is_file() and not (folder / "start.safetensors").is_file():
+        if (phase / BEGUN_FILE).is_file() and not (folder / PHASE_FILE).is_file():
             print(f"{own['phase']}: begins again, since {parents / name} did not come along", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         waiting = f"{own['phase']}: another run trains it in {parents / name}; this one waits"

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -116,6 +116,7 @@ class PhaseState:
         self.scaler = engine.scaler()
         self.stretch, self.last_train = Stretch(), Stretch().evaluation()
         self.history: list[dict[str, Any]] = []
+        self.predictions: Tensor | None = None  # of the last evaluation in it
         self.step = self.measured = self.resumed = 0
         self.seconds = self.seconds_evaluated = 0.0  # of training: so far, and at the last evaluation
         self.stretches, self._stretched = Stretches(), 0.0  # and the seconds of training that they count
@@ -146,7 +147,7 @@ class PhaseState:
         if self.watch is not None:
             self.watch.begin(self.network)
         log_evaluation(self.log, 0, start)
-        self.history = [{"step": 0, "epoch": 0, **asdict(start)}]
+        self.history, self.predictions = [{"step": 0, "epoch": 0, **start.figures()}], start.predictions
 
     def resume(self, files: CheckpointFiles) -> bool:
         """Takes over the last checkpoint; False if there is none."""
@@ -164,6 +165,7 @@ class PhaseState:
         self.stretch = Stretch(*checkpoint.stretch)
         self.step = self.measured = checkpoint.step
         self.history, self.resumed = checkpoint.history, checkpoint.resumed + 1
+        self.predictions = checkpoint.predictions
         self.seconds, self.seconds_evaluated = checkpoint.seconds, checkpoint.seconds_evaluated
         self.stretches, self._stretched = Stretches(checkpoint.stretches), checkpoint.seconds
         if self.ranks.is_first:
@@ -243,6 +245,7 @@ class PhaseState:
                 resumed=self.resumed,
                 average={} if self.average is None else self.average.network.state_dict(),
                 stretches=self._stretch(),
+                predictions=self.predictions,
             )
         )
 
@@ -334,7 +337,8 @@ class PhaseState:
         for metric, value in measured.items():
             self.log(self.step, metric, value)
         epoch = -(-self.step // len(self.batches))
-        self.history.append({"step": self.step, "epoch": epoch, **measured, **asdict(found)})
+        self.history.append({"step": self.step, "epoch": epoch, **measured, **found.figures()})
+        self.predictions = found.predictions
         self.stretch, self.seconds_evaluated = Stretch(), self.seconds
 
     def close(self) -> None:
@@ -349,7 +353,7 @@ class PhaseState:
         )
         return PhaseResult(
             start=first,
-            final=last,
+            final=replace(last, predictions=self.predictions),
             train_loss=self.history[-1]["train_loss"],
             train_error=self.history[-1]["train_error"],
             history=tuple(self.history),

@@ -269,6 +269,8 @@ def test_records_are_collected_without_the_paths_of_the_machine(finished, run, t
     ]  # fmt: skip
     assert (kept / "phases" / "1_1c1" / "morph_report.json").is_file()
     assert (kept / "config.yaml").is_file()
+    for name in ("predictions.npy", "labels.npy"):
+        assert (kept / "phases" / "1_1c1" / name).read_bytes() == records[1].with_name(name).read_bytes()
     code, output, _ = run("report", "records=results/records/**", "format=csv", cwd=tmp_path)
     assert len(output.splitlines()) == 4
     other = {**json.loads(records[0].read_text()), "lineage": {"network": "another"}}
@@ -354,8 +356,26 @@ def test_a_finished_run_is_a_source_for_morph_and_eval(finished, output_of):
     grown = load_network(folder / "grown" / "network.safetensors")
     assert grown.metadata["morphs"] == ["1c1", "1c1_2branch"]
     assert len(grown.metadata["lineage"]) == 2
-    text = output_of("eval", f"parent={runs[0]}", cwd=folder)
+    text = output_of("eval", f"parent={runs[0]}", "predictions=found.npy", cwd=folder)
+    phase = runs[0] / "phases" / "1_1c1"
+    assert (folder / "found.npy").read_bytes() == (phase / "predictions.npy").read_bytes()
+    wrong = np.load(phase / "predictions.npy") != np.load(phase / "labels.npy")
+    assert wrong.sum() == record["errors"]
     assert f"{record['errors']:,} errors of 1,497" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("found.txt", "a file that ends in .npy is needed, such as predictions=grown.npy"),
+        ("none/found.npy", "there is no folder none; make it, or give another file"),
+        ("", "a file that ends in .npy is needed"),
+    ],
+)
+def test_predictions_without_a_place_are_refused_before_anything_is_evaluated(run, tmp_path, given, said):
+    code, _, errors = run("eval", "parent=nowhere", f"predictions={given}", cwd=tmp_path)
+    assert code == 2
+    assert errors.startswith(f"morphnet: error: predictions={given}: {said}")
 
 
 def test_a_finished_run_is_a_parent_for_train(finished, output_of):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -67,9 +68,14 @@ def test_a_run_on_a_folder_reports_one_view_and_ten(run, tmp_path):
         assert 0 <= record["views"]["error"] <= 1
         assert len((tmp_path / "run" / "phases" / phase / "unreadable.txt").read_text().splitlines()) == 2
         assert record["augmentation"] == {"shorter_side": [32, 48], "flip": True}
-    code, output, _ = run("eval", "parent=run", "format=json")
+    code, output, _ = run("eval", "parent=run", "format=json", "predictions=found.npy")
     assert code == 0
     found = json.loads(output)
+    for name in ("found.npy", "found_10_views.npy"):
+        kept = tmp_path / "run" / "phases" / "1_1c1" / name.replace("found", "predictions")
+        assert (tmp_path / name).read_bytes() == kept.read_bytes()
+        assert np.load(kept).tolist().count(255) == 1
+    assert set(record["outcomes"]) == {"predictions.npy", "predictions_10_views.npy", "labels.npy"}
     assert (found["errors"], found["views"]["errors"]) == (record["errors"], record["views"]["errors"])
     assert found["unreadable"] == 1
     (root / "train" / "n9").mkdir()

@@ -18,7 +18,7 @@ from morphnet.data.folder import load_folder
 from morphnet.data.images import ImageData
 from morphnet.data.memory import Augmentation
 from morphnet.data.stream import ScaleAugmentation, StreamBatches, _TrainingRows
-from morphnet.train import choose_engine, evaluate
+from morphnet.train import choose_engine, evaluate, evaluate_data
 from tests.pictures import write_folder
 
 AUGMENTATION = ScaleAugmentation((32, 60), True)
@@ -142,6 +142,21 @@ def test_damaged_images_are_replaced_or_left_out_and_counted(damaged, workers, c
     errors = capsys.readouterr().err
     assert errors.count("cannot be read and is skipped") == 5
     assert errors.count("further ones are counted") == 1
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_predictions_stand_in_the_place_of_their_image_whatever_cannot_be_read(root, damaged, views):
+    torch.manual_seed(0)
+    network, engine = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 3)), choose_engine("cpu", "float32")
+    whole = evaluate_data(network, _data(root), engine, views=views).predictions.tolist()
+    assert len(set(whole)) > 1
+    found = evaluate_data(network, _data(damaged, views=10), engine, views=views)
+    assert found.images == 9
+    places = [_data(damaged).test.name(i) for i in range(12)]
+    gone = {"val/n0/val_0_1.JPEG", "val/n1/val_1_1.JPEG", "val/n2/val_2_3.JPEG"}
+    expected = [-1 if name in gone else said for name, said in zip(places, whole, strict=True)]
+    assert found.predictions.tolist() == expected
+    assert expected.count(-1) == 3
 
 
 def test_a_batch_of_one_survives_a_damaged_image(damaged):

@@ -186,7 +186,9 @@ def test_the_table_of_controls_says_where_each_number_comes_from():
     values = json.loads(format_controls(LINES, "json"))
     assert values[1] == {
         "experiment": "e", "settings": "", "child": "1c1", "network": "parent on", "role": "control", "seeds": [0, 1],
-        "errors": [0.09, 0.09], "differences": pytest.approx([0.01, 0.01]), "interval": None, "macs": 43_958_912,
+        "errors": [0.09, 0.09], "differences": pytest.approx([0.01, 0.01]), "interval": None,
+        "only_child_wrong": [None, None], "only_control_wrong": [None, None], "mcnemar_by_seed": [None, None],
+        "mcnemar": None, "error_overlaps": [None, None], "macs": 43_958_912,
         "relative_macs": 1.0, "steps": 640, "records": ["runs/0/relu/record.json", "runs/1/relu/record.json"],
     }  # fmt: skip
     assert "[seed 1](runs/1/relu/record.json)" in format_controls(LINES, "markdown")

@@ -1,7 +1,7 @@
 """One small phase in float64, for as many processes as started it: ``python phase_job.py FOLDER NORM``.
 
 NORM is ``frozen`` (batch normalisation in evaluation mode), ``group`` (GroupNorm, averaged weights) or ``batch``.
-Process k of N writes ``<N>_<k>.pt``: the network, and errors and loss of its evaluation.
+Process k of N writes ``<N>_<k>.pt``: the network, and its last evaluation.
 """
 
 import sys
@@ -58,7 +58,7 @@ def main(folder: Path, norm: str) -> None:
             evaluate_every=100,
             ranks=ranks,
         )
-        found = {"network": network.state_dict(), "errors": result.final.errors, "loss": result.final.loss}
+        found = {"network": network.state_dict(), "predictions": result.final.predictions, **result.final.figures()}
         torch.save(found, folder / f"{ranks.count}_{ranks.index}.pt")
 
 

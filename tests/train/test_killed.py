@@ -53,22 +53,23 @@ def _finish(folder, *overrides, **settings):
 
 
 def _result(folder):
-    """Everything that has to be the same: weights, steps, and what the records say but for times."""
+    """Everything that has to be the same: weights, steps, predictions, and what the records say but for times."""
     found = {}
     for phase in sorted((folder / "run" / "phases").iterdir()):
         record = json.loads((phase / "record.json").read_text())
         history = [{k: v for k, v in e.items() if k != "images_per_second"} for e in record["history"]]
         start, end = (load_file(phase / name) for name in ("start.safetensors", "network.safetensors"))
-        found[phase.name] = (start, end, (phase / "steps.csv").read_text(), history, record["lineage"]["network"])
+        digests = (record["lineage"]["network"], record["outcomes"])
+        found[phase.name] = (start, end, (phase / "steps.csv").read_text(), history, digests)
     return found
 
 
 def _assert_same(one, two):
     assert one.keys() == two.keys()
-    for phase, (*networks, steps, history, digest) in one.items():
+    for phase, (*networks, steps, history, digests) in one.items():
         assert steps == two[phase][2], phase
         assert history == two[phase][3], phase
-        assert digest == two[phase][4], phase
+        assert digests == two[phase][4], phase
         for mine, other in zip(networks, two[phase][:2], strict=True):
             assert all(torch.equal(mine[name], other[name]) for name in mine), phase
 

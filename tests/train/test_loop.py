@@ -3,7 +3,7 @@ import torch
 
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from morphnet.train import Engine, choose_engine, evaluate
+from morphnet.train import Engine, choose_engine, evaluate, evaluate_data
 from morphnet.train.engine import compiler_found
 from morphnet.train.step import make_optimizer, train_step
 
@@ -52,6 +52,19 @@ def test_evaluation_counts_errors_and_keeps_the_mode():
         errors = sum(int((network(x).argmax(1) != y).sum()) for x, y in evaluation_batches(data))
     assert found.errors == errors
     assert found.error == errors / 1497
+
+
+def test_an_evaluation_keeps_the_class_of_every_image_in_order():
+    data = _digits()
+    network = _network().eval()
+    found = evaluate_data(network, data, CPU)
+    with torch.no_grad():
+        expected = torch.cat([network(x).argmax(1) for x, _ in evaluation_batches(data)])
+    assert found.predictions.dtype == torch.int32
+    assert found.predictions.tolist() == expected.tolist()
+    assert int((found.predictions != data.test.labels).sum()) == found.errors
+    assert found.figures() == {"loss": found.loss, "errors": found.errors, "images": 1497}
+    assert evaluate(network, evaluation_batches(data), CPU) == found
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import nn
 from morphnet.data import Augmentation, Split, TrainBatches, load_digits, with_normalisation
 from morphnet.data.images import ImageData
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from morphnet.train import Optimisation
+from morphnet.train import Optimisation, evaluate_data
 from morphnet.train.checkpoint import CheckpointError, CheckpointFiles
 from morphnet.train.engine import choose_engine
 from morphnet.train.interruption import Interrupted, Interruption
@@ -110,6 +110,7 @@ def test_a_phase_that_died_ends_with_the_same_bits(data, tmp_path, at, precision
     assert _without_times(continued.history) == _without_times(result.history)
     assert continued.resumed == len(at) - (at[0] == 1)
     assert (result.start, result.final) == (continued.start, continued.final)
+    assert torch.equal(result.final.predictions, continued.final.predictions)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         one, two = (_optimizer_state(tmp_path / where / name) for where in ("whole", "died"))
         assert len(one) == len(two) > 10
@@ -162,6 +163,33 @@ def test_a_phase_that_dies_while_it_evaluates_evaluates_again(data, tmp_path):
     _assert_same(whole, again)
     assert _without_times(continued.history) == _without_times(result.history)
     assert [step for step, metric, _ in logged if metric == "loss"] == [6, 12, 14]
+
+
+def test_what_the_last_evaluation_predicted_is_kept_until_the_end(data, tmp_path, monkeypatch):
+    whole, result, _ = _train(data, tmp_path / "whole")
+    predicted = evaluate_data(whole, data, choose_engine("cpu", "float32")).predictions
+    assert torch.equal(result.final.predictions, predicted)
+    assert all("predictions" not in entry for entry in result.history)
+
+    def stops(*arguments):
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("morphnet.train.phase._evaluate_views", stops)
+        with pytest.raises(Interrupted, match="stopped at step 14 of 14"):
+            _train(data, tmp_path / "stopped", checkpoint_seconds=1e9)
+    _, continued, logged = _train(data, tmp_path / "stopped")
+    assert logged == []  # nothing was evaluated again
+    assert torch.equal(continued.final.predictions, predicted)
+
+
+def test_a_network_that_is_only_evaluated_has_predictions(data, tmp_path):
+    engine = choose_engine("cpu", "float32")
+    network, batches = _network(), TrainBatches(data, 50, Augmentation(), (0, 0))
+    result = run_phase(
+        network, batches, None, Optimisation(), engine, name="parent", log=lambda *entry: None, folder=tmp_path
+    )
+    assert int((result.final.predictions != data.test.labels).sum()) == result.final.errors
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -50,6 +50,7 @@ def test_two_processes_with_the_same_total_batch_are_one(tmp_path, norm):
         assert a == pytest.approx(b, abs=1e-9)
     for other in found:
         assert other["errors"] == one["errors"]
+        assert other["predictions"].tolist() == one["predictions"].tolist()
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-9)
         for name, value in one["network"].items():
             assert (value - other["network"][name]).abs().max() < 1e-9, name

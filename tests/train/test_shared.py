@@ -184,6 +184,7 @@ def test_a_run_is_whole_without_the_folder_of_parents(tmp_path):
     shutil.rmtree(tmp_path / "parents")
     phase = tmp_path / "first" / "phases" / "0_parent"
     expected = {"start.safetensors", "network.safetensors", "record.json", "steps.csv", "momentum.safetensors"}
+    expected |= {"predictions.npy", "labels.npy"}
     assert {path.name for path in phase.iterdir()} == expected
     load_network(phase / "network.safetensors")
 
