@@ -149,6 +149,7 @@ OPTIONAL: dict[str, Check] = {
     "lineage.network": _or_none(_text),
     "lineage.ancestors": _or_none(_list_of(_table)),
     "history": _or_none(_list_of(_evaluation)),
+    "stretches": _list_of(lambda value: _table(value) and "commit" in value),
     "command": _or_none(_list_of(_argument)),
     "commit": _or_none(_table),
     "hardware": _or_none(_table),

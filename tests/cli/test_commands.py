@@ -252,7 +252,8 @@ def test_records_are_collected_without_the_paths_of_the_machine(finished, run, t
     shutil.copytree(runs[0], tmp_path / "run", symlinks=True)
     records = sorted((tmp_path / "run").glob("phases/*/record.json"))
     for path, dirty in zip(records, (False, False, True), strict=True):
-        record = {**json.loads(path.read_text()), "commit": {"hash": "abc", "dirty": dirty}}
+        record = {**json.loads(path.read_text()), "commit": {"hash": "abc", "dirty": False}}
+        record["stretches"] = [{**s, "commit": {"hash": "abc", "dirty": dirty}} for s in record["stretches"]]
         record["command"] = ["/opt/bin/morphnet", "train", "data.path=/data/mine.npz"]
         write_whole(path, json.dumps(record).encode())
     code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
@@ -260,7 +261,8 @@ def test_records_are_collected_without_the_paths_of_the_machine(finished, run, t
     assert "1 record is of code that nobody could find again" in errors
     assert "uncommitted changes" in errors
     assert not (tmp_path / "results").exists()
-    write_whole(records[2], json.dumps({**record, "commit": {"hash": "abc", "dirty": False}}).encode())
+    record["stretches"][0]["commit"]["dirty"] = False
+    write_whole(records[2], json.dumps(record).encode())
     code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
     assert code == 0, errors
     kept = tmp_path / "results" / "records" / "digits" / "run"
