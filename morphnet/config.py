@@ -189,7 +189,7 @@ class TrainConfig:
     devices: int = 1  # processes on this machine that train together, one for each GPU; under torchrun its own number
     precision: str = "auto"  # of training: auto | float32 | bfloat16 | float16 | float64
     phases: list[PhaseConfig] = field(default_factory=list)
-    controls: list[str] = field(default_factory=list)  # relu, prelu, net2net, random, scratch, scratch_total
+    controls: list[str] = field(default_factory=list)  # relu, prelu, linear, net2net, random, scratch, scratch_total
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from morphnet.report.comparison import ControlLine, PaperLine, Record
-from morphnet.report.table import GIVEN, WRITERS, Format, to_csv, with_deviation
+from morphnet.report.table import COLLAPSED, GIVEN, WRITERS, Format, millions, to_csv, with_deviation
 
 PAPER_HEADER = (
     "network", "settings", "phases", "views", "error %, paper", "error %", "seeds", "improvement, paper", "improvement",
@@ -17,7 +17,7 @@ PAPER_HEADER = (
 )  # fmt: skip
 CONTROL_HEADER = (
     "experiment", "settings", "network", "error %", "seeds", "over the child (points)", "95 % interval",
-    "McNemar p", "error overlap %", "FLOP (million)", "rel. FLOP", "steps", "records",
+    "McNemar p", "error overlap %", "FLOP (million)", "rel. FLOP", COLLAPSED, "steps", "records",
 )  # fmt: skip
 #: What stands below the table where predictions were kept.
 MCNEMAR = (
@@ -69,7 +69,7 @@ def format_controls(lines: Sequence[ControlLine], format: Format = "text") -> st
 def control_columns(lines: Sequence[ControlLine], format: Format) -> tuple[list[str], list[list[str]]]:
     """Header and cells as a person reads them."""
     header, body = _without_empty(CONTROL_HEADER, "settings", [_control_cells(line) for line in lines])
-    for name in ("McNemar p", "error overlap %"):
+    for name in ("McNemar p", "error overlap %", COLLAPSED):
         header, body = _without_empty(header, name, body)
     return (header, body) if format == "markdown" else _without(header, "records", body)
 
@@ -136,8 +136,9 @@ def _control_cells(line: ControlLine) -> list[str]:
         "" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
         _mcnemar(line),
         _mean([overlap for overlap in line.overlaps if overlap is not None]),
-        f"{line.record['macs'] / 1e6:,.1f}" if line.record["macs"] >= 1e7 else f"{line.record['macs'] / 1e6:.3f}",
+        millions(line.record["macs"]),
         "" if line.parent_macs is None else f"{line.record['macs'] / line.parent_macs:.2f}x",
+        millions(line.record.get("collapsed_macs")),
         f"{line.record['steps']:,}",
         _links(line.records),
     ]
@@ -183,6 +184,7 @@ def _control_values(line: ControlLine) -> dict[str, Any]:
         "error_overlaps": line.overlaps,
         "macs": line.record["macs"],
         "relative_macs": None if line.parent_macs is None else line.record["macs"] / line.parent_macs,
+        "collapsed_macs": line.record.get("collapsed_macs"),
         "steps": line.record["steps"],
         "records": [record.get("path") for record in line.records],
     }

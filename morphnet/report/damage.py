@@ -142,6 +142,7 @@ OPTIONAL: dict[str, Check] = {
     "settings.variant": _or_none(_text),
     "settings.recipe": _or_none(_text),
     "errors": _or_none(_whole),
+    "collapsed_macs": _or_none(_positive),
     "views": _or_none(lambda value: _table(value) and _positive(value.get("count")) and _fraction(value.get("error"))),
     "source": _or_none(_phase),
     "outcomes": _or_none(_outcomes),

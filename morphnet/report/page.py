@@ -251,7 +251,7 @@ def _phase(record: dict[str, Any]) -> str:
         ("error", f"{100 * record['error']:.2f} % ({counted})"),
         ("before its first step", f"{100 * record['start_error']:.2f} %"),
         ("trained for", f"{record['steps']:,} iterations" if record["steps"] else "given, not trained"),
-        ("cost", f"{record['macs']:,} multiply-accumulates, {record['parameters']:,} parameters"),
+        ("cost", f"{record['macs']:,} multiply-accumulates, {record['parameters']:,} parameters" + _collapsed(record)),
         ("network", _lineage(record)),
     ]
     text = f'<h3 id="{_anchor(record)}">{escape(str(record["label"]))}</h3>' + _pairs(
@@ -265,6 +265,11 @@ def _phase(record: dict[str, Any]) -> str:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             text += f'<p class="bad">the report of the morph is damaged: {escape(str(error))}</p>'
     return text
+
+
+def _collapsed(record: dict[str, Any]) -> str:
+    macs = record.get("collapsed_macs")
+    return "" if macs is None else f"; {macs:,} multiply-accumulates with its modules as one convolution each"
 
 
 def _count(value: Any) -> str:

@@ -19,6 +19,8 @@ WIDE = 160
 TWICE = "{experiment}, phase {phase}: the same seed stands in several runs; name one with records="
 #: In the place of its steps, of a network that was not trained here.
 GIVEN = "given"
+#: Of a linear control, the FLOP with its modules as one convolution each.
+COLLAPSED = "collapsed FLOP (million)"
 Cells = Sequence[Sequence[str]]
 
 
@@ -28,7 +30,8 @@ class Row:
 
     Errors are fractions. ``error_deviation`` is the sample standard deviation, None for one seed; ``views_error_mean``
     and its deviation are over ten views of each image, None where they were not taken. ``relative_macs`` is over the
-    parent's. ``settings``: what tells the row from others of its experiment, if it was run in several ways.
+    parent's; ``collapsed_macs`` is of a linear control whose modules were collapsed, None of others. ``settings``: what
+    tells the row from others of its experiment, if it was run in several ways.
     """
 
     experiment: str
@@ -44,6 +47,7 @@ class Row:
     evaluated_on: str
     macs: int
     relative_macs: float | None
+    collapsed_macs: int | None
     parameters: int
     steps: int
     images_per_second: float | None
@@ -90,6 +94,7 @@ def tabulate(records: Sequence[dict[str, Any]]) -> list[Row]:
                 evaluated_on=first["data"]["evaluated_on"],
                 macs=first["macs"],
                 relative_macs=first["macs"] / parents[key[:2]] if key[:2] in parents else None,
+                collapsed_macs=first.get("collapsed_macs"),
                 parameters=first["parameters"],
                 steps=first["steps"],
                 images_per_second=statistics.fmean(speeds) if speeds else None,
@@ -107,13 +112,15 @@ def _key(record: dict[str, Any]) -> tuple[Any, ...]:
 def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and what a person reads: per cent, million, ``x``. The error is that of the last epoch.
 
-    There is a column for ten views if any row has them, and one for settings if an experiment was run in several ways.
+    There is a column for ten views and one for collapsed FLOP if any row has them, and one for settings if an
+    experiment was run in several ways.
     """
     views = any(row.views_error_mean is not None for row in rows)
     settings = any(row.settings for row in rows)
+    collapsed = any(row.collapsed_macs is not None for row in rows)
     header = ["experiment", *(["settings"] if settings else []), "network", "seeds", "error %"]
     header += [*(["10-view error %"] if views else []), "at start %"]
-    header += ["FLOP (million)", "rel. FLOP", "parameters", "steps", "images/s"]
+    header += ["FLOP (million)", "rel. FLOP", *([COLLAPSED] if collapsed else []), "parameters", "steps", "images/s"]
     written = []
     for row in rows:
         over_views = [with_deviation(row.views_error_mean, row.views_error_deviation)] if views else []
@@ -126,8 +133,9 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 with_deviation(row.error_mean, row.error_deviation),
                 *over_views,
                 f"{100 * row.start_error_mean:.2f}",
-                f"{row.macs / 1e6:.1f}" if row.macs >= 1e7 else f"{row.macs / 1e6:.3f}",
+                millions(row.macs),
                 "" if row.relative_macs is None else f"{row.relative_macs:.2f}x",
+                *([millions(row.collapsed_macs)] if collapsed else []),
                 f"{row.parameters:,}",
                 f"{row.steps:,}" if row.steps else GIVEN,
                 "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
@@ -157,6 +165,13 @@ def left_out(records: Sequence[dict[str, Any]]) -> str:
     return (
         f"Images that could not be read: {', '.join(said)} (unreadable.txt in its folder names them)." if said else ""
     )
+
+
+def millions(macs: int | None) -> str:
+    """FLOP in millions; empty for None."""
+    if macs is None:
+        return ""
+    return f"{macs / 1e6:,.1f}" if macs >= 1e7 else f"{macs / 1e6:.3f}"
 
 
 def with_deviation(mean: float | None, deviation: float | None) -> str:

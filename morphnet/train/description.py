@@ -17,6 +17,7 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.report.record import FORMAT
 from morphnet.store import describe_network, network_hash
 from morphnet.train.experiment import Experiment
+from morphnet.train.linear import collapsed_cost
 from morphnet.train.plan import PhasePlan
 from morphnet.train.state import PhaseResult
 
@@ -42,6 +43,7 @@ def describe_phase(
         **_figures(result, experiment),
         "macs": count_macs(network, (1, *experiment.data.input_size)),
         "parameters": count_parameters(network),
+        **(collapsed_cost(network, (1, *experiment.data.input_size)) if plan.linear else {}),
         "architecture": describe_network(network).get("architecture"),
         "network": describe_network(network),
         "data": {

@@ -26,7 +26,7 @@ Role = Literal["parent", "child", "control"]
 CONTROLS = {
     "relu": "parent trained on",
     "prelu": "PReLU parent trained on",
-    "linear": "child with linear modules",
+    "linear": "child with linear modules (slopes held at 1)",
     "net2net": "child by identity insert (Net2Net)",
     "random": "child by random insert",
     "scratch": "child from scratch, the last phase's budget",
@@ -154,8 +154,6 @@ def plan_phases(
             )
     if "prelu" in controls and isinstance(parent, nn.Module):
         raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
-    if "linear" in controls and not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
-        raise ValueError("controls=[linear] goes with specs and layer morphs, which bring new slopes; no phase has one")
     if "random" in controls:
         other = [i for i, phase in enumerate(phases) if phase.widen is not None or phase.enlarge is not None]
         if other or not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
@@ -194,6 +192,12 @@ def plan_phases(
             raise ValueError(f"phases.{i}.morph={phase.morph}: {error}") from error
         if architecture == before:
             idle.add(i)
+    modules = any(found and p.widen is None and p.enlarge is None for p, found in zip(phases, layers, strict=True))
+    if "linear" in controls and not modules and _branches(architecture) <= _branches(parent):
+        raise ValueError(
+            "controls=[linear] holds the slopes that specs, modules and deepen bring, and no phase brings one: larger "
+            "kernels of a branch that the parent has, wider layers and training on do not; leave linear out"
+        )
 
     after = after or AfterConfig()
     handover = Handover(after.kept_lr, after.momentum, after.shrink, after.perturb)
@@ -275,6 +279,13 @@ def _names(phase: PhaseConfig, layers: Mapping[str, Operation] | None) -> tuple[
     ((pattern, operation),) = layers.items()
     what = phase.module if isinstance(phase.module, str) else words(operation)
     return re.sub(r"[^A-Za-z0-9_.]+", "_", f"{what}").strip("_"), f"{what} on {pattern}"
+
+
+def _branches(architecture: Architecture | nn.Module) -> int:
+    """How many branches specs have made in it, each with slopes of its own."""
+    if isinstance(architecture, nn.Module):
+        return 0
+    return sum(1 + shape.two_branches for shape in architecture.shortcuts.values())
 
 
 def _check_targets(network: nn.Module, layers: Mapping[str, Operation] | None, index: int) -> None:

@@ -35,6 +35,7 @@ from morphnet.train.handover import (
 )
 from morphnet.train.interruption import Interruption
 from morphnet.train.key import describe_key, phase_hash
+from morphnet.train.linear import hold_slopes
 from morphnet.train.optimisation import Beginning
 from morphnet.train.phase import run_phase
 from morphnet.train.plan import PhasePlan
@@ -228,6 +229,9 @@ class _Run:
         started = datetime.datetime.now(datetime.UTC)
         start_hash = network_hash(network)
         beginning = self.beginning(plan, network)
+        if plan.linear:
+            first = self.folder(self.plans[0])
+            hold_slopes(network, ranks.from_first(lambda: shapes_in(first / "network.safetensors")))
         key = (experiment.seed, plan.depth)  # a child and its controls see the same images in the same order
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
         with contextlib.closing(

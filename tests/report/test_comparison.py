@@ -137,6 +137,19 @@ def test_every_child_stands_beside_the_controls_of_its_phase():
     assert [round(d, 3) for line in lines for d in line.differences] == [0.005, 0.02, 0.01, -0.01, 0.05]
 
 
+def test_collapsed_flop_is_a_column_where_a_control_has_it():
+    plain = _run(0)
+    child, control = control_lines(runs_of(plain))
+    assert "collapsed FLOP" not in format_controls([child, control], "markdown")
+    linear = [{**record, "collapsed_macs": 42_386_048} if record["role"] == "control" else record for record in plain]
+    lines = control_lines(runs_of(linear))
+    assert "| rel. FLOP | collapsed FLOP (million) | steps |" in format_controls(lines, "markdown")
+    assert "| 42.4 | 640 |" in format_controls(lines, "markdown").splitlines()[-1]
+    assert [line["collapsed_macs"] for line in json.loads(format_controls(lines, "json"))] == [None, 42_386_048]
+    written = csv.DictReader(io.StringIO(format_controls([child, control], "csv")))
+    assert [line["collapsed_macs"] for line in written] == ["", ""]
+
+
 def test_a_control_without_its_child_is_left_out():
     """Of a run that is under way."""
     records = [
@@ -189,7 +202,8 @@ def test_the_table_of_controls_says_where_each_number_comes_from():
         "errors": [0.09, 0.09], "differences": pytest.approx([0.01, 0.01]), "interval": None,
         "only_child_wrong": [None, None], "only_control_wrong": [None, None], "mcnemar_by_seed": [None, None],
         "mcnemar": None, "error_overlaps": [None, None], "macs": 43_958_912,
-        "relative_macs": 1.0, "steps": 640, "records": ["runs/0/relu/record.json", "runs/1/relu/record.json"],
+        "relative_macs": 1.0, "collapsed_macs": None, "steps": 640,
+        "records": ["runs/0/relu/record.json", "runs/1/relu/record.json"],
     }  # fmt: skip
     assert "[seed 1](runs/1/relu/record.json)" in format_controls(LINES, "markdown")
 

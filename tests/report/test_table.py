@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from morphnet.report.table import caption, format_rows, tabulate
+from morphnet.report.table import caption, columns, format_rows, tabulate
 
 
 def _record(seed, error, index=1, role="child", **changes):
@@ -36,6 +36,16 @@ def test_every_format_holds_the_same_rows():
     assert json.loads(format_rows(rows, "json"))[0]["error_mean"] == 0.125
     assert "0.125" in format_rows(rows, "csv").splitlines()[1]
     assert format_rows(rows, "markdown").splitlines()[2].startswith("| digits | net1 | 1 | 12.50 |")
+
+
+def test_collapsed_flop_is_a_column_where_a_linear_control_has_it():
+    linear = _record(0, 0.1, 2, "control", collapsed_macs=25_000_000)
+    header, (child, control) = columns(tabulate([_record(0, 0.1), linear]))
+    place = header.index("collapsed FLOP (million)")
+    assert (child[place], control[place]) == ("", "25.0")
+    for record in (_record(0, 0.1), {**linear, "collapsed_macs": None}):
+        assert "collapsed FLOP (million)" not in columns(tabulate([record]))[0]
+        assert json.loads(format_rows(tabulate([record]), "json"))[0]["collapsed_macs"] is None
 
 
 def test_other_settings_are_other_rows():

@@ -134,7 +134,7 @@ def test_a_control_has_the_same_folder_whatever_others_there_are():
 def test_the_linear_control_grows_as_the_child_does_and_holds_its_slopes():
     plans = _plan([{}, {"morph": "1c1"}, {"morph": "3c1"}], ["linear"])
     assert [(p.morph, p.linear, p.depth) for p in plans[3:]] == [("1c1", True, 1), ("3c1", True, 2)]
-    with pytest.raises(ValueError, match="bring new slopes; no phase has one"):
+    with pytest.raises(ValueError, match="no phase brings one"):
         _plan([{}, {}], ["linear"])
 
 
