@@ -16,7 +16,7 @@ ABOUT = {
             ("-m seed=0,1,2", "a sweep: three seeds, one table"),
             ("experiment=cifar10_morph20_1c1 data.download=true", "a row of Table 1"),
             ("experiment=cifar10_morph20_1c1 schedule.scale=0.1 dry_run=true", "what would run, and how long here"),
-            ("-m 'experiment=glob(cifar10_*)' seed=0,1,2", "Table 1"),
+            ("-m 'experiment=glob(cifar10_*,exclude=*_long)' seed=0,1,2", "Table 1"),
             (
                 "experiment=custom parent=net.safetensors data=cifar10 'phases=[{morph: null}, {morph: 1c1}]' "
                 "schedule.epochs=30 after=low",
