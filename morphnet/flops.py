@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates, the paper's FLOP."""
+"""The cost of a network: multiply-accumulates, the paper's FLOP, and parameters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from morphnet.nn.mode import evaluation_mode
 def count_macs(network: nn.Module, input_size: Sequence[int] = (1, 3, 32, 32)) -> int:
     """Multiply-accumulates of one forward pass over an input of ``input_size``, ``(N, C, H, W)``.
 
-    Those of convolutions and matrix products, as PyTorch's ``FlopCounterMode`` counts them, which is the
-    paper's FLOP; batch normalisation, activations and pooling cost none. Nothing is computed: the network, or a
-    copy of one that has weights, runs on the meta device, in evaluation mode.
+    Counts convolutions and matrix products, as PyTorch's ``FlopCounterMode`` does; this is the paper's FLOP. Batch
+    normalisation, activations and pooling cost none. Computes nothing: the network, or a copy of one with weights, runs
+    on the meta device, in evaluation mode.
 
     Raises:
         ValueError: the network does not take an input of this size.
@@ -38,15 +38,15 @@ def count_macs(network: nn.Module, input_size: Sequence[int] = (1, 3, 32, 32)) -
 
 
 def _is_bare(network: nn.Module) -> bool:
-    """Whether all of ``network`` is on the meta device, so that it can run there as it is."""
+    """Whether all of ``network`` is on the meta device already."""
     values = [*network.parameters(), *network.buffers()]
     return bool(values) and all(value.is_meta for value in values)
 
 
 class _ShapesAlone(TorchDispatchMode):
-    """Answers the free operations between two convolutions, whose meta kernels are dozens of Python calls each.
+    """Skips the free operations between two convolutions, whose meta kernels are dozens of Python calls each.
 
-    Anything else goes on to its kernel, and so does what may not fit, for PyTorch to refuse.
+    Everything else, and whatever may not fit, goes to its own kernel, so that PyTorch can refuse it.
     """
 
     def __torch_dispatch__(
@@ -61,7 +61,7 @@ class _ShapesAlone(TorchDispatchMode):
 
 
 def _keeps_shape(x: Any, *others: Any) -> bool:
-    """Whether all are tensors of the kind of ``x`` and broadcast to its shape."""
+    """Whether all are tensors of the dtype, device and rank of ``x`` that broadcast to its shape."""
     return isinstance(x, Tensor) and all(
         isinstance(other, Tensor)
         and (other.dtype, other.device, other.dim()) == (x.dtype, x.device, x.dim())
@@ -73,12 +73,12 @@ def _keeps_shape(x: Any, *others: Any) -> bool:
 def _normalises(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, training: bool
 ) -> bool:
-    """Whether this is a batch normalisation in evaluation mode, of as many channels as ``x`` has."""
+    """Whether this is a batch normalisation in evaluation mode with the channels of ``x``."""
     if training or mean is None or var is None:
         return False
     return all(value is None or value.shape == x.shape[1:2] for value in (weight, bias, mean, var))
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trainable numbers of a network."""
+    """Number of trainable values."""
     return sum(p.numel() for p in network.parameters())

@@ -12,12 +12,12 @@ SUFFIXES = ("2branch", "half")
 
 @dataclass(frozen=True)
 class MorphSpec:
-    """What becomes of the residual shortcuts a morph touches.
+    """What the residual shortcuts that a morph changes become.
 
     Attributes:
         kernel_sizes: (K_1, K_2), the odd kernel sizes of the two new convolutions.
-        two_branches: both scaled halves of the identity are morphed, not one.
-        half: only the blocks with odd index, counted from 0 within a stage, are touched.
+        two_branches: morph both scaled halves of the identity instead of one.
+        half: change only the blocks with odd index, counted from 0 within a stage.
 
     Source: Sec. 4.1.
     """
@@ -32,11 +32,11 @@ class MorphSpec:
 
 
 def parse_spec(text: str) -> MorphSpec:
-    """The :class:`MorphSpec` that ``text`` writes down.
+    """The :class:`MorphSpec` written as ``{k1}c{k2}[_2branch][_half]``, with odd kernel sizes.
 
     Raises:
         TypeError: ``text`` is not a string.
-        ValueError: ``text`` is not of the form ``{k1}c{k2}[_2branch][_half]`` with odd kernel sizes.
+        ValueError: ``text`` does not have this form.
     """
     if not isinstance(text, str):
         raise TypeError(f"a morph spec is a string such as '1c1_half'; got {type(text).__name__}")
@@ -44,7 +44,7 @@ def parse_spec(text: str) -> MorphSpec:
     match = re.fullmatch(r"([0-9]+)c([0-9]+)", head)
     if match is None:
         raise ValueError(
-            f"morph spec {text!r}: {head!r} names no pair of kernel sizes; "
+            f"morph spec {text!r}: {head!r} is not a pair of kernel sizes; "
             "expected {k1}c{k2}[_2branch][_half], for example 1c1, 3c1_half or 1c1_2branch"
         )
     kernel_sizes = (int(match[1]), int(match[2]))
@@ -62,11 +62,9 @@ def parse_spec(text: str) -> MorphSpec:
 
 
 def spec_graph(spec: MorphSpec) -> ModuleGraph:
-    """The module that takes the place of an identity shortcut: one branch beside half of it, or two branches.
+    """The module that replaces an identity shortcut: one branch beside half of it, or two branches.
 
-    ``half`` says which blocks are touched and changes nothing here.
-
-    Source: Fig. 3b, Sec. 4.1.
+    Ignores ``half``, which selects blocks. Source: Fig. 3b, Sec. 4.1.
     """
     k1, k2 = spec.kernel_sizes
     edges = [Edge(SOURCE, "a", k1), Edge("a", SINK, k2)]

@@ -26,10 +26,10 @@ def test_notation_is_read_and_written_the_same(text, spec):
         ("1c1_half_half", "out of order or repeated"),
         ("2c1", "kernel size 2 is not odd"),
         ("0c1", "kernel size 0 is not odd"),
-        ("", "names no pair of kernel sizes"),
-        ("1x1", "names no pair of kernel sizes"),
-        ("²c1", "names no pair"),
-        ("-1c1", "names no pair"),
+        ("", "is not a pair of kernel sizes"),
+        ("1x1", "is not a pair of kernel sizes"),
+        ("²c1", "is not a pair"),
+        ("-1c1", "is not a pair"),
     ],
 )
 def test_wrong_notation_is_refused_with_what_is_expected(text, message):

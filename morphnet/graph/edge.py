@@ -12,26 +12,25 @@ Support = frozenset[tuple[int, int]]
 
 
 class GraphError(ValueError):
-    """A graph is no module; the message names the vertex or edge that is at fault."""
+    """A graph that is not a module; the message names the vertex or edge at fault."""
 
 
 @dataclass(frozen=True, eq=False)
 class Edge:
     """A convolution from one blob to another; with ``identity``, the map ``scale * I``, which has no filter.
 
-    Every edge is a key of its own, even beside an equal one: equality is identity of the object.
+    Edges compare by object identity, so every edge is a key of its own, even beside an equal one.
 
     Attributes:
-        source, target: names of vertices, of letters, digits and ``_``.
-        kernel: odd height and width; one number stands for both. Stored as a pair.
+        source, target: names of vertices: letters, digits and ``_``.
+        kernel: odd height and width, stored as a pair; one number stands for both.
         identity: no filter, only ``scale``.
-        scale: of an identity edge, not zero.
-        support: taps that may be non-zero, where they are not the whole kernel: a reduced edge has the support
-            of what it stands for (3x1 beside 1x3 is a cross).
-        name: ``s-t``, and ``s-t.1``, ``s-t.2`` for further edges between the same vertices; given by the graph.
+        scale: factor of an identity edge, not zero.
+        support: taps that may be non-zero, if not the whole kernel: a reduced edge has those of what it stands for.
+        name: ``s-t``, and ``s-t.1``, ``s-t.2`` for further edges between the same vertices; set by the graph.
 
     Raises:
-        GraphError: a name, kernel, scale or support is not of this kind.
+        GraphError: a name, kernel, scale or support is invalid.
 
     Source: Sec. 3.3.
     """
@@ -48,7 +47,7 @@ class Edge:
         where = f"edge {self.source}-{self.target}"
         for vertex in (self.source, self.target):
             if not isinstance(vertex, str) or not re.fullmatch(r"[A-Za-z0-9_]+", vertex):
-                raise GraphError(f"{where}: a vertex is named by letters, digits and '_'; got {vertex!r}")
+                raise GraphError(f"{where}: a vertex name consists of letters, digits and '_'; got {vertex!r}")
         if self.source == self.target:
             raise GraphError(f"{where} is a cycle: an edge joins two different vertices")
         object.__setattr__(self, "kernel", _kernel(where, self.kernel))
@@ -60,7 +59,7 @@ class Edge:
         if self.support is not None and not (
             self.support and all(abs(y) <= rows and abs(x) <= columns for y, x in self.support)
         ):
-            raise GraphError(f"{where}: support is one or more offsets (row, column) within its {self.kernel} kernel")
+            raise GraphError(f"{where}: support needs offsets (row, column) within the {self.kernel} kernel")
         if not isinstance(self.scale, (int, float)) or isinstance(self.scale, bool) or not math.isfinite(self.scale):
             raise GraphError(f"{where}: scale is a number; got {self.scale!r}")
         if not self.identity and self.scale != 1:
@@ -81,7 +80,7 @@ class Edge:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """All but the name: equal edges have equal signatures, which can be sorted."""
+        """Everything but the name, sortable; equal edges have equal signatures."""
         return (
             self.source,
             self.target,
@@ -92,13 +91,13 @@ class Edge:
         )
 
     def named(self, name: str) -> Edge:
-        """A copy with this name."""
+        """A copy with the given name."""
         copy = replace(self)
         object.__setattr__(copy, "name", name)
         return copy
 
     def describe(self) -> str:
-        """What it does, without its name: ``3x3``, ``5x5 with 21 of 25 taps``, ``0.5 x identity``."""
+        """What the edge does: ``3x3``, ``5x5 with 21 of 25 taps``, ``0.5 x identity``."""
         if self.identity:
             return "identity" if self.scale == 1 else f"{self.scale:g} x identity"
         full = self.kernel[0] * self.kernel[1]

@@ -1,4 +1,4 @@
-"""Whether a module can hold a filter exactly, known from the graph alone before anything is solved."""
+"""Decides from the graph alone, before anything is solved, whether a module can hold a filter exactly."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from morphnet.graph.module import SINK, SOURCE, ModuleGraph
 
 @dataclass(frozen=True)
 class Anchor:
-    """An edge that can take the parent's whole filter, and a path wide enough to bring it there.
+    """An edge whose kernel holds the parent's, with a path wide enough to carry the parent's whole filter.
 
     Attributes:
-        edge: its kernel holds the parent's.
-        before: edges from the source to its tail, through vertices of at least C_i channels.
-        after: edges from its head to the sink, through vertices of at least C_j channels.
+        before: edges from the source to the tail of ``edge``, through vertices of at least C_i channels.
+        after: edges from the head of ``edge`` to the sink, through vertices of at least C_j channels.
     """
 
     edge: Edge
@@ -35,7 +34,7 @@ class Feasibility:
         anchors: every edge that meets the wider condition; one is enough for an exact solution.
         equations: numbers in the padded parent filter, |G~_l|.
         largest_filter: numbers in the largest filter of the module.
-        advice: the smallest change that would meet the condition; empty where it is met.
+        advice: the smallest change that would meet the condition; empty if it is met.
     """
 
     anchors: tuple[Anchor, ...]
@@ -69,11 +68,11 @@ class Feasibility:
 def check_feasible(graph: ModuleGraph, weight_shape: Sequence[int]) -> Feasibility:
     """Whether ``graph`` can hold any filter of shape ``(C_j, C_i, H, W)``.
 
-    The condition: some path has an edge whose kernel holds the parent's, every vertex before that edge has at
-    least C_i channels and every vertex after it at least C_j. It is sufficient, and covers more than Eq. (3).
+    Sufficient condition, wider than Eq. (3): some path has an edge whose kernel holds the parent's, every vertex before
+    that edge has at least C_i channels and every vertex after it at least C_j.
 
     Raises:
-        GraphError: the widths do not fit an identity edge.
+        GraphError: an identity edge joins different widths.
 
     Source: Eq. (3), Sec. 3.6; the wider condition is this project's.
     """
@@ -100,7 +99,7 @@ def check_feasible(graph: ModuleGraph, weight_shape: Sequence[int]) -> Feasibili
 
 
 def _path(graph: ModuleGraph, start: str, end: str, allowed: set[str]) -> tuple[Edge, ...] | None:
-    """A shortest path through ``allowed``; of parallel edges an identity that passes much, else a convolution."""
+    """A shortest path through ``allowed``; of parallel edges, first an identity with a scale of at least 0.5."""
     if start not in allowed or end not in allowed:
         return None
     ways: dict[str, tuple[Edge, ...]] = {start: ()}
@@ -120,7 +119,7 @@ def _path(graph: ModuleGraph, start: str, end: str, allowed: set[str]) -> tuple[
 def _advice(
     graph: ModuleGraph, widths: dict[str, int], kernel: tuple[int, int], in_channels: int, out_channels: int
 ) -> str:
-    """The change that needs the fewest places: a kernel to enlarge, vertices to widen."""
+    """The smallest set of changes, kernels to enlarge and vertices to widen, that would meet the condition."""
     if not graph.convolutions:
         return "the module has no convolution; add one"
     best: list[str] | None = None

@@ -20,22 +20,20 @@ Width = int | str
 class ModuleGraph:
     """A single-source, single-sink acyclic graph whose vertices are blobs and whose edges are convolutions.
 
-    ``s`` is the source and ``t`` the sink; parallel edges are allowed; blobs are added where edges meet. Two
-    graphs are equal if they have equal edges, in any order, and equal widths.
+    ``s`` is the source and ``t`` the sink. Blobs are added where edges meet. Parallel edges are allowed. Graphs are
+    equal if their edges, in any order, and their widths are equal.
 
     Args:
-        edges: at least one :class:`Edge`. The graph names them; an edge that has another name in another graph is
-            copied.
-        channels: widths of inner vertices, as numbers or as multiples of max(C_i, C_j) such as ``"0.5x"``. A
-            missing width is max(C_i, C_j).
+        edges: at least one :class:`Edge`. The graph names them and copies an edge that another graph named.
+        channels: widths of inner vertices: numbers or multiples of max(C_i, C_j) such as ``"0.5x"``; default ``"1x"``.
 
     Attributes:
-        edges: in the order given, each with its name.
+        edges: in the given order, named.
         channels: as given.
-        vertices: in an order in which every edge points forwards; ``s`` first, ``t`` last.
+        vertices: in topological order, ``s`` first and ``t`` last.
 
     Raises:
-        GraphError: there is a cycle, a second source or sink, a width that is none; it is named.
+        GraphError: there is a cycle, a second source or sink, or an invalid width.
 
     Source: Definition 1, Sec. 3.3.
     """
@@ -49,14 +47,14 @@ class ModuleGraph:
                 raise TypeError(f"ModuleGraph: edges are Edge(source, target, kernel); got {edge!r}")
             if edge.identity and edge.scale == 0:
                 raise GraphError(
-                    f"edge {edge.source}-{edge.target}: an identity with scale 0 passes nothing on; leave it out"
+                    f"edge {edge.source}-{edge.target}: an identity with scale 0 has no effect; leave it out"
                 )
         self._build(_named(given), dict(channels or {}))
         _check_channels(self)
 
     @classmethod
     def of_parts(cls, edges: Iterable[Edge], channels: Mapping[str, Width]) -> ModuleGraph:
-        """A graph of edges that keep their names, as the steps of a reduction do."""
+        """A graph whose edges keep their names, for the steps of a reduction."""
         graph = cls.__new__(cls)
         graph._build(list(edges), dict(channels))
         return graph
@@ -82,11 +80,11 @@ class ModuleGraph:
         return tuple(self._out[vertex])
 
     def __getitem__(self, name: str) -> Edge:
-        """The edge of this name."""
+        """The edge with this name."""
         for edge in self.edges:
             if edge.name == name:
                 return edge
-        raise KeyError(f"no edge is called {name!r}; there are {', '.join(e.name for e in self.edges)}")
+        raise KeyError(f"no edge is called {name!r}; expected one of {', '.join(e.name for e in self.edges)}")
 
     @property
     def inner(self) -> tuple[str, ...]:
@@ -99,7 +97,7 @@ class ModuleGraph:
         return tuple(e for e in self.edges if not e.identity)
 
     def widths(self, in_channels: int, out_channels: int) -> dict[str, int]:
-        """Channels of every vertex, for a parent filter of ``out_channels`` x ``in_channels``.
+        """Channels of every vertex, for a parent filter of shape ``(out_channels, in_channels, H, W)``.
 
         Raises:
             GraphError: an identity edge joins vertices of different widths.
@@ -118,10 +116,7 @@ class ModuleGraph:
         return widths
 
     def paths(self) -> Iterator[tuple[Edge, ...]]:
-        """Every path from source to sink, as its edges in order: the terms of Eq. (5).
-
-        There may be very many: see :meth:`count_paths`.
-        """
+        """Every path from source to sink, the terms of Eq. (5); there may be very many, see :meth:`count_paths`."""
 
         def walk(vertex: str) -> Iterator[tuple[Edge, ...]]:
             if vertex == SINK:
@@ -133,14 +128,14 @@ class ModuleGraph:
         return walk(SOURCE)
 
     def count_paths(self) -> int:
-        """Number of paths from source to sink, without walking them."""
+        """Number of paths from source to sink, by dynamic programming."""
         count = {SINK: 1}
         for vertex in reversed(self.vertices[:-1]):
             count[vertex] = sum(count[e.target] for e in self._out[vertex])
         return count[SOURCE]
 
     def radius_to_sink(self) -> dict[str, tuple[int, int]]:
-        """Per vertex, the largest radius (rows, columns) of any path from it to the sink."""
+        """For each vertex, the largest radius (rows, columns) of any path to the sink."""
         reach = {SINK: (0, 0)}
         for vertex in reversed(self.vertices[:-1]):
             ways = [(e.radius[0] + reach[e.target][0], e.radius[1] + reach[e.target][1]) for e in self._out[vertex]]
@@ -166,7 +161,7 @@ class ModuleGraph:
         return frozenset(taps[SINK])
 
     def identity_groups(self) -> dict[str, str]:
-        """For every vertex the name of its group; identity edges join the vertices of a group."""
+        """Group name of every vertex; identity edges join the vertices of a group."""
         group = {v: v for v in self.vertices}
         for edge in self.edges:
             if edge.identity:
@@ -175,7 +170,7 @@ class ModuleGraph:
         return group
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in ``configs/module/``; :meth:`from_dict` reads them."""
+        """Plain values in the form of ``configs/module/``, for :meth:`from_dict`."""
         edges: list[dict[str, Any]] = []
         for edge in self.edges:
             values: dict[str, Any] = {"source": edge.source, "target": edge.target}
@@ -185,13 +180,13 @@ class ModuleGraph:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModuleGraph:
-        """The graph that :meth:`to_dict` or a file of ``configs/module/`` describes.
+        """The graph described by :meth:`to_dict` or by a file of ``configs/module/``.
 
         Raises:
-            GraphError: a key is missing or unknown, or the graph is no module.
+            GraphError: a key is missing or unknown, or the graph is not a module.
         """
         if not isinstance(values, Mapping) or set(values) - {"edges", "channels"} or "edges" not in values:
-            raise GraphError("a module has the keys 'edges' and, if some widths are given, 'channels'")
+            raise GraphError("a module has the key 'edges' and optionally 'channels'")
         if not isinstance(values["edges"], (list, tuple)):
             raise GraphError("edges is a list of {source, target, kernel} or {source, target, identity: true, scale}")
         channels = values.get("channels") or {}
@@ -250,9 +245,9 @@ def _check_ends(into: Mapping[str, list[Edge]], out: Mapping[str, list[Edge]]) -
         raise GraphError(f"edge {out[SINK][0].name} leads out of the sink 't'")
     for vertex in sorted(into):
         if vertex != SOURCE and not into[vertex]:
-            raise GraphError(f"vertex {vertex!r} is a second source: no edge leads into it, and only 's' may be so")
+            raise GraphError(f"vertex {vertex!r} is a second source: no edge leads into it, only 's' may have none")
         if vertex != SINK and not out[vertex]:
-            raise GraphError(f"vertex {vertex!r} is a second sink: no edge leads out of it, and only 't' may be so")
+            raise GraphError(f"vertex {vertex!r} is a second sink: no edge leads out of it, only 't' may have none")
 
 
 def _find_cycle(out: Mapping[str, list[Edge]]) -> list[str] | None:
@@ -292,7 +287,7 @@ def _sorted_vertices(into: Mapping[str, list[Edge]], out: Mapping[str, list[Edge
 def _check_channels(graph: ModuleGraph) -> None:
     for vertex, width in graph.channels.items():
         if vertex in (SOURCE, SINK):
-            raise GraphError(f"channels: the width of {vertex!r} is the parent filter's; leave it out")
+            raise GraphError(f"channels: the parent filter sets the width of {vertex!r}; leave it out")
         if vertex not in graph.vertices:
             raise GraphError(
                 f"channels: there is no vertex {vertex!r}; inner vertices are {', '.join(graph.inner) or 'none'}"

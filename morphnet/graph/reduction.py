@@ -1,4 +1,4 @@
-"""Algorithm 1: a module taken back to fewer edges by undoing TYPE-I and TYPE-II morphs."""
+"""Algorithm 1: reduces a module to fewer edges by undoing TYPE-I and TYPE-II morphs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from morphnet.graph.module import SINK, SOURCE, ModuleGraph
 
 @dataclass(frozen=True)
 class Step:
-    """One atomic morph: in ``graph``, ``edge`` becomes ``parts``.
+    """One atomic morph, the tuple (M, e_1, {e_2, e_3}, type) of Algorithm 1: in ``graph``, ``edge`` becomes ``parts``.
 
     Attributes:
         kind: ``"I"``, two edges in series; ``"II"``, two in parallel.
-        edge: the edge that is morphed; its taps are those of what it stands for.
-        parts: the two edges that take its place; with TYPE-I in the order of the data, F_l then F_{l+1}.
-        graph: the module before the morph, which holds ``edge``.
-
-    Source: the tuple (M, e_1, {e_2, e_3}, type) of Algorithm 1.
+        parts: the two new edges; with TYPE-I in the order of the data, F_l then F_{l+1}.
+        graph: the module before the morph, which contains ``edge``.
     """
 
     kind: Literal["I", "II"]
@@ -31,22 +28,18 @@ class Step:
 
     @property
     def vertex(self) -> str | None:
-        """The vertex that TYPE-I puts in between; None for TYPE-II."""
+        """The new vertex between the two edges of TYPE-I; None for TYPE-II."""
         return self.parts[0].target if self.kind == "I" else None
 
     @property
     def morphed(self) -> ModuleGraph:
-        """The module after the morph, which holds ``parts``."""
+        """The module after the morph, which contains ``parts``."""
         return self._after
 
     def apply(self, graph: ModuleGraph) -> ModuleGraph:
-        """``graph`` with ``edge`` replaced by ``parts``.
-
-        Raises:
-            ValueError: ``graph`` does not hold ``edge``.
-        """
+        """``graph`` with ``edge`` replaced by ``parts``; raises ValueError if ``edge`` is not in it."""
         if not any(e is self.edge for e in graph.edges):
-            raise ValueError(f"this step morphs edge {self.edge.name}, which the graph does not hold")
+            raise ValueError(f"this step morphs edge {self.edge.name}, which is not in the graph")
         edges = [part for e in graph.edges for part in (self.parts if e is self.edge else (e,))]
         channels = dict(graph.channels)
         if self.vertex is not None and self.vertex in self._after.channels:
@@ -55,7 +48,7 @@ class Step:
 
     @property
     def formula(self) -> str:
-        """What the filters of ``parts`` add up or compose to, such as ``r1 = a-t ⊛ s-a``."""
+        """The equation of the filters, such as ``r1 = a-t ⊛ s-a``."""
         first, second = (part.name for part in self.parts)
         return f"{self.edge.name} = " + (f"{second} ⊛ {first}" if self.kind == "I" else f"{first} + {second}")
 
@@ -68,14 +61,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What Algorithm 1 found.
+    """The result of Algorithm 1.
 
     Attributes:
         module: the graph that was reduced.
-        steps: the morphing sequence Q: applied in this order to ``irreducible``, they rebuild ``module``.
-        irreducible: what no reverse atomic morph applies to; one edge if the module is simple morphable.
-
-    Source: Algorithm 1, Definition 6.
+        steps: the morphing sequence Q; applied to ``irreducible`` in this order, they rebuild ``module``.
+        irreducible: the graph that remains; one edge if the module is simple morphable (Definition 6).
     """
 
     module: ModuleGraph
@@ -84,11 +75,11 @@ class Reduction:
 
     @property
     def is_simple_morphable(self) -> bool:
-        """Whether atomic morphs alone lead from a single convolution to the module (Definition 6)."""
+        """Whether atomic morphs alone make the module from a single convolution (Definition 6)."""
         return len(self.irreducible.edges) == 1
 
     def replay(self) -> Iterator[ModuleGraph]:
-        """The modules from ``irreducible`` to ``module``, each made from the one before by its step."""
+        """The modules from ``irreducible`` to ``module``, one per step."""
         graph = self.irreducible
         yield graph
         for step in self.steps:
@@ -113,10 +104,9 @@ class Reduction:
 def reduce(graph: ModuleGraph) -> Reduction:
     """Undoes atomic morphs until a whole pass changes nothing.
 
-    The order of the edges does not matter: of several places the first by name is taken, and what is left at
-    the end is the same whichever is.
+    Takes candidates in order of name, so the order of the edges does not matter.
 
-    Source: Algorithm 1. As printed it does not end on a complex module.
+    Source: Algorithm 1, which as printed does not end on a complex module.
     """
     if not isinstance(graph, ModuleGraph):
         raise TypeError(f"reduce: a ModuleGraph is needed; got {type(graph).__name__}")
@@ -133,13 +123,7 @@ def reduce(graph: ModuleGraph) -> Reduction:
 
 
 def check_type1(graph: ModuleGraph, name: str = "r1") -> Step | None:
-    """The step that, read backwards, takes away a vertex with one edge in and one out; None if there is none.
-
-    Args:
-        name: of the edge that takes its place.
-
-    Source: CHECKTYPEI, Sec. 3.5.
-    """
+    """The step whose reverse removes a vertex with one edge in and one out, or None (CHECKTYPEI, Sec. 3.5)."""
     for vertex in sorted(graph.inner):
         into, out = graph.edges_into(vertex), graph.edges_out_of(vertex)
         if len(into) == len(out) == 1:
@@ -154,10 +138,7 @@ def check_type1(graph: ModuleGraph, name: str = "r1") -> Step | None:
 
 
 def check_type2(graph: ModuleGraph, name: str = "r1") -> Step | None:
-    """The step that, read backwards, joins two parallel edges; None if there are none.
-
-    Source: CHECKTYPEII, Sec. 3.5.
-    """
+    """The step whose reverse joins two parallel edges, or None (CHECKTYPEII, Sec. 3.5)."""
     seen: dict[tuple[str, str], Edge] = {}
     for edge in sorted(graph.edges, key=lambda e: (e.signature, e.name)):
         ends = (edge.source, edge.target)

@@ -1,4 +1,4 @@
-"""Filters for a module: the algebra of Eqs. (2), (4), (5), and the linear systems they lead to."""
+"""Filters of a module: the algebra of Eqs. (2), (4), (5) and the linear systems that follow from it."""
 
 from morphnet.graph.feasibility import Anchor, Feasibility, check_feasible
 from morphnet.solvers.algebra import add, adjoint, compose, orthogonal, zero_pad

@@ -1,4 +1,4 @@
-"""Filters as values: composition, zero padding, random orthogonal ones."""
+"""Operations on filters: composition, zero padding, random orthogonal matrices."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
         inner: F_l, shape ``(C_l, C_i, H_1, W_1)``, same dtype and device.
 
     Returns:
-        Shape ``(C_j, C_i, H_1 + H_2 - 1, W_1 + W_2 - 1)``.
+        Shape ``(C_j, C_i, H_1 + H_2 - 1, W_1 + W_2 - 1)``. Equal to the two layers if all padding precedes ``inner``;
+        if each layer pads for itself and both kernels exceed 1x1, the outermost pixels differ.
 
     Raises:
         ValueError: the two filters disagree on C_l.
-
-    Equal to the two layers everywhere if all zero padding precedes ``inner``. If each layer pads for itself
-    and both kernels exceed 1x1, the outermost pixels differ.
 
     Source: Eq. (2).
     """
@@ -33,59 +31,45 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def zero_pad(weight: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """``weight`` in the middle of a larger kernel of zeros: the same function with "same" padding.
-
-    Args:
-        weight: shape ``(C_j, C_i, H, W)``.
-        kernel_size: ``(H~, W~)``, at least ``(H, W)`` and of the same parity.
+    """``weight``, ``(C_j, C_i, H, W)``, centred in a kernel of zeros; with "same" padding the function is the same.
 
     Raises:
-        ValueError: the kernel does not fit into the larger one, or not in its middle.
+        ValueError: ``kernel_size`` is smaller than ``(H, W)`` or of another parity.
 
     Source: G~_l of Eq. (2), Sec. 3.4.
     """
     grow = [large - small for large, small in zip(kernel_size, weight.shape[2:], strict=True)]
     if min(grow) < 0 or any(g % 2 for g in grow):
-        raise ValueError(f"a {tuple(weight.shape[2:])} kernel has no place in the middle of a {tuple(kernel_size)} one")
+        raise ValueError(f"a {tuple(weight.shape[2:])} kernel cannot be centred in a {tuple(kernel_size)} kernel")
     return F.pad(weight, (grow[1] // 2, grow[1] // 2, grow[0] // 2, grow[0] // 2))
 
 
 def add(first: Tensor, second: Tensor) -> Tensor:
-    """Sum of two filters whose kernels may differ: the smaller one is padded with zeros.
-
-    Args:
-        first, second: shapes ``(C_j, C_i, H, W)`` with odd kernels, of the same channels.
-
-    Returns:
-        Shape ``(C_j, C_i, max H, max W)``.
+    """Sum of two filters ``(C_j, C_i, H, W)`` of the same channels; zeros pad the smaller of the two odd kernels.
 
     Source: Eq. (4) in the extended definition of Sec. 3.4 (Lemma 4).
     """
     if first.shape[:2] != second.shape[:2]:
-        raise ValueError(f"filters of {tuple(first.shape[:2])} and {tuple(second.shape[:2])} channels cannot be added")
+        raise ValueError(f"cannot add filters of {tuple(first.shape[:2])} and {tuple(second.shape[:2])} channels")
     kernel = (max(first.shape[2], second.shape[2]), max(first.shape[3], second.shape[3]))
     return zero_pad(first, kernel) + zero_pad(second, kernel)
 
 
 def fit(weight: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """``weight`` about the middle of another odd kernel: padded with zeros where it is smaller, else cropped."""
+    """``weight`` centred in another odd kernel: padded with zeros or cropped, per axis."""
     rows, columns = (large - small for large, small in zip(kernel_size, weight.shape[2:], strict=True))
     return F.pad(weight, (columns // 2, columns // 2, rows // 2, rows // 2))
 
 
 def adjoint(weight: Tensor) -> Tensor:
-    """The filter of the transposed map: channels exchanged, taps turned about the centre.
-
-    ``adjoint(compose(f, g))`` is ``compose(adjoint(g), adjoint(f))``.
-    """
+    """The filter of the transposed map: channels swapped, taps rotated by 180 degrees about the centre."""
     return weight.transpose(0, 1).flip(-1, -2)
 
 
 def orthogonal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """A random matrix with orthonormal columns (or rows, if there are fewer), uniformly distributed.
+    """A uniformly random matrix ``(rows, columns)`` with orthonormal columns (or rows, if there are fewer).
 
-    Returns:
-        Shape ``(rows, columns)``, float64, all singular values 1; determinant +1 where it is square.
+    float64, all singular values 1, determinant +1 if square.
     """
     if 0 in (rows, columns):
         return torch.zeros(rows, columns, dtype=torch.float64)

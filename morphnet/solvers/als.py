@@ -1,4 +1,4 @@
-"""Theorem 8's route as printed: reduce, Algorithm 2 on what is left, then the atomic morphs replayed."""
+"""Theorem 8 as printed: Algorithm 1, then Algorithm 2 on the irreducible graph, then the atomic morphs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from morphnet.solvers.module_filter import module_filter, routes_from_source, ro
 from morphnet.solvers.solution import TOLERANCE, Filters
 from morphnet.solvers.type2 import solve_type2
 
-#: Sweeps over all edges before Algorithm 2 gives up.
+#: Largest number of sweeps over all edges.
 MAX_SWEEPS = 100
-#: It has stalled when a sweep lowers the residual by less than this share.
+#: Algorithm 2 has stalled if a sweep lowers the residual by less than this share.
 STALL = 1e-4
 
-#: Told after every sweep: the module that has filters so far, and those filters.
+#: Called after every sweep with the module solved so far and its filters.
 OnSweep = Callable[[ModuleGraph, Filters], None]
 
 
@@ -34,16 +34,14 @@ def solve_als(
     on_sweep: OnSweep | None = None,
     stop_at: float = math.inf,
 ) -> tuple[Filters, int]:
-    """Filters by alternating least squares, and the number of sweeps it took.
+    """Filters by alternating least squares, and the number of sweeps.
 
     Args:
         target: the parent's filter, ``(C_j, C_i, H, W)``, odd kernel, float64 on the CPU.
-        on_sweep: told of every sweep; the module it is given grows from the irreducible one to ``graph``.
-        stop_at: no sweep is begun when ``time.perf_counter()`` has passed this, but the first of each system.
+        on_sweep: called after every sweep with the module solved so far, from the irreducible one to ``graph``.
+        stop_at: value of ``time.perf_counter()`` after which no further sweep begins, except the first of each system.
 
-    The result may be far from exact: the caller measures the residual of the whole.
-
-    Source: Theorem 8; Algorithms 1 and 2.
+    The result may be far from exact: the caller measures its residual. Source: Theorem 8; Algorithms 1 and 2.
     """
     reduction = reduce(graph)
     filters, sweeps = solve_irreducible(reduction.irreducible, target, widths, generator, max_sweeps, on_sweep, stop_at)
@@ -61,13 +59,9 @@ def solve_irreducible(
     on_sweep: OnSweep | None = None,
     stop_at: float = math.inf,
 ) -> tuple[Filters, int]:
-    """Algorithm 2: from random noise, one filter after the other solved with all others fixed.
+    """Filters and number of sweeps: solves one filter after the other, all others fixed, starting from random noise.
 
-    Returns:
-        Filters of ``graph`` and the number of sweeps: until the residual is below ``TOLERANCE``, has stalled, or
-        ``max_sweeps`` are done.
-
-    Source: Algorithm 2, Eq. (7).
+    Ends when the residual is at most ``TOLERANCE``, has stalled, or after ``max_sweeps``. Source: Algorithm 2, Eq. (7).
     """
     masks = {edge: tap_mask(edge.kernel, edge.taps) for edge in graph.convolutions}
     filters = Filters()
@@ -109,9 +103,9 @@ def _replay(
     on_sweep: OnSweep | None,
     stop_at: float,
 ) -> int:
-    """Puts the filters of the two parts in the place of the whole edge's."""
+    """Replaces the filter of the morphed edge by filters of its two parts; returns the number of sweeps."""
     first, second = step.parts
-    if step.edge.identity:  # of identities alone: there is no filter
+    if step.edge.identity:  # made of identities: it has no filter
         return 0
     whole = filters.pop(step.edge)
     masks = {part: tap_mask(part.kernel, part.taps) for part in step.parts if not part.identity}
@@ -125,7 +119,7 @@ def _replay(
         return 0
     if first.identity or second.identity:
         fixed, free = (first, second) if first.identity else (second, first)
-        # Identities that cancel each other pass nothing on, whatever the filter is.
+        # Identities that cancel each other give 0, whatever the filter is.
         filters[free] = _crop_to(whole / (fixed.scale or 1.0), masks[free])
         return 0
 
@@ -149,7 +143,7 @@ def _alternate(
     tell: Callable[[Tensor, Tensor], None],
     stop_at: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """Two filters in series: one solve where Eq. (3) holds, else back and forth between them."""
+    """Two filters in series: one solve if Eq. (3) holds, else alternating solves."""
     size = max(float(torch.linalg.norm(target)), 1e-300)
     first = torch.randn(mid_channels, target.shape[1], *inner.shape, generator=generator, dtype=target.dtype) * inner
     first = first / (target.shape[1] * int(inner.sum())) ** 0.5

@@ -1,4 +1,4 @@
-"""``solve``: filters for any module, exact wherever the graph allows it."""
+"""``solve``: filters for any module, exact if the graph allows it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from morphnet.solvers.solution import TOLERANCE, Filters, Solution
 
 METHODS = ("auto", "als")
 INITS = ("dense", "sparse")
-#: A condition number beyond which another anchor is tried.
+#: Condition number above which another anchor is tried.
 GOOD_CONDITION = 3.0
-#: Weakest output channel, over the mean of all, that is scaled up before solving.
+#: Smallest norm of an output channel, over the mean of all, that is scaled up before solving.
 WEAKEST_ROW = 1e-3
-#: |G~_l| up to which alternating least squares is worth a try where no exact solution is known.
+#: Largest |G~_l| for which alternating least squares is tried if no exact solution is known.
 ALS_EQUATIONS = 5_000
-#: Sweeps and seconds of it.
+#: Limits of that attempt: sweeps and seconds.
 ALS_SWEEPS, ALS_SECONDS = 20, 20.0
-#: Seconds after which ``als`` begins no further sweep.
+#: Limit of ``als`` in seconds.
 MAX_SECONDS = 600.0
 
 
@@ -48,23 +48,22 @@ def solve(
     """Filters of ``graph`` whose composition is ``weight``: the modular network morphism equation (Eq. 5).
 
     Args:
-        graph: the module.
-        weight: the parent's filter G_l, ``(C_j, C_i, H, W)`` as ``conv2d`` takes it; any dtype and device. An even
-            kernel is embedded in the next odd one, a row or column of zeros at its end.
-        method: ``auto``, exact by construction wherever the condition of
-            :func:`~morphnet.graph.feasibility.check_feasible` holds and the best it can do elsewhere; ``als``,
-            Theorem 8's route as printed.
-        generator: a CPU generator for what is drawn at random; by default one with seed 0.
-        init: with ``auto``, ``dense`` filters with as few zeros as the widths allow, or ``sparse``, where one edge
-            holds the whole kernel and all others their centre tap.
-        max_sweeps, max_seconds: after which ``als`` begins no further sweep.
+        weight: the parent's filter G_l, ``(C_j, C_i, H, W)`` as in ``conv2d``, any dtype and device. An even kernel is
+            embedded in the next odd one: a row or column of zeros at its end.
+        method: ``auto`` is exact by construction if the condition of
+            :func:`~morphnet.graph.feasibility.check_feasible` holds and approximates otherwise; ``als`` is Theorem 8's
+            route as printed.
+        generator: CPU generator of the random filters; by default one with seed 0.
+        init: with ``auto``: ``dense``, as few zeros as the widths allow; ``sparse``, one edge has the whole kernel and
+            all others their centre tap.
+        max_sweeps, max_seconds: limits of ``als``, checked before each sweep.
 
     Returns:
-        A :class:`Solution`. Not reaching the tolerance is an outcome: ``converged`` is False, and ``outcome`` says
-        what would make it exact.
+        A :class:`Solution`. Missing the tolerance is an outcome: ``converged`` is False and ``outcome`` says what would
+        make it exact.
 
     Raises:
-        ValueError: an argument is wrong.
+        ValueError, TypeError: an argument is wrong.
 
     Source: Eqs. (2) to (7), Algorithm 2, Theorem 8.
     """
@@ -76,8 +75,8 @@ def solve(
     target = embed_even(weight.detach().to("cpu", torch.float64))
     if not graph.convolutions:
         residual = _identity_residual(graph, target, widths)
-        outcome = "identities alone: there is nothing to solve"
-        outcome += "" if residual <= TOLERANCE else f", and they differ from the filter by {residual:.1e}"
+        outcome = "the module has only identities: nothing to solve"
+        outcome += "" if residual <= TOLERANCE else f", and their sum differs from the filter by {residual:.1e}"
         return Solution(Filters(), residual, residual <= TOLERANCE, outcome, 1.0, 0.0, 0, 0.0, method)
     if method == "als":
         filters, sweeps = solve_als(graph, target, widths, generator, max_sweeps, stop_at=started + max_seconds)
@@ -127,11 +126,11 @@ def _check_arguments(
         got = f"{tuple(weight.shape)} of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
         raise ValueError(f"solve: a real filter of shape (C_j, C_i, H, W) is needed; got {got}")
     if not torch.isfinite(weight).all():
-        raise ValueError("solve: the filter holds infinities or NaN")
+        raise ValueError("solve: the filter contains infinities or NaN")
     largest = float(weight.detach().abs().max())
     if largest and not 1e-100 < largest < 1e100:
         raise ValueError(
-            f"solve: the largest number of the filter is {largest:.0e}, beyond what float64 can square; scale it"
+            f"solve: the largest value of the filter is {largest:.0e}, whose square exceeds float64; scale the filter"
         )
     if max_sweeps < 1 or not max_seconds > 0:
         raise ValueError(
@@ -151,12 +150,12 @@ def _solve_auto(
     generator: torch.Generator,
     dense: bool,
 ) -> tuple[Filters, float, int]:
-    """The first good solution: paraunitary chains, then graded filters around each anchor, then what is left."""
+    """The first good solution: paraunitary chains, then graded filters around each anchor, then approximations."""
     tied = source_and_sink_are_tied(graph)
     rows = _row_scales(graph, target)
     even = target / rows[:, None, None, None]
     size = float(torch.linalg.norm(even))
-    # Solved for a filter of unit scale; the factor is spread over the module by `balance`.
+    # Solves for a filter of unit scale; `balance` spreads the factor over the module.
     gain = 1.0 if tied or size == 0 else size / min(target.shape[:2]) ** 0.5
     best: tuple[tuple[bool, int, float], Filters, float] | None = None
     count = 0
@@ -201,16 +200,16 @@ def _solve_auto(
                 continue
             if offer(balance(graph, filters), float("nan")) or (best is not None and not best[0][0]):
                 break
-    if best is None:  # too large for every attempt: random filters, and a residual that says so
+    if best is None:  # too large for every attempt: random filters and their residual
         best = ((True, 0, 1.0), Filters(_random_filters(graph, widths, generator, False)), float("nan"))
     return best[1], best[2], count
 
 
 def _row_scales(graph: ModuleGraph, target: Tensor) -> Tensor:
-    """Factors of the output channels, to be solved without and put back into the edges at the sink.
+    """Factors of the output channels, taken out before solving and put back into the edges at the sink.
 
-    A channel much weaker than the others would be the small difference of large ones, and lose its digits in the cast.
-    All 1 where no channel is that weak, or where an identity, which has no factor, leads into the sink.
+    A channel much weaker than the others would be a small difference of large numbers and lose digits in the cast. All
+    1 if no channel is that weak, or if an identity leads into the sink, which cannot be scaled.
     """
     norms = target.flatten(1).norm(dim=1)
     mean = norms.square().mean().sqrt()
@@ -222,7 +221,7 @@ def _row_scales(graph: ModuleGraph, target: Tensor) -> Tensor:
 def _attempts(
     graph: ModuleGraph, target: Tensor, widths: Mapping[str, int], generator: torch.Generator
 ) -> list[Callable[[], Filters]]:
-    """What may be exact although no edge can take the whole filter: all edges at the sink, or the source, together."""
+    """Solvers that may be exact although no edge can take the whole filter."""
     attempts: list[Callable[[], Filters]] = [
         partial(solve_end, graph, target, widths, generator, at_sink=at_sink, full=full)
         for full in (True, False)
@@ -244,11 +243,9 @@ def solve_end(
     at_sink: bool,
     full: bool,
 ) -> Filters:
-    """All edges into the sink (or out of the source) in one linear system, all others drawn at random.
+    """Solves all edges into the sink (or out of the source) as one linear system, all others drawn at random.
 
-    Args:
-        full: the others are random on their whole kernel, else on their centre tap alone, which leaves fewer
-            equations.
+    ``full``: the others are random on the whole kernel, else on the centre tap only, which leaves fewer equations.
 
     Raises:
         MemoryError: the system is too large.
@@ -256,8 +253,8 @@ def solve_end(
     filters = _random_filters(graph, widths, generator, full)
     ends = [e for e in (graph.edges_into(SINK) if at_sink else graph.edges_out_of(SOURCE)) if not e.identity]
     if not ends:
-        raise MemoryError("identities alone lead there")
-    # Of all solutions the one nearest to random filters, not to zero: the minimum norm would be of low rank.
+        raise MemoryError("only identities lead there")
+    # The solution nearest to random filters: the one of minimum norm has low rank.
     size = float(torch.linalg.norm(target)) or 1.0
     start = Filters()
     for edge in ends:
@@ -301,7 +298,6 @@ def _outcome(residual: float, feasible: Feasibility) -> str:
     if residual <= TOLERANCE:
         return f"exact: residual {residual:.1e}"
     if feasible.is_exact:
-        found = f"residual {residual:.1e} > {TOLERANCE:.0e}"
-        why = "rounding was too large, or identity edges cancel each other"
-        return f"{found}, although {feasible.anchors[0]} should do: {why}"
-    return f"residual {residual:.1e} > {TOLERANCE:.0e}: no exact solution found; to be sure of one, {feasible.advice}"
+        why = "rounding errors are too large, or identity edges cancel each other"
+        return f"residual {residual:.1e} > {TOLERANCE:.0e}, although {feasible.anchors[0]} should be exact: {why}"
+    return f"residual {residual:.1e} > {TOLERANCE:.0e}: no exact solution found; to guarantee one, {feasible.advice}"

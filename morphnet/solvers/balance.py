@@ -1,4 +1,4 @@
-"""Filters of like scale: the freedom to multiply into a blob and divide out of it."""
+"""Filters of similar norm: a factor multiplied into a blob and divided out again changes nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from morphnet.solvers.solution import Filters
 
 
 def source_and_sink_are_tied(graph: ModuleGraph) -> bool:
-    """Whether identity edges join source and sink, so that no factor can be spread over the module."""
+    """Whether identity edges join source and sink, so that the module cannot be scaled."""
     group = graph.identity_groups()
     return group[SOURCE] == group[SINK]
 
 
 def balance(graph: ModuleGraph, filters: Mapping[Edge, Tensor], gain: float = 1.0) -> Filters:
-    """``filters`` rescaled to Frobenius norms as equal as the graph allows, and the module's own filter by ``gain``.
+    """``filters`` rescaled to Frobenius norms as equal as the graph allows; the module's filter scales by ``gain``.
 
-    A factor on the edges into a vertex and its inverse on those out of it change nothing. The factors are the
-    least-squares solution for the logarithms of the norms. Vertices joined by identities share a factor.
-
-    Args:
-        gain: positive; 1 where ``source_and_sink_are_tied``.
+    The factors of the vertices are the least-squares solution for the logarithms of the norms; vertices joined by
+    identities share one. ``gain`` is positive, and 1 if :func:`source_and_sink_are_tied`.
     """
     group = graph.identity_groups()
     free = sorted({group[v] for v in graph.vertices} - {group[SOURCE], group[SINK]})

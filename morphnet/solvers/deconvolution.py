@@ -1,4 +1,4 @@
-"""One filter of a module with all others fixed: the linear system of Eq. (7)."""
+"""Solves one filter of a module with all others fixed: the linear system of Eq. (7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from morphnet.graph import Support
 from morphnet.solvers.algebra import adjoint, compose, fit, zero_pad
 
-#: Unknowns up to which an inner edge between large kernels is solved by a dense matrix.
+#: Most unknowns of an inner edge that is solved by a dense matrix.
 DENSE_UNKNOWNS = 600
 #: Largest number of entries of a dense matrix (float64, 8 bytes each).
 DENSE_ENTRIES = 6e7
@@ -18,7 +18,7 @@ LSMR_ITERATIONS = 200
 
 
 def tap_mask(kernel: tuple[int, int], taps: Support) -> Tensor:
-    """Booleans of shape ``kernel``: whether a tap may be non-zero."""
+    """Booleans of shape ``kernel``, true at ``taps``."""
     mask = torch.zeros(kernel, dtype=torch.bool)
     for row, column in taps:
         mask[row + kernel[0] // 2, column + kernel[1] // 2] = True
@@ -34,11 +34,11 @@ def deconvolve(
         target: ``(C_j, C_i, H~, W~)``, at least as large as the composed kernel.
         after: all routes from the edge's head to the sink, ``(C_j, C_head, H, W)``; None for the identity.
         before: all routes from the source to the edge's tail, ``(C_tail, C_i, H, W)``; None for the identity.
-        mask: which taps of X may be non-zero; its shape is X's kernel.
+        mask: taps of X that may be non-zero; its shape is X's kernel.
         shape: (C_head, C_tail).
 
     An edge at the sink decouples over output channels, one at the source over input channels, one between 1x1
-    neighbours over taps. Any other one needs a dense matrix, or from ``DENSE_UNKNOWNS`` on, an iterative solver.
+    neighbours over taps. Any other needs a dense matrix or, above ``DENSE_UNKNOWNS``, an iterative solver.
 
     Source: ``deconv`` of Algorithm 2, Eq. (7).
     """
@@ -61,22 +61,20 @@ def deconvolve(
 def solve_outer(target: Tensor, inner: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Outer filters X_e with ``sum_e X_e ⊛ inner_e`` nearest to ``target``, all at once.
 
-    Args:
-        inner: for each e the filter it follows, ``(C_e, C_i, H, W)``, and the mask of its own taps.
-
-    Decouples: every output channel has one matrix, of ``C_i H~ W~`` rows and ``sum_e C_e taps_e`` columns.
+    ``inner`` has, for each e, the filter it follows, ``(C_e, C_i, H, W)``, and the mask of its own taps. Decouples over
+    output channels: one matrix of ``C_i H~ W~`` rows and ``sum_e C_e taps_e`` columns.
 
     Raises:
         MemoryError: that matrix would have more than ``DENSE_ENTRIES`` entries.
 
-    Source: Eq. (5) with everything but the edges into the sink fixed.
+    Source: Eq. (5) with all edges fixed but those into the sink.
     """
     kernel = (target.shape[2], target.shape[3])
     columns = sum(filter_.shape[0] * int(mask.sum()) for filter_, mask in inner)
     rows = target.shape[1] * kernel[0] * kernel[1]
     if rows * columns > DENSE_ENTRIES:
         raise MemoryError(
-            f"the system of the edges into the sink has {rows:,} x {columns:,} entries, too many to solve here"
+            f"the system of the edges into the sink has {rows:,} x {columns:,} entries, more than the solver takes"
         )
     matrices = []
     for filter_, mask in inner:
@@ -87,7 +85,7 @@ def solve_outer(target: Tensor, inner: list[tuple[Tensor, Tensor]]) -> list[Tens
         composed = compose(unit.flatten(0, 1), filter_)
         matrices.append(zero_pad(composed, kernel).flatten(1).T)
     matrix = torch.cat(matrices, dim=1)
-    used = matrix.abs().sum(1) > 0  # rows that no tap reaches say nothing about the unknowns
+    used = matrix.abs().sum(1) > 0  # rows that no tap reaches do not involve the unknowns
     solved = torch.linalg.lstsq(matrix[used], target.flatten(1).T[used], driver="gelsy").solution.T
     found, start = [], 0
     for filter_, mask in inner:
@@ -100,7 +98,7 @@ def solve_outer(target: Tensor, inner: list[tuple[Tensor, Tensor]]) -> list[Tens
 
 
 def _crop(target: Tensor, mask: Tensor) -> Tensor:
-    """The middle of ``target`` of the shape of ``mask``, where that has taps."""
+    """The centre of ``target`` in the shape of ``mask``, zero outside of its taps."""
     return fit(target, (mask.shape[0], mask.shape[1])) * mask
 
 
@@ -125,7 +123,7 @@ def _dense(target: Tensor, after: Tensor, before: Tensor, mask: Tensor, shape: t
 
 
 def _iterate(target: Tensor, after: Tensor, before: Tensor, mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    from scipy.sparse.linalg import LinearOperator, lsmr  # takes half a second, and most commands do not come here
+    from scipy.sparse.linalg import LinearOperator, lsmr  # slow to import, rarely needed
 
     kernel = (target.shape[2], target.shape[3])
     size = (*shape, *mask.shape)

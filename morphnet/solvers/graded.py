@@ -1,14 +1,14 @@
-"""Filters that are exact by construction: guarded, graded, dense where the widths allow.
+"""Filters that are exact by construction: graded, well conditioned, dense if the widths allow.
 
-Every vertex space is split by a random rotation into Y + X, the source all Y and the sink all X. Filters map
-Y to Y and X to X by their centre taps alone, Y to X by any tap, and never X to Y. A route through the module
-then passes from Y to X exactly once, so the module's filter is a sum over edges,
+A random rotation splits every vertex space into Y + X; the source is all Y, the sink all X. Filters map Y to Y and X to
+X by their centre taps, Y to X by any tap, and never X to Y. A route passes from Y to X exactly once, so the module's
+filter is
 
     sum_e  A_e  J_e  B_e,        J_e the Y-to-X part of edge e, all its taps,
 
-with matrices B_e (routes within Y from the source to its tail) and A_e (routes within X from its head to the
-sink): linear in all off-centre taps at once. All but one J_e are drawn at random; that of the anchor, whose
-kernel holds the parent's, is what is missing, taken through two pseudo-inverses, tap by tap.
+with matrices B_e (routes within Y from the source to the tail of e) and A_e (routes within X from its head to the
+sink): linear in all off-centre taps. All J_e but one are random; that of the anchor, whose kernel holds the parent's,
+takes what is missing, by two pseudo-inverses, tap by tap.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from morphnet.solvers.solution import Filters
 GUARD = 1.7
 #: Norm of all random contributions together, over the norm of the parent's filter.
 RANDOM_SHARE = 0.7
-#: What the routes around a random filter let through of it, over its norm; a route that lets less through is weak.
+#: Least gain of the routes around a random filter; below it the route is weak.
 LEAST_ROUTE = 0.01
 
 
 @dataclass(frozen=True)
 class Graded:
-    """Filters and the condition number of the system that gave the anchor's."""
+    """Filters, and the condition number of the system that gave the anchor's."""
 
     filters: Filters
     condition: float
@@ -43,9 +43,9 @@ class Graded:
 def split_vertices(graph: ModuleGraph, widths: Mapping[str, int], anchor: Anchor, dense: bool) -> dict[str, int]:
     """Channels of X at every vertex; the share of X never falls along an edge.
 
-    Before the anchor at least C_i channels are Y, after it at least C_j are X; elsewhere the share grows with the
-    position between source and sink. Not ``dense``: every vertex is all Y or all X, so that what crosses from
-    one to the other is a cut of the module.
+    At least C_i channels are Y before the anchor and at least C_j are X after it; elsewhere the share grows with the
+    position between source and sink. Without ``dense`` every vertex is all Y or all X: the edges from Y to X are a cut
+    of the module.
     """
     in_channels, out_channels = widths[SOURCE], widths[SINK]
     low, high = dict.fromkeys(graph.vertices, 0.0), dict.fromkeys(graph.vertices, 1.0)
@@ -56,7 +56,7 @@ def split_vertices(graph: ModuleGraph, widths: Mapping[str, int], anchor: Anchor
         high[vertex] = 0.0 if rigid_before else (widths[vertex] - in_channels) / widths[vertex]
     for vertex in (anchor.edge.target, *(e.target for e in anchor.after)):
         low[vertex] = 1.0 if rigid_after else out_channels / widths[vertex]
-    for vertex in graph.vertices:  # a bound holds for all that comes after it, or before it
+    for vertex in graph.vertices:  # a bound holds for all later, or all earlier, vertices
         low[vertex] = max([low[vertex], *(low[e.source] for e in graph.edges_into(vertex))])
     for vertex in reversed(graph.vertices):
         high[vertex] = min([high[vertex], *(high[e.target] for e in graph.edges_out_of(vertex))])
@@ -67,7 +67,7 @@ def split_vertices(graph: ModuleGraph, widths: Mapping[str, int], anchor: Anchor
 
 
 def _places(graph: ModuleGraph) -> dict[str, float]:
-    """Between 0 at the source and 1 at the sink, growing along every edge."""
+    """Positions between 0 at the source and 1 at the sink, growing along every edge."""
     behind, ahead = {SOURCE: 0}, {SINK: 0}
     for vertex in graph.vertices[1:]:
         behind[vertex] = 1 + max(behind[e.source] for e in graph.edges_into(vertex))
@@ -79,7 +79,7 @@ def _places(graph: ModuleGraph) -> dict[str, float]:
 def expected_zeros(
     graph: ModuleGraph, widths: Mapping[str, int], x_channels: Mapping[str, int], anchor: Anchor, dense: bool
 ) -> int:
-    """Zeros in the filters that a graded solution around ``anchor`` will have."""
+    """Number of zeros in the filters of a graded solution around ``anchor``."""
     rows, columns = anchor.edge.kernel
     filled = 1
     zeros = 0
@@ -101,21 +101,18 @@ def solve_graded(
     generator: torch.Generator,
     dense: bool,
 ) -> Graded:
-    """Filters whose module computes ``target`` exactly, around one anchor.
+    """Filters whose module computes ``target`` exactly, around one anchor, of unit scale along its path.
 
     Args:
         target: the parent's filter, ``(C_j, C_i, H, W)``, odd kernel, float64 on the CPU.
-        anchor: of :func:`~morphnet.graph.feasibility.check_feasible`.
-        dense: off-centre taps wherever the widths allow; else the anchor alone has them.
-
-    The filters are of unit scale along the path; see :func:`~morphnet.solvers.balance.balance`.
+        dense: off-centre taps wherever the widths allow; else only the anchor has them.
     """
     x_channels = split_vertices(graph, widths, anchor, dense)
     y_channels = {v: widths[v] - x_channels[v] for v in graph.vertices}
     rotations = _rotations(graph, widths, x_channels, generator)
     rotated = _turn(target, rotations.get(SINK), rotations.get(SOURCE))
 
-    # Within X, a module is the same problem backwards: every matrix transposed, from sink to source.
+    # X is the same problem backwards: every matrix transposed, from sink to source.
     y_blocks, b = _guarded(graph, y_channels, anchor.before, generator, forwards=True, end=anchor.edge.source)
     x_blocks, a = _guarded(
         graph, x_channels, tuple(reversed(anchor.after)), generator, forwards=False, end=anchor.edge.target
@@ -138,7 +135,7 @@ def solve_graded(
             part = torch.randn(x, y, *kernel, generator=generator, dtype=torch.float64)
         through = _through(a[edge.target], part, b[edge.source])
         if not edge.identity:
-            # By chance a route may pass next to nothing on: its filters must not be blown up to make up for it.
+            # A route may have a tiny gain by chance; scaling its filter up to compensate would harm.
             least = LEAST_ROUTE * float(torch.linalg.norm(part))
             gain = share / max(float(torch.linalg.norm(through)), least, 1e-30)
             part, through = gain * part, gain * through
@@ -190,7 +187,7 @@ def _guarded(
     def head(edge: Edge) -> str:
         return edge.target if forwards else edge.source
 
-    blocks: dict[Edge, Tensor] = {}  # as maps from tail to head, whichever way that is
+    blocks: dict[Edge, Tensor] = {}  # as maps from tail to head, in either direction
     signal = torch.eye(channels[origin], dtype=torch.float64)
     for edge in path:
         blocks[edge], signal = _isometric(edge, channels[tail(edge)], channels[head(edge)], signal, generator)
@@ -198,7 +195,7 @@ def _guarded(
         if edge in blocks:
             continue
         if edge.identity:
-            # X is the last coordinates and Y the first, so the part within either is a corner of the identity.
+            # Y has the first coordinates and X the last, so either part is a corner of the identity.
             size = max(channels[tail(edge)], channels[head(edge)])
             eye = edge.scale * torch.eye(size, dtype=torch.float64)
             rows, columns = channels[head(edge)], channels[tail(edge)]
@@ -240,7 +237,7 @@ def _guarded(
 def _isometric(
     edge: Edge, columns: int, rows: int, signal: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A block that keeps lengths on the span of ``signal`` (orthonormal columns), and where it takes them."""
+    """A block that keeps lengths on the span of ``signal`` (orthonormal columns), and the image of ``signal``."""
     if edge.identity:
         eye = edge.scale * torch.eye(rows, columns, dtype=torch.float64)
         return eye, signal if edge.scale > 0 else -signal
@@ -261,7 +258,7 @@ def _null_noise(
     generator: torch.Generator,
     dense: bool,
 ) -> Tensor:
-    """A random filter that the routes before and after it do not see; gives the anchor full rank where it is wide."""
+    """A random filter invisible to the routes before and after it, which gives a wide anchor full rank."""
     x, y = solved.shape[:2]
     if x == left.shape[0] and y == right.shape[1]:
         return torch.zeros_like(solved)
@@ -295,7 +292,7 @@ def _transposed(matrix: Tensor | None) -> Tensor | None:
 
 
 def _turn(weight: Tensor, outer: Tensor | None, inner: Tensor | None) -> Tensor:
-    """``outer^T weight inner``: a filter in other coordinates of its channels, every tap alike."""
+    """``outer^T weight inner``: the filter in other coordinates of its channels, the same for every tap."""
     if outer is not None:
         weight = torch.einsum("ab,acyx->bcyx", outer, weight)
     if inner is not None:
@@ -310,7 +307,7 @@ def _through(left: Tensor, weight: Tensor, right: Tensor) -> Tensor:
 
 
 def _condition(matrix: Tensor) -> float:
-    """Ratio of the largest singular value to the smallest; infinite where the rank is not full."""
+    """Ratio of the largest to the smallest singular value; infinite without full rank."""
     if 0 in matrix.shape:
         return 1.0
     values = torch.linalg.svdvals(matrix)

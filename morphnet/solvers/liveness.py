@@ -1,4 +1,4 @@
-"""Whether every filter and every path of a solution takes part: what is too weak to learn from."""
+"""Finds filters and paths of a solution that are too weak to learn from."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from morphnet.graph import SOURCE, Edge, ModuleGraph
 from morphnet.solvers.algebra import compose
 from morphnet.solvers.module_filter import COMPOSE_MACS, PROBE_SEED, evaluate_module, filter_of
 
-#: Smallest Frobenius norm of a filter over the mean of all, and of a path over that of the whole.
+#: Least Frobenius norm of a filter over the mean of all, and of a path over that of the whole filter.
 LEAST = 0.01
-#: Paths that are looked at; a module may have very many.
+#: Largest number of paths of a module whose paths are checked.
 MAX_PATHS = 64
 #: Singular values below this share of the largest count as zero.
 RANK = 1e-6
 
 
 def find_weak(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor) -> tuple[str, ...]:
-    """One sentence for every filter and path that is not alive; none if the solution is alive.
+    """One sentence for every weak filter and path.
 
-    Alive: every filter has full rank across its channels and at least 1 % of the mean Frobenius norm, every
-    path at least 1 % of the norm of ``weight``. The first ``MAX_PATHS`` paths are looked at.
+    A filter is weak without full rank across its channels or below 1 % of the mean Frobenius norm, a path below 1 % of
+    the norm of ``weight``. Paths are checked if there are at most ``MAX_PATHS``.
     """
     found = []
     norms = {edge: float(torch.linalg.norm(w)) for edge, w in filters.items()}
@@ -45,10 +45,7 @@ def find_weak(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor
 
 
 def rank_across_channels(weight: Tensor) -> int:
-    """Rank of a filter as a map from its input channels and taps to its output channels, or the other way round.
-
-    The smaller of the two where both have the same number of channels; at most the smaller number of channels.
-    """
+    """Rank of a filter as a matrix with its fewer channels as rows; the smaller of both ranks if square."""
     ranks = []
     out_channels, in_channels = weight.shape[:2]
     if out_channels <= in_channels:
@@ -66,7 +63,7 @@ def _rank(gram: Tensor) -> int:
 
 
 def path_norms(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor) -> dict[tuple[Edge, ...], float]:
-    """Frobenius norm of the composition along every path; from probe inputs where composing is expensive."""
+    """Frobenius norm of the composition along every path; estimated on random inputs if composing is expensive."""
     widths = graph.widths(weight.shape[1], weight.shape[0])
     rows, columns = graph.kernel
     macs = sum(w.numel() for w in filters.values()) * weight.shape[1] * rows * columns * graph.count_paths()

@@ -1,4 +1,4 @@
-"""The filter a module computes (Eq. 5), and how far it is from the parent's."""
+"""The filter that a module computes (Eq. 5), and its distance from the parent's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from morphnet.graph import SINK, SOURCE, Edge, ModuleGraph
 from morphnet.solvers.algebra import add, compose, zero_pad
 
-#: Multiply-accumulates up to which the module's filter is composed; beyond, the residual is taken from probe inputs.
+#: Most multiply-accumulates for composing the module's filter; above, random inputs estimate the residual.
 COMPOSE_MACS = 4e9
-#: Random inputs of a probe, and their seed: another than anyone would draw filters with.
+#: Number of random inputs, and their seed, which no filters are drawn with.
 PROBES, PROBE_SEED = 4, 20_170_111
 
 
 def filter_of(edge: Edge, filters: Mapping[Edge, Tensor], channels: int) -> Tensor:
-    """The filter of ``edge``; of an identity edge its scale times the 1x1 identity of ``channels``."""
+    """The filter of ``edge``; for an identity, its scale times the 1x1 identity of ``channels``."""
     if not edge.identity:
         return filters[edge]
     like = next(iter(filters.values()), torch.zeros((), dtype=torch.float64))
@@ -28,10 +28,7 @@ def filter_of(edge: Edge, filters: Mapping[Edge, Tensor], channels: int) -> Tens
 def routes_from_source(
     graph: ModuleGraph, filters: Mapping[Edge, Tensor], widths: Mapping[str, int], until: str = SINK
 ) -> dict[str, Tensor]:
-    """For each vertex up to ``until``, the sum over its routes from the source, ``(C_v, C_i, H, W)``.
-
-    The source itself has none. Source: Eq. (5), vertex by vertex.
-    """
+    """For each vertex up to ``until`` but the source, the sum over its routes from it, ``(C_v, C_i, H, W)`` (Eq. 5)."""
     reached: dict[str, Tensor] = {}
     for vertex in graph.vertices[1:]:
         for edge in graph.edges_into(vertex):
@@ -46,7 +43,7 @@ def routes_from_source(
 def routes_to_sink(
     graph: ModuleGraph, filters: Mapping[Edge, Tensor], widths: Mapping[str, int], until: str = SOURCE
 ) -> dict[str, Tensor]:
-    """For each vertex back to ``until``, the sum over its routes to the sink, ``(C_j, C_v, H, W)``."""
+    """For each vertex back to ``until`` but the sink, the sum over its routes to it, ``(C_j, C_v, H, W)``."""
     reached: dict[str, Tensor] = {}
     for vertex in reversed(graph.vertices[:-1]):
         for edge in graph.edges_out_of(vertex):
@@ -59,19 +56,13 @@ def routes_to_sink(
 
 
 def module_filter(graph: ModuleGraph, filters: Mapping[Edge, Tensor], in_channels: int, out_channels: int) -> Tensor:
-    """The filter of the whole module, composed vertex by vertex.
-
-    Returns:
-        Shape ``(C_j, C_i, H~, W~)`` with the module's kernel.
-
-    Equal to :func:`path_sum`, whose terms can be very many. Source: Eq. (5).
-    """
+    """The module's filter ``(C_j, C_i, H~, W~)``, composed vertex by vertex; equal to :func:`path_sum` (Eq. 5)."""
     whole = routes_from_source(graph, filters, graph.widths(in_channels, out_channels))[SINK]
     return zero_pad(whole, graph.kernel)
 
 
 def path_sum(graph: ModuleGraph, filters: Mapping[Edge, Tensor], in_channels: int, out_channels: int) -> Tensor:
-    """The same as :func:`module_filter`, written as Eq. (5): the sum over all paths of their compositions."""
+    """The module's filter as the sum over all paths of their compositions, of which there may be very many (Eq. 5)."""
     widths = graph.widths(in_channels, out_channels)
     total: Tensor | None = None
     for path in graph.paths():
@@ -84,13 +75,9 @@ def path_sum(graph: ModuleGraph, filters: Mapping[Edge, Tensor], in_channels: in
 
 
 def evaluate_module(graph: ModuleGraph, filters: Mapping[Edge, Tensor], x: Tensor) -> Tensor:
-    """The module run on ``x``, no edge padded, parallel paths cropped to align.
+    """The module run on ``x`` without padding, parallel paths cropped to align.
 
-    Args:
-        x: shape ``(N, C_i, H, W)``, larger than the module's kernel.
-
-    Returns:
-        Shape ``(N, C_j, H - H~ + 1, W - W~ + 1)``.
+    Shapes: ``(N, C_i, H, W)``, at least the module's kernel, to ``(N, C_j, H - H~ + 1, W - W~ + 1)``.
     """
     reach = graph.radius_to_sink()
     blobs = {SOURCE: x}
@@ -112,10 +99,10 @@ def crop_rim(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def residual_of(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor) -> float:
-    """Norm of (module's filter - ``weight``) over the norm of ``weight``; over 1 where that is zero.
+    """Norm of (module's filter - ``weight``) over the norm of ``weight``; over 1 if that is zero.
 
-    The module's filter is composed where that is cheap. Elsewhere both are run on a few random normal inputs,
-    which gives the same ratio up to sampling (and zero only for zero).
+    Composes the module's filter if that is cheap. Otherwise runs both on a few random normal inputs, which gives the
+    same ratio up to sampling (and zero only for zero).
     """
     out_channels, in_channels = weight.shape[:2]
     rows, columns = graph.kernel

@@ -11,13 +11,11 @@ from morphnet.solvers.solution import Filters
 
 
 def paraunitary(channels: int, kernel: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A filter F with ``compose(adjoint(F), F)`` the identity: it keeps the length of every signal.
+    """A float64 filter F, ``(channels, channels, *kernel)``, with ``compose(adjoint(F), F)`` the identity.
 
-    A product of factors P + (I - P) shift, one for each further row and column of the kernel, with random
-    projections P of half rank, times an orthogonal matrix.
-
-    Returns:
-        Shape ``(channels, channels, *kernel)``, float64; every tap non-zero from two channels on.
+    It keeps the length of every signal: a product of an orthogonal matrix and factors P + (I - P) shift, one for each
+    further row and column of the kernel, with random projections P of half rank. From two channels on, every tap is
+    non-zero.
 
     Source: Vaidyanathan, *Multirate Systems and Filter Banks* (1993), Sec. 14.4.
     """
@@ -32,11 +30,10 @@ def paraunitary(channels: int, kernel: tuple[int, int], generator: torch.Generat
 
 
 def identity_chains(graph: ModuleGraph, target: Tensor) -> tuple[float, tuple[tuple[Edge, ...], ...]] | None:
-    """What is left of a multiple of the identity for the chains of ``graph``, and those chains.
+    """The chains of ``graph``, and the multiple of the identity that they have to add up to.
 
-    Returns:
-        None unless ``target`` is a multiple of the identity, all vertices are as wide as it, and the module is a
-        set of chains of at least two convolutions side by side, with any identities from source to sink.
+    None unless ``target`` is a multiple of the identity, all vertices have its width, and the module is a set of
+    parallel chains of at least two convolutions, with any identities from source to sink.
     """
     channels = target.shape[0]
     row, column = target.shape[2] // 2, target.shape[3] // 2
@@ -67,10 +64,10 @@ def identity_chains(graph: ModuleGraph, target: Tensor) -> tuple[float, tuple[tu
 def solve_identity_chains(
     chains: tuple[tuple[Edge, ...], ...], scale: float, channels: int, generator: torch.Generator
 ) -> Filters:
-    """Filters of chains side by side that add up to ``scale`` times the identity, each chain an equal part.
+    """Filters of parallel chains that add up to ``scale`` times the identity, each chain an equal part.
 
-    Two edges in a row take a paraunitary filter and its adjoint, on the kernel that both have; a last single
-    edge takes an orthogonal matrix, which the first one undoes.
+    Two edges in series get a paraunitary filter and its adjoint, on the kernel that both have; a last single edge gets
+    an orthogonal matrix, which the first edge undoes.
     """
     filters = Filters()
     for chain in chains:

@@ -10,20 +10,18 @@ from morphnet.solvers.solution import TOLERANCE, Type1Solution
 
 
 def solve_type1(target: Tensor, inner: Tensor, outer_kernel: tuple[int, int]) -> Type1Solution:
-    """The outer filter that, after the given inner one, computes ``target``: minimum norm, least squares.
+    """The outer filter that computes ``target`` after the given inner one: least squares, minimum norm, float64.
 
     Args:
         target: G_l, shape ``(C_j, C_i, H, W)``; padded with zeros to the effective kernel.
         inner: F_l, shape ``(C_l, C_i, H_1, W_1)``.
-        outer_kernel: ``(H_2, W_2)``, with ``H_1 + H_2 - 1 >= H`` and likewise in width.
+        outer_kernel: ``(H_2, W_2)``, with ``H_1 + H_2 - 1 >= H`` and the same for the width.
 
     Raises:
         ValueError: the filters disagree on C_i, or the composed kernel is smaller than the target's.
 
-    With F_l fixed, Eq. (2) is linear in F_{l+1} and decouples: every output channel has the same matrix, of
-    ``C_i K~^2`` rows and ``C_l K_2^2`` columns. Solved in float64 whatever dtype comes in.
-
-    Source: Eq. (2), Sec. 3.2.
+    With F_l fixed, Eq. (2) is linear in F_{l+1} and decouples: every output channel has the same matrix, of ``C_i
+    K~^2`` rows and ``C_l K_2^2`` columns. Source: Eq. (2), Sec. 3.2.
     """
     target, inner = target.double(), inner.double()
     if target.shape[1] != inner.shape[1]:
@@ -46,7 +44,7 @@ def _matrix(inner: Tensor, outer_kernel: tuple[int, int]) -> Tensor:
 
 
 def _condition(matrix: Tensor) -> float:
-    """Ratio of the largest to the smallest singular value that is not zero."""
+    """Ratio of the largest to the smallest non-zero singular value."""
     values = torch.linalg.svdvals(matrix)
     values = values[values > values[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps]
     return float(values[0] / values[-1]) if len(values) else float("inf")
@@ -58,5 +56,5 @@ def _outcome(residual: float, converged: bool, matrix: Tensor) -> str:
     rows, columns = matrix.shape
     return (
         f"residual {residual:.1e} > {TOLERANCE:.0e}: {columns} unknowns for {rows} equations per output channel; "
-        "give the outer filter more channels or a larger kernel, or the inner one zeros off its centre"
+        "give the outer filter more channels or a larger kernel, or the inner one zeros outside of its centre"
     )

@@ -9,15 +9,9 @@ from morphnet.solvers.algebra import fit, zero_pad
 
 
 def solve_type2(target: Tensor, first: Tensor, second: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two filters whose sum is ``target``.
+    """Two filters whose sum is ``target``, ``(C_j, C_i, H, W)``; ``first`` and ``second`` are the masks of their taps.
 
-    Args:
-        target: ``(C_j, C_i, H, W)``.
-        first, second: masks of the taps that each may have; their shapes are the kernels.
-
-    Returns:
-        Filters of those kernels. A tap that both have is split at random around its half; one that a single
-        filter has goes there; one that none has is lost.
+    A tap of both filters is split at random around its half; a tap of one goes there; a tap of none is lost.
 
     Source: Eq. (4), Sec. 3.2.
     """

@@ -54,10 +54,10 @@ def test_a_graph_that_is_no_module_is_refused_by_name(text, message):
         (("s", "t", 3), {"scale": 0.5}, "edge s-t: scale=0.5 belongs to an identity"),
         (("s", "t"), {"identity": True, "scale": float("nan")}, "edge s-t: scale is a number"),
         (("s", "t"), {"identity": 1}, "edge s-t: identity is true or false"),
-        (("s", "a b"), {}, "a vertex is named by letters"),
-        (("s", ""), {}, "a vertex is named by letters"),
-        (("s", "t", 3), {"support": frozenset()}, "support is one or more offsets"),
-        (("s", "t", 3), {"support": frozenset({(0, 2)})}, r"within its \(3, 3\) kernel"),
+        (("s", "a b"), {}, "a vertex name consists of letters"),
+        (("s", ""), {}, "a vertex name consists of letters"),
+        (("s", "t", 3), {"support": frozenset()}, "support needs offsets"),
+        (("s", "t", 3), {"support": frozenset({(0, 2)})}, r"within the \(3, 3\) kernel"),
     ],
 )
 def test_an_edge_that_is_none_is_refused_by_name(arguments, settings, message):
@@ -72,7 +72,10 @@ def test_a_width_that_is_none_is_refused_with_its_vertex(width):
 
 
 def test_widths_belong_to_inner_vertices():
-    for vertex, message in (("s", "of 's' is the parent filter's"), ("q", "no vertex 'q'; inner vertices are a")):
+    for vertex, message in (
+        ("s", "the parent filter sets the width of 's'"),
+        ("q", "no vertex 'q'; inner vertices are a"),
+    ):
         with pytest.raises(GraphError, match=message):
             ModuleGraph(_edges("sa", "at"), {vertex: 3})
 
@@ -105,7 +108,7 @@ def test_parallel_equal_edges_are_keys_of_their_own():
     assert [edge.name for edge in graph.edges] == ["s-t", "s-t.1", "s-t.2"]
     assert len({edge: edge.name for edge in graph.edges}) == 3
     assert graph["s-t.1"] is graph.edges[1]
-    with pytest.raises(KeyError, match=r"no edge is called 's-t\.9'"):
+    with pytest.raises(KeyError, match=r"no edge is called 's-t\.9'; expected one of"):
         graph["s-t.9"]
 
 
@@ -172,9 +175,9 @@ def test_plain_values_are_read_and_written_the_same():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "has the keys 'edges'"),
-        ([], "has the keys 'edges'"),
-        ({"edges": [], "chanels": {}}, "has the keys 'edges'"),
+        ({}, "has the key 'edges'"),
+        ([], "has the key 'edges'"),
+        ({"edges": [], "chanels": {}}, "has the key 'edges'"),
         ({"edges": "s-t"}, "edges is a list"),
         ({"edges": []}, "at least one edge"),
         ({"edges": [{"source": "s"}]}, r"edges\.0: "),

@@ -170,5 +170,5 @@ def test_the_text_of_a_reduction_reads_from_the_single_convolution_upwards():
 
 def test_a_step_applies_only_where_its_edge_is():
     first, second = (reduce(ModuleGraph([Edge("s", "a"), Edge("a", "t")])) for _ in range(2))
-    with pytest.raises(ValueError, match="which the graph does not hold"):
+    with pytest.raises(ValueError, match="which is not in the graph"):
         first.steps[0].apply(second.irreducible)

@@ -43,7 +43,7 @@ def test_zero_padded_filter_is_the_same_function_with_same_padding():
 
 @pytest.mark.parametrize("size", [(1, 3), (4, 3), (3, 2)])
 def test_zero_pad_refuses_a_kernel_without_a_middle(size):
-    with pytest.raises(ValueError, match="no place in the middle"):
+    with pytest.raises(ValueError, match="cannot be centred"):
         zero_pad(_random(1, 1, 3, 3), size)
 
 

@@ -48,7 +48,7 @@ def test_a_target_of_zeros_is_solved_by_zeros():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="target takes 2 channels, the inner filter 3"):
         solve_type1(_random(2, 2, 1, 1), _random(4, 3, 1, 1), (1, 1))
-    with pytest.raises(ValueError, match="no place in the middle"):
+    with pytest.raises(ValueError, match="cannot be centred"):
         solve_type1(_random(2, 2, 5, 5), _random(4, 2, 1, 1), (3, 3))
 
 
