@@ -1,9 +1,9 @@
-"""How long PReLU takes on this machine: ours, PyTorch's, and ReLU for comparison.
+"""Time of PReLU on this machine: ours, PyTorch's, and ReLU for comparison.
 
     python benchmarks/activation.py [--threads 2]
 
-Forward and backward on one activation of each stage of a CIFAR ResNet at batch 128, channels-last; medians in
-milliseconds. Prints a Markdown table.
+Measures forward and backward of one activation of each stage of a CIFAR ResNet at batch 128, channels-last. Prints
+medians in milliseconds as a Markdown table.
 """
 
 from __future__ import annotations

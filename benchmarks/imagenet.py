@@ -1,25 +1,24 @@
-"""The input pipeline of ImageNet: against torchvision v2 on Pillow's images, alone, and together with a training step.
+"""Speed of the input pipeline of ImageNet: against torchvision v2 on Pillow's images, alone, and with a training step.
 
     python benchmarks/imagenet.py FOLDER [--rounds 5] [--images 200] [--workers 2] [--network resnet18] [--batch 32]
                                   [--steps 12] [--device auto] [--threads 2] [--price 4.0] [--output results/imagenet]
 
-FOLDER holds images in subfolders, one for each class, such as ImageNet's ``val``. They are read again and again, so
-that they come from the system's cache: what is measured is work, not a disk.
+FOLDER holds images in subfolders, one for each class, such as ImageNet's ``val``. They are read repeatedly from the
+system's cache, so the benchmark measures work and not a disk.
 
 1. **Pipeline**, one process and one thread, variants in turn, medians over rounds: random shorter side in [256, 480],
    random window of 224 pixels, mirrored or not, normalised. The reference is Pillow's decoder and torchvision's
-   transforms v2 on Pillow images, as its own training script has it. The same random numbers go into all variants, and
-   the mean absolute difference of their outputs, before normalisation and in [0, 1], is that of the same crop.
-2. **Reading**: the bytes of a file by itself, and at its place in one large file, as a sharded format would have it.
+   transforms v2 on Pillow images, as in its own training script. All variants use the same random numbers, so the mean
+   absolute difference of their outputs, before normalisation and in [0, 1], compares the same crop.
+2. **Reading**: the bytes of a file by itself, and of its range in one large file, as in a sharded format.
 3. **Together**: images/s of the loader alone, of the training step alone on one fixed batch, and of both.
 
-4. **Estimate** of ImageNet's 70 epochs, one phase, on 1 and 8 GPUs with 16 cores each: as long as the slower of loader
-   and step takes, each as fast as it was measured here (a core, a GPU), eight GPUs eight times as fast as one, so many
-   cores so many times. The loader decodes for an evaluation after every epoch as well; the step's time is without them.
-   The cost is that of so many hours of so many GPUs at ``--price`` for an hour of one. Without a GPU the step's time,
-   and so the estimate, stays empty.
-5. **The same from steps that others have measured** (``PUBLISHED``): training images/s of ResNet-50 on one and on eight
-   A100, for other networks divided by their FLOP over ResNet-50's. What a GPU makes possible, and not this program's.
+4. **Estimate** of ImageNet's 70 epochs, one phase, on 1 and 8 GPUs with 16 cores each: the time of the slower of loader
+   and step, each measured here on one core and one GPU and scaled linearly with their number. The loader also decodes
+   for an evaluation after every epoch; the step's time has no evaluations. The cost is GPU hours times ``--price``,
+   the price of one. Without a GPU the step's time, and so the estimate, stays empty.
+5. **The same from steps that others measured** (``PUBLISHED``): training images/s of ResNet-50 on one and on eight
+   A100, for other networks divided by their FLOP over ResNet-50's. It shows the GPU's speed, not this program's.
 
 Writes ``imagenet.json`` and ``imagenet.md`` to the output folder; ``--redraw`` makes the second again from the first,
 with another ``--price`` if one is given.
@@ -75,7 +74,7 @@ NETWORKS = {
     "morph50_side_1c1": 4_294_705_152,
     "morph50_1c1_few": 4_500_226_048,
 }
-#: Images that are normalised at once, as a batch is.
+#: Number of images that are normalised together, as in a batch.
 TOGETHER = 32
 
 Draw = tuple[int, tuple[float, float], bool]
@@ -95,7 +94,7 @@ def sample(folder: Path, workers: int) -> FileSplit:
 
 
 def reference(content: bytes, draw: Draw) -> Tensor:
-    """float32 of shape (3, 224, 224), normalised."""
+    """The reference crop, float32 of shape (3, 224, 224), normalised."""
     return NORMALISE(reference_crop(content, draw))
 
 
@@ -111,7 +110,7 @@ def reference_crop(content: bytes, draw: Draw) -> Image.Image:
 
 
 def tensor_crop(content: bytes, draw: Draw) -> Tensor:
-    """torchvision's decoder, and v2 on tensors: the whole image resized."""
+    """The crop of torchvision's decoder and of v2 on tensors, which resizes the whole image."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     shorter, (down, right), mirrored = draw
@@ -131,7 +130,7 @@ CROPS: dict[str, Callable[[bytes, Draw], Tensor]] = {"v2 on tensors": tensor_cro
 
 
 def pipeline(contents: list[bytes], draws: list[Draw], rounds: int) -> list[dict[str, Any]]:
-    """Images per second of every variant, and how far its crops are from the reference's."""
+    """Images per second of every variant, and the difference of its crops from the reference's."""
     torch.set_num_threads(1)
     normaliser = Normaliser(*IMAGENET, torch.device("cpu"))
 
@@ -168,7 +167,7 @@ def pipeline(contents: list[bytes], draws: list[Draw], rounds: int) -> list[dict
 
 
 def reading(split: FileSplit, rounds: int) -> dict[str, float]:
-    """Microseconds to read an image's bytes from its own file, and from its place in a large one."""
+    """Microseconds to read an image's bytes from its own file, and from its range in a large file."""
     paths = [split.root / split.name(i) for i in range(len(split))]
     sizes = [path.stat().st_size for path in paths]
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
@@ -195,7 +194,7 @@ def reading(split: FileSplit, rounds: int) -> dict[str, float]:
 
 
 def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of the loader alone, of the step alone, and of both, after two batches that are not counted."""
+    """Images per second of the loader alone, of the step alone, and of both, after two uncounted batches."""
     torch.set_num_threads(arguments.threads)
     engine = choose_engine(arguments.device, "auto", "false")
     warm_up, steps, batch = 2, arguments.steps, arguments.batch
@@ -286,13 +285,13 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def hours_to_decode(result: dict[str, Any], cores: int) -> float:
-    """Of one phase, with an evaluation after every epoch."""
+    """Decoding hours of one phase, with an evaluation after every epoch."""
     per_core = statistics.median(result["pipeline"][-1]["images_per_second"])
     return EPOCHS * (TRAIN_IMAGES + VAL_IMAGES) / (per_core * cores) / 3600
 
 
 def published_estimates(result: dict[str, Any]) -> list[list[str]]:
-    """The table of :func:`estimates` for the networks of the presets, from steps that were measured elsewhere."""
+    """The table of :func:`estimates` for the networks of the presets, from steps measured elsewhere."""
     rows, price = [], result.get("price")
     for network, macs in NETWORKS.items():
         for gpus, speed in PUBLISHED.items():
@@ -307,7 +306,7 @@ def published_estimates(result: dict[str, Any]) -> list[list[str]]:
 
 
 def estimates(result: dict[str, Any]) -> list[list[str]]:
-    """For 1 and 8 GPUs: hours of one phase that the loader and the step would need, and the longer of them."""
+    """Hours of one phase on 1 and 8 GPUs: of the loader, of the step, and the larger of both."""
     rows = []
     for gpus in (1, 8):
         cores = CORES_PER_GPU * gpus
@@ -373,7 +372,7 @@ def main() -> None:
 
 
 def write(result: dict[str, Any], output: Path) -> None:
-    """Prints the tables, and writes them and what they were made of."""
+    """Prints the tables, and writes them with their data."""
     print(tables(result))
     output.mkdir(parents=True, exist_ok=True)
     (output / "imagenet.json").write_text(json.dumps(result, indent=1) + "\n")

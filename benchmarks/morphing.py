@@ -1,13 +1,12 @@
-"""How long morphs take, and what the same growth of one block costs elsewhere.
+"""Time of morphs, and the cost of the same growth of one block elsewhere.
 
     python benchmarks/morphing.py [--rounds 5] [--gromo FOLDER] [--output results/solvers]
 
-First the morphs that have a target; medians. Then one ResNet-20 block (16 channels, random weights, random non-negative
-inputs of CIFAR's shape) grown by this package's 1c1 shortcut, by identity inserts as in Net2Net, and by one TINY step
-of gromo, where ``--gromo`` names the folder it is in (``pip install --target FOLDER gromo``); each compared with the
-block before, in evaluation and in training mode, on inputs that the growth has not seen. Writes ``morphing.json`` and
-``morphing.md`` to the output folder.
-"""
+First measures the morphs that have a target time; medians. Then grows one ResNet-20 block (16 channels, random weights,
+random non-negative inputs of CIFAR's shape) by this package's 1c1 shortcut, by identity inserts as in Net2Net, and by
+one TINY step of gromo, if ``--gromo`` names its folder (``pip install --target FOLDER gromo``), and compares each with
+the original block, in evaluation and in training mode, on inputs that the growth has not seen. Writes ``morphing.json``
+and ``morphing.md`` to the output folder."""
 
 from __future__ import annotations
 
@@ -39,15 +38,15 @@ from morphnet.solvers import solve
 from morphnet.spec import parse_spec
 
 CHANNELS, BATCH = 16, 128
-#: 576 parameters, beside the 512 of 1c1's two filters.
+#: 576 parameters; 1c1's two filters have 512.
 GROMO_NEURONS = 2
 
 
 @dataclass(frozen=True)
 class Times:
-    """Median seconds of several runs, by the clock and by the processor, which other work disturbs less.
+    """Median seconds of several runs, of the clock and of the processor; other work disturbs the latter less.
 
-    ``result`` is what the last run returned.
+    ``result`` is the value that the last run returned.
     """
 
     seconds: float
@@ -61,10 +60,10 @@ class Times:
 
 
 def timed(function: Callable[[], Any], rounds: int) -> Times:
-    """Times of ``rounds`` runs after one that warms up."""
+    """Times of ``rounds`` runs after one warm-up run."""
     clocks, processors = [], []
     for _ in range(rounds + 1):
-        started, used = time.perf_counter(), sum(os.times()[:4])  # of this process and those it ran
+        started, used = time.perf_counter(), sum(os.times()[:4])  # of this process and its children
         result = function()
         clocks.append(time.perf_counter() - started)
         processors.append(sum(os.times()[:4]) - used)
@@ -122,7 +121,7 @@ def targets(rounds: int) -> list[dict[str, Any]]:
 
 
 class Grown(nn.Module):
-    """``block`` and what was inserted behind it."""
+    """``block`` followed by an inserted part."""
 
     def __init__(self, block: nn.Module, *inserted: nn.Module) -> None:
         super().__init__()
@@ -133,7 +132,7 @@ class Grown(nn.Module):
 
 
 def resnet20_block(inputs: Tensor) -> BasicBlock:
-    """layer1.1 of a fresh ResNet-20, its running statistics those of the inputs."""
+    """layer1.1 of a fresh ResNet-20 with the running statistics of the inputs."""
     network = ResNet(cifar_architecture(20, 10), torch.Generator().manual_seed(0))
     block = dict(network.named_blocks())["layer1.1"].train()
     with torch.no_grad():
@@ -151,7 +150,7 @@ def grow_by_1c1(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
 
 
 def insert_branch(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
-    """The same branch beside half of the shortcut, its two filters identities."""
+    """The block with the same branch beside half of the shortcut, whose two filters are identities."""
 
     class Half(nn.Module):
         def __init__(self) -> None:
@@ -169,7 +168,7 @@ def insert_branch(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
 
 
 def deepen(measured: bool) -> Callable[[BasicBlock, Tensor], tuple[nn.Module, float]]:
-    """Net2DeeperNet: conv - BN - ReLU behind the block, an identity for non-negative inputs."""
+    """Net2DeeperNet: the block followed by conv - BN - ReLU, an identity for non-negative inputs."""
 
     def grow(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
         conv, norm = dirac(3), nn.BatchNorm2d(CHANNELS)
@@ -193,7 +192,7 @@ def dirac(kernel: int, scale: float = 1.0) -> nn.Conv2d:
 
 @torch.no_grad()
 def set_norms(layers: nn.Sequential, x: Tensor) -> None:
-    """Every batch normalisation the identity, by the statistics of its input (Eq. 9)."""
+    """Makes every batch normalisation the identity by the statistics of its input (Eq. 9)."""
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
             variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
@@ -210,9 +209,9 @@ def zero_share(part: nn.Module) -> float:
 
 
 def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Grown, Grown]:
-    """The block as gromo's, before and after one TINY step.
+    """The block in gromo, before and after one TINY step.
 
-    Cross-entropy of a random linear classifier behind the block; the two best new channels between its convolutions.
+    The loss is the cross-entropy of a random linear classifier on the block's outputs; adds the two best channels.
     """
     from gromo.containers.growing_block import Conv2dGrowingBlock
     from gromo.modules.growing_normalisation import GrowingBatchNorm2d
@@ -249,7 +248,7 @@ def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Gr
 
 
 def compare(before: nn.Module, after: nn.Module, inputs: Tensor) -> dict[str, float]:
-    """How far the two are apart in evaluation and in training mode, in float64, and the parameters added."""
+    """Difference of both blocks in evaluation and in training mode, in float64, and the number of added parameters."""
     found: dict[str, float] = {}
     with torch.no_grad():
         for mode in ("evaluation", "training"):

@@ -1,14 +1,14 @@
-"""Where the time of a training step goes, and what the machine could do at best.
+"""Time of each part of a training step, and the machine's limits.
 
     python benchmarks/profile_step.py [--network resnet20] [--device auto] [--threads 2] [--steps 10]
                                       [--output results/throughput]
 
-The steps are those of ``run_phase``, on random images of CIFAR's shape at batch 128, with crop and mirror. Ceilings
-are measured first: a matrix product of 2048 x 2048 in each precision, and copies of 128 MB and of 4 MB, a large
-activation's size, read and written. FLOP (two for a multiply-accumulate) are PyTorch's count; bytes are what every
-operator reads and writes if it takes each of its arguments once from memory. "At the ceilings" is the larger of the
-times that both would take, the bytes at the speed of the large copy: not a bound, as caches help and an operator may
-read twice. Parts that ``torch.compile`` fuses have no count of their own. Prints the tables and writes ``profile.md``
+Profiles the steps of a phase on random images of CIFAR's shape at batch 128, with crop and mirror. First measures
+the ceilings: a matrix product of 2048 x 2048 in each precision, and copies of 128 MB and of 4 MB, a large
+activation's size, read and written. FLOP (two for a multiply-accumulate) are PyTorch's count; bytes count each
+argument of an operator once. "At the ceilings" is the larger of the times for FLOP and for bytes, the bytes at the
+speed of the large copy. It is not a bound, since caches help and an operator may read twice. Parts that
+``torch.compile`` fuses have no count of their own. Prints the tables and writes ``profile.md``
 and ``profile.json`` to the output folder.
 """
 
@@ -40,7 +40,7 @@ from morphnet.nn.resnet import ResNet
 from morphnet.train import keep_freed_memory
 from morphnet.train.step import TrainStep, make_optimizer
 
-#: Part of a step, and what the names of its operators look like; the first that fits counts.
+#: Parts of a step with patterns of their operators' names; the first match counts.
 PARTS = {
     "convolutions, backward": r"convolution_backward",
     "convolutions, forward": r"convolution|conv2d",
@@ -131,7 +131,7 @@ def ceilings(device: str) -> dict[str, float]:
 
 
 def times_of(run: Callable[[], None], device: str, steps: int) -> dict[str, float]:
-    """Milliseconds per step of each part, as the profiler sees them."""
+    """Milliseconds per step of each part, measured by the profiler."""
     on_gpu = device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as found:

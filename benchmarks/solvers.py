@@ -1,15 +1,15 @@
-"""How close each way of solving the morphism equation comes to zero, and how long it takes.
+"""Residual and time of each method for the morphism equation.
 
     python benchmarks/solvers.py [--seconds 600] [--memory 8] [--channels 3 16 64] [--modules b c d]
                                  [--methods auto als newton] [--seeds 3] [--output results/solvers]
 
 Modules (B), (C) and (D) with 3x3 kernels, all vertices as wide as the parent, a random normal 3x3 parent. ``auto`` and
-``als`` are this package's; ``newton`` is a study that lives here alone: damped Gauss-Newton (Levenberg-Marquardt) on
-all filters at once, with its dense normal equations. Every cell runs in a process of its own under a limit of time and
-of memory; one that does not fit says why. Further seeds are run where the one before took at most a tenth of the limit.
+``als`` are this package's; ``newton`` exists only in this benchmark: damped Gauss-Newton (Levenberg-Marquardt) on
+all filters at once, with its dense normal equations. Every cell runs in its own process with a limit of time and
+memory and reports why it ended. Further seeds run if the previous one took at most a tenth of the limit.
 
 Writes ``solvers.json`` (every cell with its curve), ``.csv``, ``.md`` (Markdown table), ``.png`` and ``.svg`` (residual
-against time) to the output folder; ``--redraw`` makes the last four again from the first.
+against time) to the output folder; ``--redraw`` makes the last four from the first.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def newton_bytes(graph: ModuleGraph, channels: int) -> float:
 def newton(graph: ModuleGraph, target: Tensor, generator: torch.Generator) -> Iterator[tuple[Filters, float]]:
     """The filters and their relative residual after every linear system.
 
-    Levenberg-Marquardt: the step is -J^T (J J^T + damping)^-1 r, as there are more unknowns than equations. It is taken
-    if the residual falls; then the damping is divided by 10, else multiplied by 4. Starts from the noise of ``als``.
+    Levenberg-Marquardt: the step is -J^T (J J^T + damping)^-1 r, since there are more unknowns than equations. If the
+    residual falls, it accepts the step and divides the damping by 10, else it multiplies the damping by 4. Starts from
+    the noise of ``als``.
     """
     channels = target.shape[0]
     filters = Filters({edge: parent_filter(channels, generator) for edge in graph.convolutions})
@@ -108,8 +109,8 @@ def newton(graph: ModuleGraph, target: Tensor, generator: torch.Generator) -> It
 def normal_matrix(graph: ModuleGraph, filters: Filters, channels: int) -> Tensor:
     """J J^T of Eq. (5); rows are (output channel, input channel, tap).
 
-    An edge into the sink has one block for all output channels, one out of the source one for all input channels; only
-    inner edges need their part of J in full.
+    An edge into the sink has one block for all output channels, an edge out of the source one for all input channels;
+    only inner edges need their full part of J.
     """
     c, (height, width) = channels, graph.kernel
     taps = height * width
@@ -149,7 +150,7 @@ def _is_inner(edge: Edge) -> bool:
 
 
 def _units(edge: Edge, channels: int) -> Tensor:
-    """A filter of one tap and one channel for each (channel, tap): ``(C, C * taps, K, K)``."""
+    """Filters of one tap and one channel, one for each (channel, tap): ``(C, C * taps, K, K)``."""
     rows, columns = edge.kernel
     unit = torch.eye(channels * rows * columns, dtype=torch.float64)
     unit = unit.reshape(channels, rows * columns, channels, rows, columns)
@@ -175,7 +176,7 @@ def _inner_jacobian(edge: Edge, head: Tensor, tail: Tensor, kernel: tuple[int, i
 
 
 class Clock:
-    """Seconds of work, without those spent on recording; the process is ended when they are used up."""
+    """Counts seconds of work without recording, and ends the process after the limit."""
 
     def __init__(self, limit: float) -> None:
         self.worked = 0.0
@@ -193,11 +194,11 @@ class Clock:
 
 
 def run_cell(arguments: argparse.Namespace) -> None:
-    """Prints a line of JSON per sweep or step, and one at the end that says how it ended."""
+    """Prints a line of JSON per sweep or step, and a last one with the reason of the end."""
     name, method, channels, seed = arguments.cell
     graph, channels = module(name), int(channels)
     torch.set_num_threads(arguments.threads)
-    solve(module(name), parent_filter(3, torch.Generator().manual_seed(0)))  # loads what is loaded on first use
+    solve(module(name), parent_filter(3, torch.Generator().manual_seed(0)))  # completes the imports made on first use
     limit = int(arguments.memory * GIGABYTE) + _data_bytes()
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     generator = torch.Generator().manual_seed(int(seed))
@@ -210,7 +211,7 @@ def run_cell(arguments: argparse.Namespace) -> None:
 
     def record(graph: ModuleGraph, filters: Filters) -> None:
         clock.pause()
-        # With one edge the parent's filter stands as it is: nothing is solved yet.
+        # With one edge the filter is the parent's: nothing is solved yet.
         if len(graph.edges) > 1:
             residual = residual_of(graph, filters, target)
             say(seconds=clock.worked, residual=residual, edges=len(graph.edges))
@@ -308,7 +309,7 @@ def measure(name: str, method: str, channels: int, seed: int, arguments: argpars
 
 
 def about(threads: int) -> dict[str, str]:
-    """What every figure stands beside: command, commit, hardware, versions, date."""
+    """The provenance of a figure: command, commit, hardware, versions, date."""
 
     def git(*words: str) -> str:
         where = Path(__file__).parent
@@ -337,7 +338,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """One row per module, width and method; of several seeds the median, and the worst residual."""
+    """One row per module, width and method, with the median and the worst residual over seeds."""
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for cell in cells:
         groups.setdefault((cell["module"], cell["channels"], cell["method"]), []).append(cell)

@@ -1,19 +1,19 @@
-"""Images per second of the whole training loop, in turn with akamaster/pytorch_resnet_cifar10's own trainer.
+"""Images per second of the whole training loop, in turns with akamaster/pytorch_resnet_cifar10's own trainer.
 
     python benchmarks/throughput.py PEER_PATH --data cifar10.npz [--rounds 5] [--steps 30] [--warm-up 8]
                                     [--device auto] [--threads 2] [--variants ...] [--output results/throughput]
 
-PEER_PATH is a checkout of that repository (trainer.py, resnet.py). Its ``main`` runs as it is: its parser and defaults
-(4 workers, pinned memory), transforms, network, loss, optimizer and meters. Replaced are: torchvision's CIFAR10, by a
-class that reads the same images from the .npz; validation and saving, which are left out; and the loader is cut off
-after so many batches. Without a GPU ``.cuda()`` returns what it is called on. Ours is ``run_phase`` with the network of
-the same kind (ResNet-20 with padding shortcuts), crop, mirror, batch 128, and as many steps; the loop is compared with
-its bare step (forward, backward, optimizer) on one fixed batch. Every variant of every round runs in a process of its
-own, one after the other. Steps of warm-up are not counted, nor is evaluation, nor what begins an epoch (the order of
-the images with us, the start of the workers there).
+PEER_PATH is a checkout of that repository (trainer.py, resnet.py). Its ``main`` runs unchanged, with its parser and
+defaults (4 workers, pinned memory), transforms, network, loss, optimizer and meters, except that: a class that reads
+the same images from the .npz replaces torchvision's CIFAR10; validation and saving are left out; the loader ends after
+the wanted number of batches; without a GPU ``.cuda()`` does nothing. Our loop trains a network of the same kind
+(ResNet-20 with padding shortcuts) with crop, mirror, batch 128 and the same number of steps, and is compared with its
+bare step (forward, backward, optimizer) on one fixed batch. Every variant of every round runs in its own process, one
+after the other. Warm-up steps, evaluation and the start of an epoch (our order of the images, the peer's start of
+workers) are not counted.
 
 Writes ``throughput.json`` (every run) and ``throughput.md`` (two Markdown tables) to the output folder; ``--redraw``
-makes the second again from the first.
+makes the second from the first.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PEER = "peer"
 
 @dataclass(frozen=True)
 class Variant:
-    """A network and how it is trained; its name is ``network precision how``."""
+    """A network and its way of training; its name is ``network precision how``."""
 
     network: str
     precision: str
@@ -75,7 +75,7 @@ class Variant:
 
 
 def variants(device: str) -> list[Variant]:
-    """What is measured on ``device``: the parent in each way, its children, and on a GPU the deep ones for memory."""
+    """The variants for ``device``: the parent in each way, its children, and on a GPU deep networks for memory."""
     precisions = ("float32", "bfloat16")
     if device == "cpu":
         ways, nets = ("eager", "compiled"), ("resnet20_prelu", "morph20_1c1")
@@ -90,7 +90,7 @@ def variants(device: str) -> list[Variant]:
 
 
 def architecture(network: str) -> Architecture:
-    """ResNet-20, -56 and -110 as the peer's, with padding shortcuts; the child and the PReLU parent of ResNet-20."""
+    """ResNet-20, -56 and -110 with padding shortcuts, as the peer's; the child and the PReLU parent of ResNet-20."""
     if network == "resnet20_prelu":
         return cifar_architecture(20, 10, shortcut="padding", activation="prelu")
     if network == "morph20_1c1":
@@ -123,7 +123,7 @@ def run_peer(arguments: argparse.Namespace) -> float:
     its_train, times = trainer.train, []
 
     class First:
-        """The first batches of a loader; notes when the next one is asked for."""
+        """The first batches of a loader; records the time of each request."""
 
         def __init__(self, loader: Any) -> None:
             self.loader = loader
@@ -148,7 +148,7 @@ def run_peer(arguments: argparse.Namespace) -> float:
 
 
 def images_of(path: Path) -> type:
-    """A class that takes what torchvision's CIFAR10 takes, and gives what it gives, image by image."""
+    """A class with the arguments and items of torchvision's CIFAR10."""
     from PIL import Image
 
     class Images(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -169,7 +169,7 @@ def images_of(path: Path) -> type:
 
 
 class StepClock(Interruption):
-    """Notes when each step of :func:`run_phase` begins, and waits for the device before step ``waits_at``."""
+    """Records the start of each step of a phase, and waits for the device before step ``waits_at``."""
 
     def __init__(self, waits_at: int) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class StepClock(Interruption):
 
 
 def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float]:
-    """Images per second of the loop, and of its bare step, half of whose steps run before and half after it."""
+    """Images per second of the loop and of its bare step, half of whose steps run before and half after."""
     keep_freed_memory()
     engine = variant.engine(arguments.device)
     data = cifar(arguments.data).to(engine.device)
@@ -214,13 +214,13 @@ def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float
 
 
 def cifar(path: Path) -> ImageData:
-    """CIFAR-10 of an ``.npz``, with few test images, as the two evaluations of a phase are not of interest here."""
+    """CIFAR-10 from an ``.npz``, with few test images, since evaluation is not measured."""
     data = with_normalisation(load_arrays("cifar10", path), "imagenet")
     return replace(data, test=Split(data.test.images[:100], data.test.labels[:100]))
 
 
 def bare_step(network: ResNet, batches: TrainBatches, engine: Engine) -> Callable[[], object]:
-    """Forward, backward and optimizer on the first batch, again and again; captured where the loop is."""
+    """Forward, backward and optimizer on the first batch, repeatedly; captured if the loop is."""
     engine = engine.place(network.train())
     model = engine.compiled(network) if engine.compile == "true" else network
     optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
@@ -233,7 +233,7 @@ def bare_step(network: ResNet, batches: TrainBatches, engine: Engine) -> Callabl
 
 
 def captured(step: Callable[[], object]) -> Callable[[], object]:
-    """``step`` as a CUDA graph, which reads what ``step`` holds and keeps it alive."""
+    """``step`` as a CUDA graph; keeps the tensors of ``step`` alive."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -251,7 +251,7 @@ def captured(step: Callable[[], object]) -> Callable[[], object]:
 
 
 def clocked(step: Callable[[], object], steps: int, warm_up: int, engine: Engine) -> float:
-    """Seconds that ``steps`` steps take after some of warm-up."""
+    """Seconds of ``steps`` steps after warm-up."""
     wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
     for _ in range(warm_up):
         step()
@@ -284,7 +284,7 @@ def spread(values: list[float], form: str = ".0f") -> str:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """One row per variant, and one per target; ratios are the median over rounds of the ratio within a round."""
+    """One row per variant and one per target; ratios are medians over rounds of the ratio within a round."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in result["runs"]:
         runs.setdefault(run["variant"], []).append(run)
@@ -348,7 +348,7 @@ def write(result: dict[str, Any], output: Path) -> None:
 
 
 def machine(device: str, threads: int) -> dict[str, str]:
-    """As of ``solvers.py``, with the GPU and the libraries that matter here."""
+    """As in ``solvers.py``, with the GPU and the relevant libraries."""
     found = about(threads)
     if device == "cuda":
         found["hardware"] = found["hardware"].replace("no GPU", torch.cuda.get_device_name())
@@ -390,7 +390,7 @@ def main() -> None:
         }
         cells = arguments.variants or [PEER, *(variant.name for variant in variants(arguments.device))]
         for i in range(arguments.rounds):
-            # Every second round backwards, so that a machine that slows down favours nobody.
+            # Reverses every second round, so that a machine that slows down favours no variant.
             for cell in cells[:: -1 if i % 2 else 1]:
                 run = {"round": i, **measure(cell, arguments)}
                 result["runs"].append(run)

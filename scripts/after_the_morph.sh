@@ -3,9 +3,9 @@
 #
 #   scripts/after_the_morph.sh PARENT OUTPUT [key=value ...]
 #
-# PARENT is a trained network of CIFAR-10, as `morphnet train` takes it. It is trained on first for an epoch at a learning
-# rate of 0.001, so that there is a momentum to carry over; every run below starts from what that leaves. The same command
-# again skips what is done.
+# PARENT is a trained network of CIFAR-10, in any form that `morphnet train` takes. It is first trained for an epoch at a
+# learning rate of 0.001, which leaves a momentum to carry over; every run below starts from the result. The same command
+# skips finished runs.
 set -euo pipefail
 if [ $# -lt 2 ]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0" >&2

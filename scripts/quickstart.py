@@ -1,7 +1,7 @@
 """Grow a network of your own, in about a minute and without a download: python scripts/quickstart.py
 
-A small network is trained on scikit-learn's digits by a plain PyTorch loop; one of its convolutions becomes a module,
-and the network still computes the same; training goes on; and at the end the module is folded away for inference.
+A plain PyTorch loop trains a small network on scikit-learn's digits. One of its convolutions becomes a module with the
+same function, training continues, and in the end the module collapses into one convolution for inference.
 """
 
 import torch
@@ -15,7 +15,7 @@ torch.manual_seed(0)
 
 
 class Net(nn.Module):
-    """Any network will do: this one knows nothing of morphnet."""
+    """An ordinary network, without any use of morphnet."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ train, test = order[:1200], order[1200:]
 
 
 def fit(network, epochs, lr):
-    """The usual loop; slopes of new activations (parameters called ``a``) are left out of weight decay."""
+    """The usual loop; slopes of new activations (parameters called ``a``) have no weight decay."""
     slopes = [p for name, p in network.named_parameters() if name.endswith(".a")]
     others = [p for name, p in network.named_parameters() if not name.endswith(".a")]
     groups = [{"params": others, "weight_decay": 1e-4}, {"params": slopes, "weight_decay": 0.0}]
@@ -59,7 +59,7 @@ parent = Net()
 fit(parent, epochs=40, lr=0.05)
 print(f"parent: {errors(parent)} errors of {len(test)}, {count_macs(parent, (1, 1, 8, 8)):,} multiply-accumulates")
 
-# conv2 becomes two convolutions in series beside one of its own size. Its function, stride and bias are kept.
+# conv2 becomes two convolutions in series beside one of its own size, with the same function, stride and bias.
 fork = ModuleGraph([Edge("s", "a", kernel=3), Edge("a", "t", kernel=1), Edge("s", "t", kernel=3)], channels={"a": 16})
 child, report = morph_network(parent, {"conv2": fork}, calibration=images[train].split(128))
 print(report)

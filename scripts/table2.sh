@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every row of Table 2 over three seeds, one after the other, then one table. Started again, it goes on.
+# Every row of Table 2 over three seeds, one after the other, then one table. The same command continues it.
 #   scripts/table2.sh [override ...]      for example schedule.scale=0.1 data.download=true
 set -euo pipefail
 morphnet train -m 'experiment=glob(cifar100_*)' seed=0,1,2 "$@"
