@@ -68,5 +68,5 @@ print(f"child: {errors(child)} errors, before any further training")
 fit(child, epochs=20, lr=0.02)
 print(f"child: {errors(child)} errors after 20 more epochs, {count_macs(child, (1, 1, 8, 8)):,} multiply-accumulates")
 
-small, told = collapse(child, tolerance=0.5, images=[(images[test], labels[test])], input_size=(1, 1, 8, 8))
-print(told)
+small, collapse_report = collapse(child, tolerance=0.5, images=[(images[test], labels[test])], input_size=(1, 1, 8, 8))
+print(collapse_report)

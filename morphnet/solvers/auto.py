@@ -84,7 +84,7 @@ def solve(
         outcome = f"als: residual {residual:.1e} after {sweeps} sweeps"
         if not residual <= TOLERANCE:
             advice = check_feasible(graph, tuple(target.shape))
-            ended = "not there yet" if sweeps >= max_sweeps else "stalled"
+            ended = "not converged" if sweeps >= max_sweeps else "stalled"
             ended = f"stopped after {max_seconds:g} s" if time.perf_counter() - started > max_seconds else ended
             outcome += f", {ended}; "
             outcome += "method=auto is exact here" if advice.is_exact else advice.advice
@@ -271,7 +271,7 @@ def solve_end(
         reached[SINK] = torch.eye(widths[SINK], dtype=torch.float64)[:, :, None, None]
         turned = [(adjoint(reached[e.target]), mask.flip(-1, -2)) for e, mask in zip(ends, masks, strict=True)]
         solved = [adjoint(weight) for weight in solve_outer(adjoint(missing), turned)]
-    return Filters({**filters, **{e: start[e] + found for e, found in zip(ends, solved, strict=True)}})
+    return Filters({**filters, **{e: start[e] + step for e, step in zip(ends, solved, strict=True)}})
 
 
 def _random_filters(graph: ModuleGraph, widths: Mapping[str, int], generator: torch.Generator, full: bool) -> Filters:

@@ -87,14 +87,14 @@ def solve_outer(target: Tensor, inner: list[tuple[Tensor, Tensor]]) -> list[Tens
     matrix = torch.cat(matrices, dim=1)
     used = matrix.abs().sum(1) > 0  # rows that no tap reaches do not involve the unknowns
     solved = torch.linalg.lstsq(matrix[used], target.flatten(1).T[used], driver="gelsy").solution.T
-    found, start = [], 0
+    filters, start = [], 0
     for filter_, mask in inner:
         count = filter_.shape[0] * int(mask.sum())
         weight = torch.zeros(target.shape[0], filter_.shape[0], *mask.shape, dtype=target.dtype)
         weight[:, :, mask] = solved[:, start : start + count].reshape(target.shape[0], filter_.shape[0], -1)
-        found.append(weight)
+        filters.append(weight)
         start += count
-    return found
+    return filters
 
 
 def _crop(target: Tensor, mask: Tensor) -> Tensor:

@@ -25,23 +25,23 @@ def find_weak(graph: ModuleGraph, filters: Mapping[Edge, Tensor], weight: Tensor
     A filter is weak without full rank across its channels or below 1 % of the mean Frobenius norm, a path below 1 % of
     the norm of ``weight``. Paths are checked if there are at most ``MAX_PATHS``.
     """
-    found = []
+    weak = []
     norms = {edge: float(torch.linalg.norm(w)) for edge, w in filters.items()}
     mean = sum(norms.values()) / max(len(norms), 1)
     for edge, w in filters.items():
         if norms[edge] < LEAST * mean:
-            found.append(f"edge {edge.name} has {norms[edge] / max(mean, 1e-300):.1e} of the mean norm of the filters")
+            weak.append(f"edge {edge.name} has {norms[edge] / max(mean, 1e-300):.1e} of the mean norm of the filters")
             continue
         rank, full = rank_across_channels(w), min(w.shape[:2])
         if rank < full:
-            found.append(f"edge {edge.name} has rank {rank} of {full} across its channels")
+            weak.append(f"edge {edge.name} has rank {rank} of {full} across its channels")
     size = float(torch.linalg.norm(weight))
     if size > 0 and graph.count_paths() <= MAX_PATHS:
         for path, norm in path_norms(graph, filters, weight).items():
             if norm < LEAST * size:
                 names = " ".join(e.name for e in path)
-                found.append(f"path {names} has {norm / size:.1e} of the norm of the whole")
-    return tuple(found)
+                weak.append(f"path {names} has {norm / size:.1e} of the norm of the whole")
+    return tuple(weak)
 
 
 def rank_across_channels(weight: Tensor) -> int:

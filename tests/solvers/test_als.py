@@ -73,7 +73,7 @@ def test_algorithm_2_fails_on_half_an_identity_and_says_what_does_not():
     solution = solve(graph, _identity(4), "als", max_sweeps=60)
     assert not solution.converged
     assert solution.residual > 1e-4
-    assert "sweeps, not there yet; method=auto is exact here" in solution.outcome
+    assert "sweeps, not converged; method=auto is exact here" in solution.outcome
     assert solve(graph, _identity(4)).residual <= 1e-12
 
 
@@ -83,7 +83,7 @@ def test_algorithm_2_fails_on_module_d_with_3x3_kernels():
     assert not solution.converged
     assert 1e-4 < solution.residual < 0.5
     assert solution.iterations == 15
-    assert "after 15 sweeps, not there yet; method=auto is exact here" in solution.outcome
+    assert "after 15 sweeps, not converged; method=auto is exact here" in solution.outcome
     assert solve(graph, weight).residual <= 1e-12
 
 
