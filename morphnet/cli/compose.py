@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import morphnet
-from morphnet.cli.files import check_own_files
+from morphnet.cli.files import check_own_files, refuse_clashes
 from morphnet.cli.output import refuse_file
 from morphnet.config import (
     CollapseConfig,
@@ -48,6 +48,7 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
     """
     register()
     check_own_files()
+    refuse_clashes(sys.argv[1:], Path(configs_dir()))
     for word in sys.argv[1:]:
         if word.partition("=")[0].strip(" +~") == "hydra.searchpath":
             raise ValueError(f"{word}: give --config-dir DIR, for files of your own in DIR/module, DIR/experiment, ...")

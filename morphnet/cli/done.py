@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from morphnet.cli.compose import plain, read_yaml
 from morphnet.cli.identity import check_same_run
 from morphnet.cli.output import short
 from morphnet.cli.status import finished_records
@@ -19,7 +20,14 @@ def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | 
 
     if not set(composed.controls) <= set(CONTROLS):  # which planning refuses
         return None
-    return finished_records(run_dir, *folders_of(len(composed.phases), composed.controls))
+    path = run_dir / "config.yaml"
+    if path.is_file():
+        before, now = read_yaml(path).get("data") or {}, plain(composed)["data"]
+        if any(before.get(key) != now[key] for key in ("path", "root", "labels")):  # their content is to be compared
+            return None
+    records = finished_records(run_dir, *folders_of(len(composed.phases), composed.controls))
+    networks = [run_dir / "phases" / f"{r['index']}_{r['phase']}" / "network.safetensors" for r in records or ()]
+    return records if all(network.is_file() for network in networks) else None
 
 
 def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:

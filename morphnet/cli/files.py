@@ -7,7 +7,7 @@ read through a :class:`FileConfigSource` that lets them set keys of the configur
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,21 @@ class FileConfigSource(original.FileConfigSource):
 def check_own_files() -> None:
     """Has Hydra read files by :class:`FileConfigSource`, also in the processes of a launcher."""
     SourcesRegistry.instance().types["file"] = FileConfigSource
+
+
+def refuse_clashes(words: Sequence[str], package: Path) -> None:
+    """Refuses own files that have the name of a file of the package: one of the two would be ignored.
+
+    Args:
+        words: of the command line.
+        package: the folder of the package's YAML files.
+    """
+    for option, folder in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = option.partition("=")
+        if name in ("--config-dir", "-cd"):
+            for path in sorted(Path(value if equals else folder).glob("*/*.yaml")):
+                if path.parent.name in OWN_GROUPS and (package / path.parent.name / path.name).is_file():
+                    raise ValueError(f"{short(path)}: the package has a file of this name; give yours another one")
 
 
 def load_own(path: Path) -> Any:

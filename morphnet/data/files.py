@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import sys
@@ -139,16 +140,16 @@ class FileSplit:
         return decode(path.read_bytes(), self.viewing.exif)
 
     def describe(self, digest: Any) -> None:
-        """Adds to a hash what the split is: names, labels, views, and the sizes of a thousand files."""
+        """Adds to a hash what the split is: names, labels, views, and the content of a thousand files."""
         digest.update(repr(self.viewing).encode())
         digest.update(b"\0".join(self.names.tolist()))
         digest.update(self.labels.numpy().data)
         for i in _spread(len(self)):
-            try:
-                size = (self.root / self.name(i)).stat().st_size
-            except OSError:  # a link to nowhere, for one: it is named when its turn comes
-                size = -1
-            digest.update(f" {size}".encode())
+            path, content = self.root / self.name(i), b""
+            with contextlib.suppress(OSError):  # a link to nowhere, for one: it is named when its turn comes
+                if stat.S_ISREG(path.stat().st_mode):
+                    content = path.read_bytes()
+            digest.update(hashlib.sha256(content).digest())
 
     def channel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel over the centre crops of up to a thousand images, in [0, 1]."""

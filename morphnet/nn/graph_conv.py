@@ -184,6 +184,11 @@ class GraphConv2d(nn.Module):
             if conv.bias and vertex != SOURCE:
                 self.biases[key] = nn.Parameter(torch.zeros(width))
 
+    def reset_parameters(self) -> None:
+        """Sets the biases of vertices to zero; convolutions, norms and activations reset themselves."""
+        for bias in self.biases.values():
+            nn.init.zeros_(bias)
+
     def forward(self, x: Tensor) -> Tensor:
         torch._assert(x.dim() == 4, "a module takes batches of images, (N, C, H, W)")
         blobs: list[Tensor | None] = [None] * self._vertices

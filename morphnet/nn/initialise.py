@@ -11,17 +11,17 @@ from torch import nn
 def initialise(
     network: nn.Module, generator: torch.Generator | None = None, chosen: Callable[[str], bool] = lambda name: True
 ) -> None:
-    """Draws the convolutions and linear layers of ``network`` anew, and resets its batch normalisations, in place.
+    """Draws the convolutions and linear layers of ``network`` anew and resets all other layers, in place.
 
-    Slopes of parametric activations are left as they are.
+    Parametric activations get the slopes they start with: 1 in modules, 0 elsewhere.
 
     Args:
-        generator: a CPU generator; the weights are a function of its state.
+        generator: a CPU generator; the weights are a function of its state and seed.
         chosen: whether a layer of this name is one of those.
 
     Source: He et al. 2015 (normal, fan out) for convolutions; linear layers uniform within 1/sqrt(fan in).
     """
-    for name, module in network.named_modules():
+    for index, (name, module) in enumerate(network.named_modules()):
         if not chosen(name):
             continue
         if isinstance(module, nn.Conv2d):
@@ -32,5 +32,8 @@ def initialise(
             bound = module.in_features**-0.5
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
+        elif callable(getattr(module, "reset_parameters", None)):
+            with torch.random.fork_rng(devices=[]):
+                if generator is not None:
+                    torch.manual_seed(generator.initial_seed() ^ index)
+                module.reset_parameters()

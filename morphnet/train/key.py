@@ -14,7 +14,7 @@ from morphnet.train.experiment import Experiment
 from morphnet.train.plan import PhasePlan
 
 #: Of what is hashed. To be raised when training itself changes, so that no phase of older code is taken.
-FORMAT = 2
+FORMAT = 3
 
 
 def describe_key(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:

@@ -116,7 +116,15 @@ class _Run:
         begun = (folder / "checkpoint.pt").exists()  # while this run did not share its phases
         if plan.schedule is not None and experiment.parents is not None and not begun:
             description, own = describe_key(experiment, plan), own_facts(experiment, plan)
-            return shared_phase(experiment.parents, description, own, folder, tensorboard, train)
+            parent = None
+            if plan.source is not None and plan.method != "scratch":
+                parent = self.finished_record(plan.source)["lineage"]["network"]
+            record = shared_phase(experiment.parents, description, own, parent, folder, tensorboard, train)
+            if experiment.watch[0] and plan.source is not None and not (folder / WATCH_FILE).is_file():
+                print(
+                    f"{plan.name}: trained without trainer.watch_steps; share_parent=false trains it anew", flush=True
+                )
+            return record
         if tensorboard.is_symlink():  # while this run shared its phases
             tensorboard.unlink()
         return train(folder, tensorboard)
@@ -205,12 +213,21 @@ class _Run:
         """The record a finished phase left.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: it cannot be read, its network is gone, or it started from another network than its source is.
         """
+        folder = self.folder(plan)
         try:
-            return read_record(self.folder(plan) / "record.json")
+            record = read_record(folder / "record.json")
         except ValueError as error:
             raise ValueError(f"{error}; {self.advice(plan, {})}") from error
+        if not (folder / "network.safetensors").is_file():
+            raise ValueError(f"{folder / 'network.safetensors'} is gone; {self.advice(plan, record)}")
+        if plan.source is not None and plan.method != "scratch":
+            source = read_record(self.folder(plan.source) / "record.json")["lineage"]["network"]
+            if record["lineage"]["ancestors"][-1]["network"] != source:
+                started = f"{folder} started from another network than {self.folder(plan.source)} holds"
+                raise ValueError(f"{started}; {self.advice(plan, record)}")
+        return record
 
     def advice(self, plan: PhasePlan, record: Mapping[str, Any]) -> str:
         """What to try where the files of a finished phase are damaged; those of a shared phase are links."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from morphnet.report.record import PHASE_FILE, read_record, write_record
-from morphnet.store import one_at_a_time, write_whole
+from morphnet.store import load_network, network_hash, one_at_a_time, write_whole
 from morphnet.train.key import hash_of
 
 #: Where finished phases are looked for as well; nothing is written there.
@@ -29,6 +29,7 @@ def shared_phase(
     parents: Path,
     description: Mapping[str, Any],
     own: Mapping[str, Any],
+    parent: str | None,
     phase: Path,
     tensorboard: Path,
     train: Callable[[Path, Path], dict[str, Any]],
@@ -40,9 +41,15 @@ def shared_phase(
     Args:
         parents: where shared phases lie; that of ``description`` in a folder named by its hash.
         own: keys of the record that belong to the run and not to whoever trained the phase.
+        parent: the hash of the network that the run has for the phase to start from; None for a parent.
         phase: the run's own folder of the phase; what the phase left is put there as well.
         tensorboard: where the run's curve of the phase is expected; a link to the shared one.
         train: trains into a folder and writes its curve to another; returns the record, which it has written.
+
+    A finished phase that started from another network than ``parent`` is not taken: the run trains its own.
+
+    Raises:
+        ValueError: what lies there is damaged.
     """
     name = hash_of(description)
     folder = parents.resolve() / name
@@ -65,10 +72,11 @@ def shared_phase(
                     if not trained_here and (folder / "morph_report.json").is_file():  # it may say why
                         _link_file(folder / "morph_report.json", phase / "morph_report.json")
         found = parents / name
-    try:
-        record = read_record(found / "record.json")
-    except ValueError as error:
-        raise ValueError(f"{error}; delete the folder {found}, and the same command trains it again") from error
+    record = _checked(found, name)
+    ancestors = record.get("lineage", {}).get("ancestors") or [{}]
+    if parent is not None and ancestors[-1].get("network") != parent:
+        print(f"{own['phase']}: {found} started from another network than this run has; it trains its own", flush=True)
+        return train(phase, tensorboard)
     if not trained_here:
         trainer = f" by {record['experiment']}" if record["experiment"] != own["experiment"] else ""
         print(f"{own['phase']}: trained already{trainer}, in {found}", flush=True)
@@ -81,6 +89,23 @@ def shared_phase(
     record = {**record, **own, "shared_parent": {"hash": name, "found_in": str(found), "trained_by": trained_by}}
     write_record(record, phase / "record.json")
     (phase / BEGUN_FILE).unlink(missing_ok=True)
+    return record
+
+
+def _checked(folder: Path, name: str) -> dict[str, Any]:
+    """The record of a finished phase in ``folder``.
+
+    Raises:
+        ValueError: it is damaged, its network is another one, or it is of another phase than ``name``.
+    """
+    try:
+        record = read_record(folder / "record.json")
+        if hash_of(json.loads((folder / PHASE_FILE).read_text())) != name:
+            raise ValueError(f"{folder / PHASE_FILE} describes another phase")
+        if network_hash(load_network(folder / "network.safetensors")) != record["lineage"]["network"]:
+            raise ValueError(f"{folder / 'network.safetensors'} is not the network that its record.json describes")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; delete the folder {folder}, and the same command trains it again") from error
     return record
 
 

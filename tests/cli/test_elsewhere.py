@@ -78,6 +78,25 @@ def test_a_run_goes_on_elsewhere(tmp_path):
     assert process.returncode == 2
 
 
+def test_a_run_that_is_done_is_not_done_for_other_data(tmp_path):
+    for name, seed in (("a.npz", 0), ("b.npz", 0), ("c.npz", 1)):
+        _noise(tmp_path / name, seed)
+    short = ["controls=[]", "schedule.steps=2"]
+    assert "done already" not in _finished(tmp_path, "data.path=a.npz", *short)
+    assert "done already" in _finished(tmp_path, "data.path=a.npz", *short)
+    assert "trained already" not in _finished(tmp_path, "data.path=b.npz", *short)
+    process = _start(tmp_path, "data.path=c.npz", *short)
+    assert "begun with other content of the data" in process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+
+
+def _finished(cwd, *overrides):
+    process = _start(cwd, *overrides)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return output
+
+
 def test_a_command_is_stopped_in_time(monkeypatch):
     heard = []
     monkeypatch.setattr("morphnet.cli.train.STARTED", time.monotonic() - 99.8)

@@ -83,6 +83,14 @@ def test_a_group_reads_no_file_outside_of_its_folders(run, tmp_path):
     assert "the name of a file in module is needed; --config-dir DIR adds your own" in said
 
 
+def test_a_file_with_the_name_of_a_file_of_the_package_is_refused(run, tmp_path):
+    write(tmp_path / "m" / "module" / "bridge.yaml", "edges: [{source: s, target: t, kernel: 3}]\n")
+    for option in (["--config-dir", "m"], ["--config-dir=m"]):
+        code, error = run("graph", *option, "module=bridge", "pictures=false")
+        assert code == 2
+        assert "bridge.yaml: the package has a file of this name" in error
+
+
 def test_a_module_that_a_phase_names_is_checked_as_well(run, tmp_path):
     write(tmp_path / "my" / "module" / "fork.yaml", f"{MODULE}channels: {{a: '${{oc.env:HOME}}'}}\n")
     phases = "phases=[{morph: null},{module: fork, target: layer1.0.conv1}]"

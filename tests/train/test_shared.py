@@ -138,6 +138,50 @@ def test_a_finished_phase_that_is_kept_with_the_results_is_taken(tmp_path, monke
     assert _same(*(tmp_path / run / "phases" / "0_parent" / "network.safetensors" for run in ("first", "second")))
 
 
+def test_a_phase_that_started_from_another_network_is_not_taken(tmp_path, capsys):
+    parents = tmp_path / "parents"
+    run_experiment(_experiment(tmp_path, "first", parents), _plans(), ARCHITECTURE, None)
+    other = _experiment(tmp_path, "second", None, evaluate_every=2, seed=1)
+    run_experiment(other, _plans(PARENT), ARCHITECTURE, None)  # in its place, a parent of other weights
+    capsys.readouterr()
+    records = run_experiment(_experiment(tmp_path, "second", parents), _plans(), ARCHITECTURE, None)
+    assert "started from another network than this run has; it trains its own" in capsys.readouterr().out
+    assert "shared_parent" not in records[1]
+    assert records[1]["lineage"]["ancestors"][-1]["network"] == records[0]["lineage"]["network"]
+
+
+def test_a_finished_phase_whose_source_was_trained_again_is_named(tmp_path):
+    run_experiment(_experiment(tmp_path, "first"), _plans(), ARCHITECTURE, None)
+    shutil.rmtree(tmp_path / "first" / "phases" / "0_parent")
+    run_experiment(_experiment(tmp_path, "other", seed=1), _plans(PARENT), ARCHITECTURE, None)
+    shutil.copytree(tmp_path / "other" / "phases" / "0_parent", tmp_path / "first" / "phases" / "0_parent")
+    with pytest.raises(ValueError, match=r"1_1c1 started from another network than .*0_parent holds; delete"):
+        run_experiment(_experiment(tmp_path, "first"), _plans(), ARCHITECTURE, None)
+
+
+@pytest.mark.parametrize("file", ["network.safetensors", "phase.json"])
+def test_a_shared_phase_with_files_of_another_one_is_refused(tmp_path, file):
+    parents = tmp_path / "parents"
+    run_experiment(_experiment(tmp_path, "first", parents), _plans(), ARCHITECTURE, None)
+    parent, child = (parents / phase_hash(_experiment(tmp_path), plan) for plan in _plans())
+    (child / file).unlink()
+    shutil.copy(parent / file, child / file)
+    with pytest.raises(ValueError, match=f"{file} .*; delete the folder .*{child.name}"):
+        run_experiment(_experiment(tmp_path, "second", parents), _plans(), ARCHITECTURE, None)
+
+
+def test_a_network_from_scratch_has_learned_nothing(tmp_path):
+    starts = []
+    for lr in (0.1, 0.5):
+        phases = ({"morph": None}, {"morph": "1c1", "lr": lr})
+        run_experiment(_experiment(tmp_path, f"at{lr}"), _plans(phases, controls=["scratch"]), ARCHITECTURE, None)
+        starts.append(_weights(tmp_path / f"at{lr}" / "phases" / "7_scratch" / "start.safetensors"))
+    assert all(torch.equal(value, starts[1][name]) for name, value in starts[0].items())
+    slopes = {name: set(value.tolist()) for name, value in starts[0].items() if name.endswith(".a")}
+    assert {frozenset(v) for n, v in slopes.items() if ".branches." in n} == {frozenset({1.0})}
+    assert {frozenset(v) for n, v in slopes.items() if ".branches." not in n} == {frozenset({0.0})}
+
+
 def test_a_shared_phase_that_did_not_come_along_begins_again(tmp_path, monkeypatch, capsys):
     parents, run_phase = tmp_path / "parents", run_module.run_phase
 
