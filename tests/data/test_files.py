@@ -6,7 +6,7 @@ import pytest
 from morphnet.data import with_normalisation, with_validation
 from morphnet.data.files import Unreadable, Viewing
 from morphnet.data.folder import load_folder
-from tests.pictures import content, picture, write_folder
+from tests.pictures import write_folder
 
 VIEW = Viewing(32, 40)
 
