@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from morphnet.report.record import PHASE_FILE, read_record, write_record
+from morphnet.report.record import PHASE_FILE, Record, read_record, write_record
 from morphnet.store import one_at_a_time, write_whole
 from morphnet.train.key import hash_of
 
@@ -31,18 +32,18 @@ def shared_phase(
     own: Mapping[str, Any],
     phase: Path,
     tensorboard: Path,
-    train: Callable[[Path, Path], dict[str, Any]],
-) -> dict[str, Any]:
+    train: Callable[[Path, Path], Record | None],
+) -> Record:
     """The record of a phase, which is trained if no run has trained it yet.
 
     One process trains it while others wait; if that one dies, the next goes on from its checkpoint.
 
     Args:
         parents: where shared phases lie; that of ``description`` in a folder named by its hash.
-        own: keys of the record that belong to the run and not to whoever trained the phase.
+        own: fields of the record that belong to the run and not to whoever trained the phase.
         phase: the run's own folder of the phase; what the phase left is put there as well.
         tensorboard: where the run's curve of the phase is expected; a link to the shared one.
-        train: trains into a folder and writes its curve to another; returns the record, which it has written.
+        train: trains into a folder, writes its curve to another, and writes the record.
     """
     name = hash_of(description)
     folder = parents.resolve() / name
@@ -70,16 +71,16 @@ def shared_phase(
     except ValueError as error:
         raise ValueError(f"{error}; delete the folder {found}, and the same command trains it again") from error
     if not trained_here:
-        trainer = f" by {record['experiment']}" if record["experiment"] != own["experiment"] else ""
+        trainer = f" by {record.experiment}" if record.experiment != own["experiment"] else ""
         print(f"{own['phase']}: trained already{trainer}, in {found}", flush=True)
     if (found / "tensorboard").is_dir() and not _link_folder(found.resolve() / "tensorboard", tensorboard):
         shutil.copytree(found / "tensorboard", tensorboard, dirs_exist_ok=True)
     for file in sorted(found.iterdir()):
         if file.is_file() and file.name not in ("record.json", PHASE_FILE, "lock") and file.name[0] != ".":
             _link_file(file, phase / file.name)
-    trained_by = {key: record.get(key) for key in ("experiment", "command")}
-    record = {**record, **own, "shared_parent": {"hash": name, "found_in": str(found), "trained_by": trained_by}}
-    write_record(record, phase / "record.json")
+    trained_by = {"experiment": record.experiment, "command": list(record.command)}
+    shared = {"hash": name, "found_in": str(found), "trained_by": trained_by}
+    record = write_record(replace(record, **own, shared_parent=shared), phase / "record.json")
     (phase / BEGUN_FILE).unlink(missing_ok=True)
     return record
 

@@ -91,7 +91,7 @@ def test_children_have_claims_against_the_controls_that_could_explain_them():
 
 
 def test_one_long_phase_has_as_many_steps_as_the_two_it_is_compared_with():
-    (claim,) = [c for c in CLAIMS if isinstance(c.against, Network) and c.against.experiment.startswith("long_")]
+    (claim,) = [c for c in CLAIMS if isinstance(c.against, Network) and c.against.experiment.endswith("_long")]
     one, two = (_plan(_compose(f"experiment={n.experiment}"), 10) for n in (claim.against, claim.network))
     children = [[plan.schedule for plan in plans if plan.role == "child"] for plans in (one, two)]
     assert [len(phases) for phases in children] == [1, 2]
