@@ -11,7 +11,7 @@ from morphnet.nn.resnet import Architecture, split_activation
 from morphnet.report.outcomes import Paired, compare_outcomes, mcnemar
 from morphnet.report.paper import PAPER, PaperRow
 from morphnet.report.record import Record
-from morphnet.report.table import TWICE
+from morphnet.report.table import TWICE, Row
 
 #: The table of the paper for each data set.
 TABLES = {"cifar10": 1, "cifar100": 2, "imagenet": 3}
@@ -225,40 +225,19 @@ def _error(record: Record, views: int) -> float | None:
 
 
 @dataclass(frozen=True)
-class ControlLine:
-    """A child, or one of its controls, over the seeds of one experiment.
+class ControlLine(Row):
+    """A child, or one of its controls.
 
     Attributes:
         child: the label of the child, or for a control of the child it is compared with.
-        records: one for each seed, in their order.
-        parent_macs: multiply-accumulates of the parent; None if its record is missing.
         differences: a control's error minus the child's, for every seed that has both; empty for the child.
         pairs: the child and a control image by image, for the same seeds as ``differences``; None where one of them
             keeps no predictions.
     """
 
     child: str
-    records: tuple[Record, ...]
-    differences: tuple[float, ...]
-    parent_macs: int | None
+    differences: tuple[float, ...] = ()
     pairs: tuple[Paired | None, ...] = ()
-
-    @property
-    def record(self) -> Record:
-        """That of the first seed; all seeds share everything except measurements."""
-        return self.records[0]
-
-    @property
-    def label(self) -> str:
-        return self.record.label
-
-    @property
-    def errors(self) -> list[float]:
-        return [record.error for record in self.records]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [record.seed for record in self.records]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -311,10 +290,10 @@ def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
             if not controls:
                 continue
             name = next(iter(children.values())).label
-            lines.append(ControlLine(name, tuple(children.values()), (), cost))
+            lines.append(ControlLine(list(children.values()), name, cost, name))
             for _, same in sorted(controls.items()):
                 pairs = [(control, children[control.seed]) for control in same]
                 differences = tuple(control.error - child.error for control, child in pairs)
                 images = tuple(compare_outcomes(child, control) for control, child in pairs)
-                lines.append(ControlLine(name, tuple(same), differences, cost, images))
+                lines.append(ControlLine(same, same[0].label, cost, name, differences, images))
     return lines

@@ -73,12 +73,6 @@ def _links(records: Sequence[Record]) -> str:
     return ", ".join(f"[seed {record.seed}]({record.path})" for record in records)
 
 
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return with_deviation(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
 _PAPER_COLUMNS: dict[str, Callable[[PaperLine], str]] = {
     "network": lambda line: line.row.name,
     "settings": lambda line: first.variation if (first := _first(line)) else "",
@@ -87,10 +81,10 @@ _PAPER_COLUMNS: dict[str, Callable[[PaperLine], str]] = {
     ),
     "views": lambda line: str(line.views),
     "error %, paper": lambda line: per_cent(line.paper_error),
-    "error %": lambda line: _mean(line.errors),
+    "error %": lambda line: with_deviation(line.errors),
     "seeds": lambda line: str(len(line.runs)) if line.runs else "",
     "improvement, paper": lambda line: per_cent(_paper_gain(line)),
-    "improvement": lambda line: _mean(line.improvements),
+    "improvement": lambda line: with_deviation(line.improvements),
     "relative %, paper": lambda line: per_cent(_paper_relative_gain(line), 1),
     "relative %": lambda line: (
         per_cent(statistics.fmean(line.relative_improvements), 1) if line.relative_improvements else ""
@@ -140,31 +134,31 @@ def _mcnemar(line: ControlLine) -> str:
 
 
 _CONTROL_COLUMNS: dict[str, Callable[[ControlLine], str]] = {
-    "experiment": lambda line: line.record.experiment,
-    "settings": lambda line: line.record.variation,
-    "network": lambda line: line.label,
-    "error %": lambda line: _mean(line.errors),
+    "experiment": lambda line: line.first.experiment,
+    "settings": lambda line: line.first.variation,
+    "network": lambda line: line.network,
+    "error %": lambda line: with_deviation(line.errors),
     "seeds": lambda line: str(len(line.errors)),
     "over the child (points)": _difference,
     "95 % interval": lambda line: " to ".join(f"{100 * end:+.2f}" for end in line.interval or ()),
     "McNemar p": _mcnemar,
-    "error overlap %": lambda line: _mean([overlap for overlap in line.overlaps if overlap is not None]),
-    "FLOP (million)": lambda line: millions(line.record.macs),
-    "rel. FLOP": lambda line: "" if line.parent_macs is None else f"{line.record.macs / line.parent_macs:.2f}x",
-    COLLAPSED: lambda line: millions(line.record.collapsed_macs),
-    "steps": lambda line: f"{line.record.steps:,}",
+    "error overlap %": lambda line: with_deviation([overlap for overlap in line.overlaps if overlap is not None]),
+    "FLOP (million)": lambda line: millions(line.first.macs),
+    "rel. FLOP": lambda line: "" if line.relative_macs is None else f"{line.relative_macs:.2f}x",
+    COLLAPSED: lambda line: millions(line.first.collapsed_macs),
+    "steps": lambda line: f"{line.first.steps:,}",
     RECORDS: lambda line: _links(line.records),
 }
 
 
 def _control_values(line: ControlLine) -> dict[str, Any]:
     return {
-        "experiment": line.record.experiment,
-        "settings": line.record.variation,
+        "experiment": line.first.experiment,
+        "settings": line.first.variation,
         "child": line.child,
-        "network": line.label,
-        "role": line.record.role,
-        "control": line.record.control,
+        "network": line.network,
+        "role": line.first.role,
+        "control": line.first.control,
         "seeds": line.seeds,
         "errors": line.errors,
         "differences": list(line.differences),
@@ -174,9 +168,9 @@ def _control_values(line: ControlLine) -> dict[str, Any]:
         "mcnemar_by_seed": line.mcnemar_by_seed,
         "mcnemar": line.mcnemar,
         "error_overlaps": line.overlaps,
-        "macs": line.record.macs,
-        "relative_macs": None if line.parent_macs is None else line.record.macs / line.parent_macs,
-        "collapsed_macs": line.record.collapsed_macs,
-        "steps": line.record.steps,
+        "macs": line.first.macs,
+        "relative_macs": line.relative_macs,
+        "collapsed_macs": line.first.collapsed_macs,
+        "steps": line.first.steps,
         "records": [record.path for record in line.records],
     }

@@ -124,22 +124,22 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
     """
     figure = Figure(figsize=(6.8, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    runs = list(dict.fromkeys((row.experiment, row.settings) for row in rows))
+    runs = list(dict.fromkeys((row.first.experiment, row.first.variation) for row in rows))
     single = len(runs) == 1
     keys = [_colour_key(row, single) for row in rows]
     colours = dict(zip(dict.fromkeys(keys), itertools.cycle(RUNS), strict=False))
     for row, key in zip(rows, keys, strict=True):
-        spread = None if row.error_deviation is None else 100 * row.error_deviation
-        place = (row.macs / 1e6, 100 * row.error_mean)
-        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.role], color=colours[key], ms=5, capsize=2, lw=1)
+        spread = 100 * statistics.stdev(row.errors) if len(row.errors) > 1 else None
+        place = _place(row)
+        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.first.role], color=colours[key], ms=5, capsize=2, lw=1)
     axes.margins(x=0.25, y=0.12)
-    _name_points(axes, [row for row in rows if row.role != "control"])
+    _name_points(axes, [row for row in rows if row.first.role != "control"])
     shown = dict(zip(keys, rows, strict=True))
     for role, mark in MARKS.items():
-        if any(row.role == role for row in rows) and not (single and role == "control"):
+        if any(row.first.role == role for row in rows) and not (single and role == "control"):
             axes.plot([], [], mark, color=GRAY, label=role)
     for key, row in shown.items():
-        if not single or row.role == "control":
+        if not single or row.first.role == "control":
             axes.plot([], [], MARKS["control"] if single else "-", color=colours[key], label=plain(key))
     axes.set(xlabel="FLOP (million multiply-accumulates)", ylabel="error (%)", title="Error against cost")
     _finish(axes)
@@ -149,8 +149,8 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
 def _colour_key(row: Row, single: bool) -> str:
     """The meaning of the colour of a row in :func:`draw_rows`."""
     if single:
-        return row.label if row.role == "control" else row.role
-    return row.experiment + (f" ({row.settings})" if row.settings else "")
+        return row.first.label if row.first.role == "control" else row.first.role
+    return row.first.experiment + (f" ({row.first.variation})" if row.first.variation else "")
 
 
 def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
@@ -158,12 +158,16 @@ def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
     taken: list[tuple[float, float]] = []
     to_axes = axes.transData + axes.transAxes.inverted()
     axes.autoscale_view()
-    for row in sorted(rows, key=lambda row: list(MARKS).index(row.role)):
-        place = (row.macs / 1e6, 100 * row.error_mean)
+    for row in sorted(rows, key=lambda row: list(MARKS).index(row.first.role)):
+        place = _place(row)
         x, y = to_axes.transform(place)
         if all(abs(y - other) > 0.045 or abs(x - beside) > 0.3 for beside, other in taken):
             axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
             taken.append((x, y))
+
+
+def _place(row: Row) -> tuple[float, float]:
+    return row.first.macs / 1e6, 100 * statistics.fmean(row.errors)
 
 
 def _legend(run: Run, kind: str) -> str:

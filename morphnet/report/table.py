@@ -8,7 +8,7 @@ import json
 import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from tabulate import tabulate
@@ -120,9 +120,15 @@ def millions(macs: int | None) -> str:
     return f"{macs / 1e6:,.1f}" if macs >= 1e7 else f"{macs / 1e6:.3f}"
 
 
-def with_deviation(mean: float | None, deviation: float | None) -> str:
-    """In per cent; empty for None."""
-    return per_cent(mean) + ("" if deviation is None else f" ± {per_cent(deviation)}")
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def with_deviation(values: Sequence[float]) -> str:
+    """Mean and deviation of fractions in per cent; empty without values."""
+    spread = f" ± {per_cent(deviation(values))}" if len(values) > 1 else ""
+    return per_cent(statistics.fmean(values)) + spread if values else ""
 
 
 # --- one row for each network ---
@@ -130,107 +136,112 @@ def with_deviation(mean: float | None, deviation: float | None) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One network of one experiment, over all its seeds.
+    """One network of one experiment.
 
-    Errors are fractions. ``error_deviation`` is the sample standard deviation, None for one seed; ``views_error_mean``
-    and its deviation are over ten views of each image, None where they were not taken. ``relative_macs`` is over the
-    parent's; ``collapsed_macs`` is of a linear control whose modules were collapsed. ``settings`` distinguishes the row
-    from others of an experiment that was run in several ways.
+    Attributes:
+        records: one for each seed, in their order.
+        network: what tables call it.
+        parent_macs: multiply-accumulates of the parent; None if its record is missing.
     """
 
-    experiment: str
-    settings: str
+    records: Sequence[Record]
     network: str
-    role: str
-    seeds: tuple[int, ...]
-    error_mean: float
-    error_deviation: float | None
-    views_error_mean: float | None
-    views_error_deviation: float | None
-    start_error_mean: float
-    evaluated_on: str
-    macs: int
-    relative_macs: float | None
-    collapsed_macs: int | None
-    parameters: int
-    steps: int
-    images_per_second: float | None
-    seconds: float
-    control: str | None
-    label: str
+    parent_macs: int | None
+
+    @property
+    def first(self) -> Record:
+        """The record of the first seed; all seeds share everything except measurements."""
+        return self.records[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record.seed for record in self.records]
+
+    @property
+    def errors(self) -> list[float]:
+        return [record.error for record in self.records]
+
+    @property
+    def views_errors(self) -> list[float]:
+        """Over ten views of each image; empty where they were not taken for every seed."""
+        errors = [record.views.error for record in self.records if record.views is not None]
+        return errors if len(errors) == len(self.records) else []
+
+    @property
+    def relative_macs(self) -> float | None:
+        """Over the parent's."""
+        return None if self.parent_macs is None else self.first.macs / self.parent_macs
+
+    @property
+    def images_per_second(self) -> float | None:
+        speeds = [record.images_per_second for record in self.records if record.images_per_second]
+        return statistics.fmean(speeds) if speeds else None
+
+    def values(self) -> dict[str, Any]:
+        """Plain values for CSV and JSON; errors are fractions, deviations those of the sample."""
+        first = self.first
+        return {
+            "experiment": first.experiment,
+            "settings": first.variation,
+            "network": self.network,
+            "role": first.role,
+            "control": first.control,
+            "seeds": self.seeds,
+            "error_mean": statistics.fmean(self.errors),
+            "error_deviation": deviation(self.errors),
+            "views_error_mean": statistics.fmean(self.views_errors) if self.views_errors else None,
+            "views_error_deviation": deviation(self.views_errors),
+            "start_error_mean": statistics.fmean(record.start_error for record in self.records),
+            "evaluated_on": first.data.evaluated_on,
+            "macs": first.macs,
+            "relative_macs": self.relative_macs,
+            "collapsed_macs": first.collapsed_macs,
+            "parameters": first.parameters,
+            "steps": first.steps,
+            "images_per_second": self.images_per_second,
+            "seconds": sum(record.seconds for record in self.records),
+        }
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
-    """The rows of ``records``: those of one experiment, phase and setting are averaged over their seeds.
+    """The rows of ``records``, each with all seeds of one experiment, phase and setting.
 
     Raises:
         ValueError: two records are of the same experiment, phase and seed but of different runs.
     """
-    groups: dict[tuple[Any, ...], dict[tuple[int, str], tuple[Record, str]]] = {}
+    groups: dict[tuple[Any, ...], dict[int, Record]] = {}
+    names: dict[tuple[Any, ...], str] = {}
     for record, name in zip(records, names_of(records), strict=True):
-        group = groups.setdefault((*record.group, record.folder), {})
-        group.setdefault((record.seed, record.lineage.network), (record, name))  # the same run in two folders is one
+        key = (*record.group, record.folder)
+        names.setdefault(key, name)
+        same = groups.setdefault(key, {}).setdefault(record.seed, record)
+        if same.lineage.network != record.lineage.network:  # the same run in two folders is one
+            raise ValueError(TWICE.format(experiment=record.experiment, phase=record.phase))
     parents = {record.group: record.macs for record in records if record.role == "parent"}
-    rows = []
-    for named in groups.values():
-        seeds = sorted((record for record, _ in named.values()), key=lambda record: record.seed)
-        if len({record.seed for record in seeds}) < len(seeds):
-            raise ValueError(TWICE.format(experiment=seeds[0].experiment, phase=seeds[0].phase))
-        network = next(iter(named.values()))[1]
-        rows.append(_row(seeds, network, parents.get(seeds[0].group)))
-    return rows
-
-
-def _row(seeds: Sequence[Record], network: str, parent_macs: int | None) -> Row:
-    first = seeds[0]
-    errors = [record.error for record in seeds]
-    views = [record.views.error for record in seeds if record.views is not None]
-    views = views if len(views) == len(seeds) else []
-    speeds = [record.images_per_second for record in seeds if record.images_per_second]
-    return Row(
-        experiment=first.experiment,
-        settings=first.variation,
-        network=network,
-        role=first.role,
-        seeds=tuple(record.seed for record in seeds),
-        error_mean=statistics.fmean(errors),
-        error_deviation=statistics.stdev(errors) if len(errors) > 1 else None,
-        views_error_mean=statistics.fmean(views) if views else None,
-        views_error_deviation=statistics.stdev(views) if len(views) > 1 else None,
-        start_error_mean=statistics.fmean(record.start_error for record in seeds),
-        evaluated_on=first.data.evaluated_on,
-        macs=first.macs,
-        relative_macs=None if parent_macs is None else first.macs / parent_macs,
-        collapsed_macs=first.collapsed_macs,
-        parameters=first.parameters,
-        steps=first.steps,
-        images_per_second=statistics.fmean(speeds) if speeds else None,
-        seconds=sum(record.seconds for record in seeds),
-        control=first.control,
-        label=first.label,
-    )
+    ordered = {key: [seeds[seed] for seed in sorted(seeds)] for key, seeds in groups.items()}
+    return [Row(seeds, names[key], parents.get(seeds[0].group)) for key, seeds in ordered.items()]
 
 
 _COLUMNS: dict[str, Callable[[Row], str]] = {
-    "experiment": lambda row: row.experiment,
-    "settings": lambda row: row.settings,
+    "experiment": lambda row: row.first.experiment,
+    "settings": lambda row: row.first.variation,
     "network": lambda row: row.network,
-    "seeds": lambda row: str(len(row.seeds)),
-    "error %": lambda row: with_deviation(row.error_mean, row.error_deviation),
-    "10-view error %": lambda row: with_deviation(row.views_error_mean, row.views_error_deviation),
-    "at start %": lambda row: per_cent(row.start_error_mean),
-    "FLOP (million)": lambda row: millions(row.macs),
+    "seeds": lambda row: str(len(row.records)),
+    "error %": lambda row: with_deviation(row.errors),
+    "10-view error %": lambda row: with_deviation(row.views_errors),
+    "at start %": lambda row: per_cent(statistics.fmean(record.start_error for record in row.records)),
+    "FLOP (million)": lambda row: millions(row.first.macs),
     "rel. FLOP": lambda row: "" if row.relative_macs is None else f"{row.relative_macs:.2f}x",
-    COLLAPSED: lambda row: millions(row.collapsed_macs),
-    "parameters": lambda row: f"{row.parameters:,}",
-    "steps": lambda row: f"{row.steps:,}" if row.steps else GIVEN,
+    COLLAPSED: lambda row: millions(row.first.collapsed_macs),
+    "parameters": lambda row: f"{row.first.parameters:,}",
+    "steps": lambda row: f"{row.first.steps:,}" if row.first.steps else GIVEN,
     "images/s": lambda row: "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
 }
 
 
 def runs_table(rows: Sequence[Row]) -> Table:
-    """One line for each network. The error is that of the last epoch."""
-    return make_table(rows, _COLUMNS, asdict).without_empty("settings", "10-view error %", COLLAPSED)
+    """One line for each network. The error is that of the last epoch, mean and deviation over seeds."""
+    return make_table(rows, _COLUMNS, Row.values).without_empty("settings", "10-view error %", COLLAPSED)
 
 
 def caption(records: Sequence[Record]) -> str:

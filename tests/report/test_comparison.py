@@ -131,7 +131,7 @@ def test_every_child_stands_beside_the_controls_of_its_phase():
         control(7, "scratch", 0.12, "2_1c1", from_scratch=True, beside=2),
     ]
     lines = control_lines(runs_of(records))
-    assert [(line.child, line.label, *line.errors) for line in lines] == [
+    assert [(line.child, line.network, *line.errors) for line in lines] == [
         ("1c1_half", "1c1_half", 0.09), ("1c1_half", "relu", 0.095), ("1c1_half", "random", 0.11),
         ("1c1", "1c1", 0.07), ("1c1", "relu", 0.08), ("1c1", "random", 0.06),
         ("1c1", "scratch", 0.12),
@@ -176,7 +176,7 @@ def test_what_is_missing_moves_nothing_else():
         return [record for record in records if record.phase not in without]
 
     def found(*records):
-        return [(line.child, line.label, line.seeds) for line in control_lines(runs_of(records))]
+        return [(line.child, line.network, line.seeds) for line in control_lines(runs_of(records))]
 
     both = [("half", "half", [0, 1]), ("half", "on", [0, 1])]
     last = [("whole", "whole", [0, 1]), ("whole", "on", [0, 1]), ("whole", "scratch", [0, 1])]
