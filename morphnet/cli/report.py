@@ -43,8 +43,7 @@ def report(composed: DictConfig) -> None:
 
 def _check(config: ReportConfig) -> None:
     """Refuses values and combinations that are impossible."""
-    from morphnet.report.contents import TABLES
-    from morphnet.report.table import FORMATS
+    from morphnet.report.table import FORMATS, TABLES
 
     for key, value, expected in (("table", config.table, TABLES), ("format", config.format, (*FORMATS, "html"))):
         if value not in expected:
@@ -133,9 +132,9 @@ def _say(line: str) -> None:
 
 def _write(made: Report, output: Path) -> None:
     """All tables in every format, the figures, and the page, into ``output``."""
-    from morphnet.report.contents import TABLES
     from morphnet.report.page import write_page
     from morphnet.report.picture import save_picture
+    from morphnet.report.table import TABLES
     from morphnet.store import write_whole
 
     output.mkdir(parents=True, exist_ok=True)

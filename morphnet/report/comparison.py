@@ -68,18 +68,6 @@ class Run:
         """In the order they were trained."""
         return [record for record in self.phases.values() if record.role == "child"]
 
-    def child(self, index: int) -> Record | None:
-        """The child that is phase ``index``; None if its record is missing."""
-        return next((child for child in self.children() if child.index == index), None)
-
-    def controls_of(self, index: int) -> list[Record]:
-        """The controls of the child that is phase ``index``."""
-        return [record for record in self.phases.values() if record.beside == index]
-
-    def parent_macs(self) -> int | None:
-        """Multiply-accumulates of the first parent; None if its record is missing."""
-        return next((record.macs for record in self.phases.values() if record.role == "parent"), None)
-
 
 def runs_of(records: Sequence[Record]) -> list[Run]:
     """``records`` as runs, each phase once, in the order they are given.
@@ -280,13 +268,14 @@ def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
         groups.setdefault(run.key, []).append(run)
     lines = []
     for group in groups.values():
-        cost = next((macs for run in group if (macs := run.parent_macs()) is not None), None)
-        for index in sorted({child.index for run in group for child in run.children()}):
-            children = {run.seed: child for run in group if (child := run.child(index)) is not None}
+        phases = [record for run in group for record in run.phases.values()]
+        cost = next((record.macs for record in phases if record.role == "parent"), None)
+        for index in sorted({record.index for record in phases if record.role == "child"}):
+            children = {record.seed: record for record in phases if (record.role, record.index) == ("child", index)}
             controls: dict[tuple[int, str], list[Record]] = {}
-            for run in group:
-                for control in run.controls_of(index) if run.seed in children else []:
-                    controls.setdefault((control.index, control.phase), []).append(control)
+            for record in phases:
+                if record.beside == index and record.seed in children:
+                    controls.setdefault((record.index, record.phase), []).append(record)
             if not controls:
                 continue
             name = next(iter(children.values())).label

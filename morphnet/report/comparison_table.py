@@ -1,4 +1,4 @@
-"""Comparisons as tables: the paper's with what was measured here, and children with their controls."""
+"""Comparisons as tables: the paper's rows with measurements, and children with their controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from morphnet.report.table import (
     with_deviation,
 )
 
-#: Stand below the table where predictions were kept.
+#: Notes for the columns that are made from predictions.
 MCNEMAR = (
     "McNemar p: exact two-sided binomial test of the images that only the child or only the control gets wrong. Of "
     "several seeds (each in brackets) an image counts once, for the network that gets it wrong in more of them. It is "
@@ -31,7 +31,7 @@ OVERLAP = (
 
 
 def paper_table(lines: Sequence[PaperLine]) -> Table:
-    """The paper's rows with what was measured; cells of what was not are empty.
+    """The paper's rows with measurements; cells without one are empty.
 
     ``improvement`` is the parent's error minus the child's, in points, over the runs of the same seed; ``steps`` those
     of the last phase, of which the paper's have 64,000 on CIFAR.

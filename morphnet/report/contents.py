@@ -16,8 +16,6 @@ from morphnet.report.record import Record, names_of
 from morphnet.report.table import Format, Row, Table, caption, left_out, rows_of, runs_table
 from morphnet.report.variants import SEED
 
-TABLES = ("runs", "1", "2", "3", "controls", "first_steps")
-
 
 @dataclass(frozen=True)
 class Report:
@@ -61,7 +59,7 @@ class Report:
         return watched, damaged
 
     def table(self, name: str) -> Table:
-        """One of ``TABLES``."""
+        """One of :data:`~morphnet.report.table.TABLES`."""
         if name == "runs":
             return runs_table(self.rows)
         if name == "controls":
@@ -69,7 +67,7 @@ class Report:
         return first_steps_table(self.first_steps[0]) if name == "first_steps" else paper_table(self.paper[int(name)])
 
     def write(self, name: str, format: Format) -> str | None:
-        """One of ``TABLES`` with its notes; None if it is empty."""
+        """One of :data:`~morphnet.report.table.TABLES` with its notes; None if it is empty."""
         table, notes = self.table(name), ""
         if name == "runs":
             notes = {"text": caption(self.records), "markdown": left_out(self.records)}.get(format, "")

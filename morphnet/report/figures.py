@@ -44,15 +44,15 @@ def draw_cost(lines: Sequence[PaperLine]) -> Figure:
     shown = False
     for line in lines:
         parent = parents[line.row.depth]
-        here, there = _point(line), _point(parent)
+        point, start = _point(line), _point(parent)
         if line.row.spec is not None:
             _link(axes, (parent.row.flop, 100 * parent.paper_error), (line.row.flop, 100 * line.paper_error), PAPER)
-            if here and there:
-                _link(axes, there, here, OURS)
+            if point and start:
+                _link(axes, start, point, OURS)
         axes.plot(line.row.flop, 100 * line.paper_error, "o", mfc="white", mec=PAPER, ms=6)
-        if here:
+        if point:
             spread = 100 * statistics.stdev(line.errors) if len(line.errors) > 1 else None
-            axes.errorbar(*here, yerr=spread, fmt="o", color=OURS, ms=5, capsize=2, lw=1)
+            axes.errorbar(*point, yerr=spread, fmt="o", color=OURS, ms=5, capsize=2, lw=1)
             shown = True
         if line.row.spec is None:
             place = (line.row.flop, 100 * line.paper_error)
@@ -161,7 +161,7 @@ def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
     for row in sorted(rows, key=lambda row: list(MARKS).index(row.first.role)):
         place = _place(row)
         x, y = to_axes.transform(place)
-        if all(abs(y - other) > 0.045 or abs(x - beside) > 0.3 for beside, other in taken):
+        if all(abs(y - other) > 0.045 or abs(x - across) > 0.3 for across, other in taken):
             axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
             taken.append((x, y))
 

@@ -1,4 +1,4 @@
-"""A phase as one JSON record: what was measured, and everything that made it."""
+"""A phase as one JSON record: its measurements, and everything that made it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Data:
-    """The data set, how many images there are to train and to count errors on, and its normalisation."""
+    """The data set: numbers of images for training and for errors, and its normalisation."""
 
     name: Line
     train_images: Whole

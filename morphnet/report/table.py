@@ -16,6 +16,7 @@ from tabulate import tabulate
 from morphnet.report.record import Record, names_of
 
 Format = Literal["text", "markdown", "csv", "latex", "json"]
+TABLES = ("runs", "1", "2", "3", "controls", "first_steps")
 FORMATS = ("text", "markdown", "csv", "latex", "json")
 #: A text table of this many characters or more has its headers wrapped.
 WIDE = 160
@@ -88,7 +89,7 @@ def write_cells(header: Sequence[str], cells: Sequence[Sequence[str]], format: F
 
 
 def _wrapped(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """``header``, for a wide table in several lines, of which the last stand beside each other."""
+    """``header``, in several lines if the table is wide, with the last lines at the same height."""
     widths = [max([7, *(len(line[i]) for line in cells)]) for i in range(len(header))]
     if sum(max(len(name), width) + 2 for name, width in zip(header, widths, strict=True)) <= WIDE:
         return list(header)
@@ -98,7 +99,7 @@ def _wrapped(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]
 
 
 def is_numeric(column: Sequence[str]) -> bool:
-    """Whether the cells of a column stand to the right."""
+    """Whether the cells of a column are aligned to the right."""
     return all(cell[:1].isdigit() or cell[:1] in ("", "-", "+") or cell == GIVEN for cell in column)
 
 
