@@ -253,8 +253,11 @@ def names_of(records: Sequence[Record]) -> list[str]:
             children.setdefault(record.group, {})[record.index] = record.label
     names = []
     for record in records:
-        several = record.beside is not None and len(children[record.group]) > 1
-        names.append(f"{record.label} (beside {children[record.group][record.beside]})" if several else record.label)  # type: ignore[index]
+        known = children.get(record.group, {})
+        if record.beside is None or len(known) < 2:
+            names.append(record.label)
+        else:
+            names.append(f"{record.label}, beside {known[record.beside]}")
     return names
 
 

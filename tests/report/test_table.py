@@ -87,7 +87,7 @@ def test_characters_of_a_format_are_shown_as_they_are():
 def test_a_control_of_a_run_with_several_children_has_its_childs_name():
     children = [_record(0, 0.1, 1), _record(0, 0.1, 2)]
     controls = [_record(0, 0.1, 2 + i, "control", control="relu", beside=i, label="on") for i in (1, 2)]
-    assert names_of([*children, *controls]) == ["net1", "net2", "on (beside net1)", "on (beside net2)"]
-    assert names_of([children[0], *controls]) == ["net1", "on (beside net1)", "on (beside phase 2)"]
+    assert names_of([*children, *controls]) == ["net1", "net2", "on, beside net1", "on, beside net2"]
+    assert names_of([children[0], *controls]) == ["net1", "on, beside net1", "on, beside phase 2"]
     assert names_of([children[0], controls[0]]) == ["net1", "on"]
-    assert [row.network for row in rows_of([*children, *controls])][2:] == ["on (beside net1)", "on (beside net2)"]
+    assert [row.network for row in rows_of([*children, *controls])][2:] == ["on, beside net1", "on, beside net2"]
