@@ -52,7 +52,7 @@ def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append((label, f"{part['relative']:.1e} of the largest logit{alone}; {differ}"))
     training = proof.get("training")
     if training:
-        unjudged = "" if training.get("judged", True) else f" ({training.get('unjudged', 'not judged')})"
+        unjudged = "" if training["judged"] else f" ({training['unjudged']})"
         by = noise_in_words(training["ratio"], training["difference"], training["size"])
         lines.append(("with batch statistics", f"logits differ by {by}{unjudged}"))
     return lines
