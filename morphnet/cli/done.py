@@ -1,9 +1,9 @@
-"""Whether a run is done already, as the files in its directory say."""
+"""Whether a run is done already, by the files in its directory."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -12,8 +12,11 @@ from morphnet.cli.identity import check_same_run
 from morphnet.cli.output import short
 from morphnet.cli.status import finished_records
 
+if TYPE_CHECKING:
+    from morphnet.report.record import Record
 
-def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
+
+def done_records(composed: DictConfig, run_dir: Path) -> list[Record] | None:
     """The records of a run that is done; refuses a directory of another one."""
     check_same_run(composed, run_dir)
     from morphnet.train.plan import CONTROLS, folders_of
@@ -26,12 +29,12 @@ def done_records(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | 
         if any(before.get(key) != now[key] for key in ("path", "root", "labels")):  # their content is to be compared
             return None
     records = finished_records(run_dir, *folders_of(len(composed.phases), composed.controls))
-    networks = [run_dir / "phases" / f"{r['index']}_{r['phase']}" / "network.safetensors" for r in records or ()]
+    networks = [record.file.with_name("network.safetensors") for record in records or ()]
     return records if all(network.is_file() for network in networks) else None
 
 
-def records_if_done(composed: DictConfig, run_dir: Path) -> list[dict[str, Any]] | None:
-    """Those of :func:`done_records`, said in a line."""
+def records_if_done(composed: DictConfig, run_dir: Path) -> list[Record] | None:
+    """The same, with a line that says so."""
     done = done_records(composed, run_dir)
     if done is not None:
         print(f"{short(run_dir)}: done already", flush=True)

@@ -28,7 +28,7 @@ HOW = "measured on a few steps of each network, beside whatever else runs now"
 
 def describe_run(prepared: Prepared) -> str:
     """Every phase of one run: what it is, what it costs, how long it will take here."""
-    from morphnet.report.table import to_text
+    from morphnet.report.table import write_cells
 
     experiment = prepared.experiment
     estimates = Estimator().phases(experiment, prepared.plans, prepared.architecture, prepared.parent)
@@ -53,7 +53,7 @@ def describe_run(prepared: Prepared) -> str:
     return "\n".join(
         [
             f"{short(experiment.run_dir)}: {prepared.chain}; {device}",
-            to_text(header, body),
+            write_cells(header, body),
             *_summary(total, HOW, _compiled(prepared, estimates)),
             "nothing was run: dry_run=true",
         ]
@@ -69,7 +69,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
         config: of the sweep.
         jobs: the overrides of each job.
     """
-    from morphnet.report.table import to_text
+    from morphnet.report.table import write_cells
 
     estimator, loaded, phases = Estimator(), {}, set()  # type: ignore[var-annotated]
     lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
@@ -105,7 +105,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     total = sum(row[3] for row in lines.values())
     said = []
     if body:
-        said = [to_text(header, body), *_summary(total, f"one after the other, {HOW}", compiled)]
+        said = [write_cells(header, body), *_summary(total, f"one after the other, {HOW}", compiled)]
     if unknown:
         said += [f"{len(unknown)} of {len(jobs)} jobs cannot be estimated:", *unknown]
     return "\n".join(said), len(unknown)

@@ -20,7 +20,7 @@ def main() -> None:
 def flops(composed: DictConfig) -> None:
     config = to_dataclass(composed, FlopsConfig)
 
-    from morphnet.report.table import FORMATS, WRITERS, to_csv
+    from morphnet.report.table import FORMATS, write_cells
 
     if config.format not in FORMATS:
         raise ValueError(f"format={config.format!r}; expected one of {', '.join(FORMATS)}")
@@ -62,10 +62,9 @@ def flops(composed: DictConfig) -> None:
         ]
         for counted in rows
     ]
+    print(write_cells(HEADER, body, config.format))  # type: ignore[arg-type]
     if config.format == "csv":
-        print(to_csv([list(HEADER), *body]))
         return
-    print(WRITERS[config.format](HEADER, body))
     agreeing = sum(counted.agrees for counted in rows)
     comment = "% " if config.format == "latex" else ""
     found = f"{agreeing} of {len(rows)} counts round to the paper's figure"

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -18,13 +18,14 @@ from morphnet.cli.threads import set_threads
 from morphnet.config import TrainConfig
 
 if TYPE_CHECKING:
+    from morphnet.report.record import Record
     from morphnet.train import Engine
     from morphnet.train.ranks import Ranks
 
 
 def train_here(
     composed: DictConfig, run_dir: Path, recipe: str | None, device: str, begin: Callable[[], None]
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Runs what ``composed`` describes in ``run_dir``, or this process's part of it; returns its records.
 
     Args:
@@ -55,7 +56,7 @@ def _train(
     engine: Engine,
     ranks: Ranks,
     begin: Callable[[], None],
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     from morphnet.cli.prepare import prepare
     from morphnet.report.record import read_run
     from morphnet.train import run_experiment

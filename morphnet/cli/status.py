@@ -1,4 +1,4 @@
-"""How far a run is, as a small file in its directory that a person and a sweep can read."""
+"""The progress of a run, as a small file in its directory for people and sweeps."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ import socket
 import traceback
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from morphnet.cli.errors import exit_code, explain
 from morphnet.store import write_whole
 
-#: In a run directory: what came of the run, and the lock of the process that is at work on it.
+if TYPE_CHECKING:
+    from morphnet.report.record import Record
+
+#: In a run directory: its status, and the lock of the process that works on it.
 STATUS, LOCK = "status.json", ".lock"
 
 
 class RunStatus:
-    """What one process writes about the run it is at.
+    """The status that one process writes about its run.
 
-    A directory that may belong to another run is left alone: nothing is written before :meth:`begin`, except that a job
-    of a sweep which fails before leaves its message in a directory that no run has taken.
+    Nothing is written before :meth:`begin`, because the directory may belong to another run; only a job of a sweep that
+    fails earlier leaves its message in a directory that no run has taken.
 
     Args:
         run_dir: of the run.
@@ -52,7 +55,7 @@ class RunStatus:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What it says now, as plain values."""
+        """The status now, as plain values."""
         return dict(self._values)
 
     def done(self, phases: list[str]) -> None:
@@ -91,7 +94,7 @@ def write_status(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
-    """What :func:`write_status` wrote; None if it is not there or no longer readable."""
+    """The values of :func:`write_status`; None if the file is missing or unreadable."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -101,23 +104,27 @@ def read_status(path: Path) -> dict[str, Any] | None:
 
 def finished_records(
     run_dir: Path, indices: Collection[int] = (), folders: Collection[str] = ()
-) -> list[dict[str, Any]] | None:
-    """The records of a run that is done, in the order of its phases; None if anything is missing.
+) -> list[Record] | None:
+    """The records of a finished run, in the order of its phases; None if anything is missing.
 
     Args:
-        indices, folders: of phases that have to be there.
+        indices, folders: of required phases.
     """
     status = read_status(run_dir / STATUS)
     if status is None or status["state"] != "done":
         return None
-    there = [str(phase) for phase in status.get("phases") or ()]
-    if not set(folders) <= set(there) or not {str(i) for i in indices} <= {phase.split("_")[0] for phase in there}:
+    phases = [str(phase) for phase in status.get("phases") or ()]
+    if (
+        not phases
+        or not set(folders) <= set(phases)
+        or not {str(i) for i in indices} <= {phase.split("_")[0] for phase in phases}
+    ):
         return None
     from morphnet.report.record import read_record
 
     try:
-        return [read_record(run_dir / "phases" / phase / "record.json") for phase in status["phases"]]
-    except (KeyError, TypeError, ValueError):
+        return [read_record(run_dir / "phases" / phase / "record.json") for phase in phases]
+    except ValueError:
         return None
 
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -34,6 +34,9 @@ from morphnet.cli.prefix import prefixed
 from morphnet.cli.status import LOCK, STATUS, RunStatus, finished_records, read_status, write_status
 from morphnet.store import hold_or_refuse, is_held
 
+if TYPE_CHECKING:
+    from morphnet.report.record import Record
+
 #: Launchers whose jobs run on this machine, as far as one can tell.
 LOCAL = ("basic", "joblib")
 #: Launchers whose jobs share the GPUs of one machine.
@@ -45,7 +48,7 @@ LOOK_SECONDS = 1.0
 BUSY = "another process is at work there; wait for it or stop it, or give another hydra.run.dir=..."
 KILLED = "ended without a word (killed, out of memory or out of time); the same command goes on from its checkpoint"
 
-Records = list[dict[str, Any]]
+Records = list["Record"]
 #: Runs a composed configuration in a directory; tells the status when the directory is its own.
 Train = Callable[[DictConfig, Path, RunStatus], Records]
 
@@ -163,7 +166,7 @@ class _Sweep:
             with hold_or_refuse(run_dir / LOCK, f"{short(run_dir)}: {BUSY}"):
                 try:
                     records = self.train(composed, run_dir, status)
-                    status.done([f"{record['index']}_{record['phase']}" for record in records])
+                    status.done([record.folder for record in records])
                 except BaseException as error:
                     status.failed(error)
                     keep = any(override.startswith("hydra.run.") for override in hydra_config.overrides.hydra)
@@ -310,16 +313,16 @@ def _print_table(runs: dict[str, Records]) -> None:
     runs = {folder: found for folder, found in runs.items() if found}
     if not runs:
         return
-    from morphnet.report.table import caption, format_rows, tabulate
-    from morphnet.report.variants import tell_apart
+    from morphnet.report.table import caption, rows_of, runs_table
+    from morphnet.report.variants import with_variations
 
-    records = tell_apart(
-        [{**r, "file": Path(folder, "phases", "phase", "record.json")} for folder, found in runs.items() for r in found]
-    )
+    records = with_variations([record for found in runs.values() for record in found])
     try:
-        text = format_rows(tabulate(records))
+        text = runs_table(rows_of(records)).write()
     except ValueError:  # one seed in several output folders: a table for each
-        text = "\n\n".join(f"{short(Path(folder))}\n{format_rows(tabulate(found))}" for folder, found in runs.items())
+        text = "\n\n".join(
+            f"{short(Path(folder))}\n{runs_table(rows_of(found)).write()}" for folder, found in runs.items()
+        )
     print(f"\n{text}\n\n{caption(records)}", flush=True)
     for folder, found in runs.items():
-        (Path(folder) / "table.txt").write_text(format_rows(tabulate(found)) + "\n")
+        (Path(folder) / "table.txt").write_text(runs_table(rows_of(found)).write() + "\n")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -22,13 +22,16 @@ from morphnet.cli.status import RunStatus
 from morphnet.cli.sweep import device_of_this_job, launch
 from morphnet.config import TrainConfig
 
+if TYPE_CHECKING:
+    from morphnet.report.record import Record
+
 
 def main() -> None:
     """Runs one experiment, or with ``-m`` one for each combination of overrides."""
     launch(train)
 
 
-def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[dict[str, Any]]:
+def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[Record]:
     """Runs what ``composed`` describes in ``run_dir``, in as many processes as it says; returns its records.
 
     Where that is done already, as its files say, neither data nor networks are loaded.
@@ -56,7 +59,7 @@ def _stopped_after(seconds: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-def _train(composed: DictConfig, config: TrainConfig, run_dir: Path, status: RunStatus) -> list[dict[str, Any]]:
+def _train(composed: DictConfig, config: TrainConfig, run_dir: Path, status: RunStatus) -> list[Record]:
     recipe = HydraConfig.get().runtime.choices.get("recipe")
     if config.devices < 1:
         raise ValueError(f"devices={config.devices}: a number of processes from 1 is needed")

@@ -1,4 +1,4 @@
-"""Claims of the paper as data: what is compared, in how many runs, and what confirms or refutes each of them."""
+"""Claims of the paper as data: networks that are compared, the number of runs, and the test that decides."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Claim:
         return self.margin - self.tolerance
 
     def verdict(self, low: float, high: float) -> Verdict:
-        """What an interval for the gain says.
+        """The verdict of an interval for the gain.
 
         Args:
             low, high: its ends, in points.
@@ -116,26 +116,25 @@ def read_claims(configs: Path) -> tuple[Claim, ...]:
         configs: the folder of the configuration, as :func:`~morphnet.cli.compose.configs_dir` finds it.
 
     Raises:
-        ValueError: a claim is wrong, stands there twice, or names a preset or a phase that is not there. The file and
-            the claim are named.
+        ValueError: a claim is wrong, is repeated, or names an unknown preset or phase; file and claim are named.
     """
-    found: dict[str, Claim] = {}
+    claims: dict[str, Claim] = {}
     presets: dict[str, dict[str, Any]] = {}
     for path in sorted((configs / "claims").glob("*.yaml")):
         listed = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(listed, dict) or listed.keys() != {"claims"} or not isinstance(listed["claims"], list):
             raise ValueError(f"{path}: `claims:` with a list is needed, and nothing else")
         for number, values in enumerate(listed["claims"], 1):
-            said = values.get("claim") if isinstance(values, dict) else None
+            sentence = values.get("claim") if isinstance(values, dict) else None
             try:
                 claim = _claim(values)
                 _check_networks(claim, configs / "experiment", presets)
-                if claim.claim in found:
-                    raise ValueError("it stands there twice")
+                if claim.claim in claims:
+                    raise ValueError("the claim is repeated")
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, claim {number} ({said}): {error}") from error
-            found[claim.claim] = claim
-    return tuple(found.values())
+                raise ValueError(f"{path}, claim {number} ({sentence}): {error}") from error
+            claims[claim.claim] = claim
+    return tuple(claims.values())
 
 
 def _claim(values: Any) -> Claim:
@@ -156,7 +155,7 @@ def _check_networks(claim: Claim, folder: Path, presets: dict[str, dict[str, Any
         path = folder / f"{network.experiment}.yaml"
         if network.experiment not in presets:
             if not path.is_file():
-                raise ValueError(f"experiment={network.experiment}: there is no {path}")
+                raise ValueError(f"experiment={network.experiment}: {path} does not exist")
             presets[network.experiment] = yaml.safe_load(path.read_text(encoding="utf-8"))
         phases = [phase.get("name") or phase.get("morph") for phase in presets[network.experiment].get("phases", ())]
         if network.phase not in phases:

@@ -1,8 +1,7 @@
-"""Runs beside the paper's rows, and children beside their controls."""
+"""Runs compared with the rows of the paper, and children with their controls."""
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +10,19 @@ from typing import Any
 from morphnet.nn.resnet import Architecture, split_activation
 from morphnet.report.outcomes import Paired, compare_outcomes, mcnemar
 from morphnet.report.paper import PAPER, PaperRow
-from morphnet.report.table import TWICE
+from morphnet.report.record import Record
+from morphnet.report.table import TWICE, Row
 
-#: Which table of the paper goes with which data.
+#: The table of the paper for each data set.
 TABLES = {"cifar10": 1, "cifar100": 2, "imagenet": 3}
-#: What the parent of a row and that of a run have in common, beside their activation.
+#: The parent of a row and that of a run agree in these, and in their activation.
 SAME = ("family", "block", "blocks", "widths", "classes", "in_channels", "shortcuts")
-#: Of the intervals of paired differences.
+#: Level of the intervals of paired differences.
 CONFIDENCE = 0.95
-
-Record = dict[str, Any]
-_PHASE = re.compile(r", phase (\d+)$")
 
 
 def recipe_of_tables(name: str | None) -> str:
-    """What the paper's tables count a recipe as: those of the paper, whatever data they are for, and none are one."""
+    """A recipe as the paper's tables count it: ``paper`` for those of the paper, for any data, and for none."""
     return "paper" if name is None or name.startswith("paper") else name
 
 
@@ -36,59 +33,40 @@ class Run:
     phases: dict[str, Record]
 
     @property
+    def first(self) -> Record:
+        return next(iter(self.phases.values()))
+
+    @property
     def key(self) -> tuple[str, str]:
-        """Experiment and variant: what runs that differ in their seed alone share."""
-        first = next(iter(self.phases.values()))
-        return first["experiment"], first["settings"].get("variant", "")
+        """Experiment and variant: what runs share that differ in their seed alone."""
+        return self.first.group
 
     @property
     def title(self) -> str:
-        """The experiment, and what tells the run from others of it."""
-        first = next(iter(self.phases.values()))
-        return first["experiment"] + (f" ({first['told_apart']})" if first.get("told_apart") else "")
+        """The experiment, and what distinguishes the run from others of it."""
+        return self.first.experiment + (f" ({self.first.variation})" if self.first.variation else "")
 
     @property
     def recipe(self) -> str:
         """The recipe of the run; ``paper`` for those of the paper and for none."""
-        return recipe_of_tables(next(iter(self.phases.values()))["settings"].get("recipe"))
+        return recipe_of_tables(self.first.settings.recipe)
 
     @property
     def seed(self) -> int:
-        return int(next(iter(self.phases.values()))["seed"])
+        return self.first.seed
 
     def chain(self, record: Record) -> list[Record]:
-        """From the parent to ``record``; one that started from random weights stands for itself."""
-        source = None if record.get("from_scratch") else self.phases.get(record.get("source") or "")
+        """From the parent to ``record``; only ``record`` where it started from random weights."""
+        source = None if record.from_scratch else self.phases.get(record.source or "")
         return [*(self.chain(source) if source else []), record]
+
+    def iterations_before(self, record: Record) -> int:
+        """How long its network was trained before the phase of ``record``."""
+        return sum(phase.steps for phase in self.chain(record)[:-1])
 
     def children(self) -> list[Record]:
         """In the order they were trained."""
-        return [r for r in self.phases.values() if r["role"] == "child"]
-
-    def child(self, index: int) -> Record | None:
-        """The child that is phase ``index``; None if its record is not there."""
-        return next((child for child in self.children() if int(child["index"]) == index), None)
-
-    def controls_of(self, index: int) -> list[Record]:
-        """Those that were trained for the same phases as the child that is phase ``index``."""
-        return [r for r in self.phases.values() if r["role"] == "control" and child_of(r) == index]
-
-    def parent_macs(self) -> int | None:
-        """Multiply-accumulates of the first parent; None if its record is not there."""
-        return next((int(r["macs"]) for r in self.phases.values() if r["role"] == "parent"), None)
-
-
-def child_of(control: Record) -> int:
-    """The index of the child that a control stands beside; children are the phases right after the parent.
-
-    One from scratch has the network of its source. Of several phases the others say in their label which it is.
-    -1 where a record does not say it.
-    """
-    if control.get("from_scratch"):
-        number = str(control.get("source")).partition("_")[0]
-        return int(number) if number.isdigit() else -1
-    phase = _PHASE.search(str(control["label"]))
-    return int(phase[1]) if phase else 1
+        return [record for record in self.phases.values() if record.role == "child"]
 
 
 def runs_of(records: Sequence[Record]) -> list[Run]:
@@ -97,18 +75,12 @@ def runs_of(records: Sequence[Record]) -> list[Run]:
     Raises:
         ValueError: two runs have the same experiment, settings and seed.
     """
-    found: dict[tuple[Any, ...], dict[str, Record]] = {}
-    for record in sorted(records, key=lambda r: int(r["index"])):
-        key = (record["experiment"], record["settings"].get("variant", ""), record["seed"])
-        there = found.setdefault(key, {}).setdefault(f"{record['index']}_{record['phase']}", record)
-        if there.get("lineage", {}).get("network") != record.get("lineage", {}).get("network"):
-            raise ValueError(TWICE.format(experiment=record["experiment"], phase=record["phase"]))
-    return [Run(phases) for phases in found.values()]
-
-
-def kind_of(control: Record) -> str:
-    """The label of a control without the phase it belongs to."""
-    return _PHASE.sub("", str(control["label"]))
+    runs: dict[tuple[Any, ...], dict[str, Record]] = {}
+    for record in sorted(records, key=lambda record: record.index):
+        known = runs.setdefault((*record.group, record.seed), {}).setdefault(record.folder, record)
+        if known.lineage.network != record.lineage.network:
+            raise ValueError(TWICE.format(experiment=record.experiment, phase=record.phase))
+    return [Run(phases) for phases in runs.values()]
 
 
 # --- the paper's tables ---
@@ -116,7 +88,7 @@ def kind_of(control: Record) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run found for a row: errors as fractions, and the record they stand in."""
+    """One run as a row of the paper: errors as fractions, and their record."""
 
     seed: int
     error: float
@@ -129,8 +101,8 @@ class PaperLine:
     """A row of the paper, as printed and as measured here.
 
     Attributes:
-        views: over which errors are counted: 1, or in Table 3 also 10.
-        runs: of one variant, by seed; none where nobody has run it.
+        views: of each image over which errors are counted: 1, or in Table 3 also 10.
+        runs: of one variant, by seed; empty where none was run.
     """
 
     row: PaperRow
@@ -160,40 +132,38 @@ class PaperLine:
 
     @property
     def relative_improvements(self) -> list[float]:
-        found = [(run.parent_error, run.error) for run in self.runs if run.parent_error]
-        return [(before - after) / before for before, after in found]
+        return [(run.parent_error - run.error) / run.parent_error for run in self.runs if run.parent_error]
 
 
 def paper_lines(runs: Sequence[Run], table: int, recipe: str = "paper") -> list[PaperLine]:
-    """Every row of ``table``, one line for each variant that was run; those nobody has run are there as well.
+    """Every row of ``table``, one line for each variant that was run, and an empty line where none was.
 
     Args:
-        recipe: which runs count. ``paper`` are those of the paper's recipes, or of none.
+        recipe: of the runs that count; ``paper`` for the paper's recipes and for none.
     """
     runs = [run for run in runs if run.recipe == recipe]
     lines = []
     for row in (row for row in PAPER if row.table == table):
         for views in (1, 10) if row.error_ten_views is not None else (1,):
-            found: dict[tuple[str, str], list[Measured]] = {}
+            measured: dict[tuple[str, str], dict[int, Measured]] = {}
             for run in runs:
                 for record in run.phases.values():
-                    measured = _measured(run, record, row, views)
-                    if measured is not None and all(m.seed != run.seed for m in found.get(run.key, [])):
-                        found.setdefault(run.key, []).append(measured)
-            ordered = [tuple(sorted(group, key=lambda m: m.seed)) for group in _each_once(found)]
-            lines += [PaperLine(row, views, group) for group in ordered] or [PaperLine(row, views)]
+                    if (value := _measured(run, record, row, views)) is not None:
+                        measured.setdefault(run.key, {}).setdefault(run.seed, value)
+            groups = [tuple(seeds[seed] for seed in sorted(seeds)) for seeds in _without_repeats(measured)]
+            lines += [PaperLine(row, views, group) for group in groups or [()]]
     return lines
 
 
 def why_none(runs: Sequence[Run], table: int, recipe: str = "paper") -> str:
     """Why no run of ``runs`` is in a line of ``table``, in words."""
     data = next(name for name, number in TABLES.items() if number == table)
-    runs = [run for run in runs if any(record["data"]["name"] == data for record in run.phases.values())]
+    runs = [run for run in runs if any(record.data.name == data for record in run.phases.values())]
     if not runs:
         return f"it is of {data}, and they are not"
     if all(run.recipe != recipe for run in runs):
         return f"those of {data} are of with_recipe={' and '.join(sorted({run.recipe for run in runs}))}"
-    parents = [r for run in runs if run.recipe == recipe for r in run.phases.values() if r["role"] == "parent"]
+    parents = [r for run in runs if run.recipe == recipe for r in run.phases.values() if r.role == "parent"]
     if not parents:
         return f"the record of a parent is missing in those of {data}"
     reasons = [_differences(parents[0], row) for row in PAPER if row.table == table and row.spec is None]
@@ -201,89 +171,61 @@ def why_none(runs: Sequence[Run], table: int, recipe: str = "paper") -> str:
 
 
 def _differences(parent: Record, row: PaperRow) -> str:
-    """In what a parent is another network than that of ``row``; empty if in nothing."""
+    """How a parent differs from that of ``row``, by either kind of shortcut; empty where it does not."""
     try:
-        architecture = Architecture.from_dict(parent["architecture"])
+        architecture = Architecture.from_dict(dict(parent.architecture or {}))
     except (ValueError, KeyError, TypeError):
         return "an architecture that is none of the paper's"
-    differ = [key for key in SAME if getattr(architecture, key) != getattr(row.parent, key)]
-    said = [f"{key}={getattr(architecture, key)} (in the paper {getattr(row.parent, key)})" for key in differ]
+    values = {key: (getattr(architecture, key), getattr(row.parent, key)) for key in SAME}
+    differences = [f"{key}={own} (in the paper {paper})" for key, (own, paper) in values.items() if own != paper]
     if split_activation(architecture.activation) != ("relu", False):
-        said.append(f"activation={architecture.activation} (in the paper relu)")
-    return ", ".join(said)
+        differences.append(f"activation={architecture.activation} (in the paper relu)")
+    return ", ".join(differences)
 
 
-def _each_once(found: dict[tuple[str, str], list[Measured]]) -> list[list[Measured]]:
-    """Networks that several experiments share, such as a parent or the child of a first phase, are one line."""
-    kept: dict[tuple[Any, ...], list[Measured]] = {}
-    for group in found.values():
-        networks = tuple(sorted(str(m.record.get("lineage", {}).get("network")) for m in group))
-        kept.setdefault(networks, group)
-    whole = [set(networks) for networks in kept]
-    return [group for networks, group in kept.items() if not any(set(networks) < other for other in whole)]
+def _without_repeats(measured: dict[tuple[str, str], dict[int, Measured]]) -> list[dict[int, Measured]]:
+    """Networks that several experiments share, such as a parent or the child of a first phase, only once."""
+    groups: dict[frozenset[str], dict[int, Measured]] = {}
+    for seeds in measured.values():
+        groups.setdefault(frozenset(value.record.lineage.network for value in seeds.values()), seeds)
+    return [seeds for networks, seeds in groups.items() if not any(networks < other for other in groups)]
 
 
 def _measured(run: Run, record: Record, row: PaperRow, views: int) -> Measured | None:
-    if record["role"] == "control" or TABLES.get(record["data"]["name"]) != row.table:
+    if record.role == "control" or TABLES.get(record.data.name) != row.table:
         return None
     chain = run.chain(record)
-    specs = tuple(r.get("morph") for r in chain[1:])
-    if specs != ((*row.via, row.spec) if row.spec is not None else ()) or not _is_papers(chain[0], row):
+    specs = tuple(phase.morph for phase in chain[1:])
+    if specs != ((*row.via, row.spec) if row.spec is not None else ()) or _differences(chain[0], row):
         return None
-    errors = [_error(r, views) for r in (record, chain[0])]
-    if errors[0] is None:
-        return None
-    return Measured(run.seed, errors[0], errors[1] if row.spec is not None else None, record)
-
-
-def _is_papers(parent: Record, row: PaperRow) -> bool:
-    """Whether a parent is the network the row starts from, by either kind of shortcut."""
-    return not _differences(parent, row)
+    error = _error(record, views)
+    parent_error = None if row.spec is None else _error(chain[0], views)
+    return None if error is None else Measured(run.seed, error, parent_error, record)
 
 
 def _error(record: Record, views: int) -> float | None:
     if views == 1:
-        return float(record["error"])
-    over = record.get("views")
-    return float(over["error"]) if over and over.get("count") == views else None
+        return record.error
+    return record.views.error if record.views is not None and record.views.count == views else None
 
 
 # --- children beside their controls ---
 
 
 @dataclass(frozen=True)
-class ControlLine:
-    """A child, or one of its controls, over the seeds of one experiment.
+class ControlLine(Row):
+    """A child, or one of its controls.
 
     Attributes:
-        child: the label of the child, of a control the one it stands beside.
-        records: one for each seed, in their order.
-        parent_macs: multiply-accumulates of the parent; None if its record is not there.
-        differences: of a control, its error minus the child's, for every seed that has both; empty for the child.
-        pairs: of a control, the child and itself image by image, for the same seeds as ``differences``; None where one
-            of them keeps no predictions.
+        child: the label of the child, or for a control of the child it is compared with.
+        differences: a control's error minus the child's, for every seed that has both; empty for the child.
+        pairs: the child and a control image by image, for the same seeds as ``differences``; None where one of them
+            keeps no predictions.
     """
 
-    experiment: str
     child: str
-    label: str
-    records: tuple[Record, ...]
-    differences: tuple[float, ...]
-    parent_macs: int | None
+    differences: tuple[float, ...] = ()
     pairs: tuple[Paired | None, ...] = ()
-
-    @property
-    def record(self) -> Record:
-        """Of the first seed; all seeds share what is no measurement."""
-        return self.records[0]
-
-    @property
-    def errors(self) -> list[float]:
-        return [float(record["error"]) for record in self.records]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [int(record["seed"]) for record in self.records]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -316,31 +258,31 @@ class ControlLine:
 def control_lines(runs: Sequence[Run]) -> list[ControlLine]:
     """Every child that has controls, of every experiment, each followed by its controls.
 
-    A control counts where the record of its child is there. Beside records with a ``file`` their predictions are read.
+    A control counts where its run has the record of its child. Predictions beside the records are read.
 
     Raises:
-        ValueError: those of one are damaged.
+        ValueError: the predictions of one are damaged.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         groups.setdefault(run.key, []).append(run)
     lines = []
     for group in groups.values():
-        for index in sorted({int(child["index"]) for run in group for child in run.children()}):
-            children = {run.seed: child for run in group if (child := run.child(index)) is not None}
+        phases = [record for run in group for record in run.phases.values()]
+        cost = next((record.macs for record in phases if record.role == "parent"), None)
+        for index in sorted({record.index for record in phases if record.role == "child"}):
+            children = {record.seed: record for record in phases if (record.role, record.index) == ("child", index)}
             controls: dict[tuple[int, str], list[Record]] = {}
-            for run in group:
-                for control in run.controls_of(index) if run.seed in children else []:
-                    controls.setdefault((control["index"], control["phase"]), []).append(control)
+            for record in phases:
+                if record.beside == index and record.seed in children:
+                    controls.setdefault((record.index, record.phase), []).append(record)
             if not controls:
                 continue
-            first = next(iter(children.values()))
-            experiment, name = first["experiment"], first["label"]
-            cost = next((macs for run in group if (macs := run.parent_macs()) is not None), None)
-            lines.append(ControlLine(experiment, name, name, tuple(children.values()), (), cost))
+            name = next(iter(children.values())).label
+            lines.append(ControlLine(list(children.values()), name, cost, name))
             for _, same in sorted(controls.items()):
-                pairs = [(control, children[control["seed"]]) for control in same]
-                differences = tuple(float(control["error"]) - float(child["error"]) for control, child in pairs)
+                pairs = [(control, children[control.seed]) for control in same]
+                differences = tuple(control.error - child.error for control, child in pairs)
                 images = tuple(compare_outcomes(child, control) for control, child in pairs)
-                lines.append(ControlLine(experiment, name, same[0]["label"], tuple(same), differences, cost, images))
+                lines.append(ControlLine(same, same[0].label, cost, name, differences, images))
     return lines

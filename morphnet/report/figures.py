@@ -11,28 +11,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from morphnet.report.comparison import PaperLine, Record, Run, kind_of
+from morphnet.report.comparison import PaperLine, Run
+from morphnet.report.record import Record
 from morphnet.report.table import Row
 
-#: Errors of the literature that a figure shows as lines, by table: what the paper compares itself with.
+#: Errors of the literature that the paper compares itself with, by table; lines in a figure.
 LITERATURE = {1: (("ResNet-110", 0.0661), ("ResNet-164", 0.0546))}
 TITLES = {1: "CIFAR-10", 2: "CIFAR-100", 3: "ImageNet, top-1"}
 PAPER, OURS, CHILD, GRAY = "#6b7280", "#c2410c", "#1d4ed8", "#404040"
-#: Of the roles, where a figure shows networks as points.
+#: Marks of networks as points, by role.
 MARKS = {"parent": "s", "child": "o", "control": "x"}
-#: Errors that differ by more than this factor are drawn on a logarithmic axis.
+#: Errors that differ by more than this factor have a logarithmic axis.
 LOGARITHMIC = 5.0
-#: Of experiments, in the order they are drawn.
+#: Colours of experiments, in the order they are drawn.
 RUNS = (CHILD, "#15803d", "#7e22ce", OURS, "#0e7490", "#be185d", "#4d7c0f")
-#: Of the controls, in the order they are drawn.
+#: Colours of controls, in the order they are drawn.
 CONTROLS = ("#15803d", "#a16207", "#7e22ce", "#0e7490", "#be185d", "#4d7c0f")
 
 
 def draw_cost(lines: Sequence[PaperLine]) -> Figure:
     """Error against multiply-accumulates (Fig. 5): the paper's rows hollow, measured ones filled with their deviation.
 
-    Dashed lines lead from each parent to its children. Args: the lines of one table, of which those over one view are
-    drawn.
+    Dashed lines lead from each parent to its children.
+
+    Args:
+        lines: of one table; only those over one view are drawn.
     """
     lines = [line for line in lines if line.views == 1]
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -41,15 +44,15 @@ def draw_cost(lines: Sequence[PaperLine]) -> Figure:
     shown = False
     for line in lines:
         parent = parents[line.row.depth]
-        here, there = _point(line), _point(parent)
+        point, start = _point(line), _point(parent)
         if line.row.spec is not None:
             _link(axes, (parent.row.flop, 100 * parent.paper_error), (line.row.flop, 100 * line.paper_error), PAPER)
-            if here and there:
-                _link(axes, there, here, OURS)
+            if point and start:
+                _link(axes, start, point, OURS)
         axes.plot(line.row.flop, 100 * line.paper_error, "o", mfc="white", mec=PAPER, ms=6)
-        if here:
+        if point:
             spread = 100 * statistics.stdev(line.errors) if len(line.errors) > 1 else None
-            axes.errorbar(*here, yerr=spread, fmt="o", color=OURS, ms=5, capsize=2, lw=1)
+            axes.errorbar(*point, yerr=spread, fmt="o", color=OURS, ms=5, capsize=2, lw=1)
             shown = True
         if line.row.spec is None:
             place = (line.row.flop, 100 * line.paper_error)
@@ -76,8 +79,8 @@ def draw_cost(lines: Sequence[PaperLine]) -> Figure:
 def draw_curves(runs: Sequence[Run]) -> Figure:
     """Error over the iterations of training (Fig. 6) of one experiment: parent, children, and every control.
 
-    Each seed is a thin line; phases follow each other on the axis, a control from where its own parent ended. A child
-    begins at each dotted line. Errors that differ many times over stand on a logarithmic axis.
+    Each seed is a thin line; a phase begins on the axis where its source ended, children at dotted lines. The axis of
+    errors that differ many times over is logarithmic.
     """
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -89,8 +92,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
             points = _curve(run, record)
             if not points:
                 continue
-            control = record["role"] == "control"
-            kind, style = (kind_of(record), "--") if control else (str(record["role"]), "-")
+            kind, style = (record.label, "--") if record.role == "control" else (record.role, "-")
             if kind not in labels:
                 labels[kind] = {"parent": GRAY, "child": CHILD}.get(kind) or next(colours)
                 axes.plot([], [], style, color=labels[kind], label=_legend(run, kind))
@@ -111,34 +113,33 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
 
 def _starts(runs: Sequence[Run]) -> list[int]:
     """The iterations at which children begin."""
-    found = {sum(int(r["steps"]) for r in run.chain(child)[:-1]) for run in runs for child in run.children()}
-    return sorted(found)
+    return sorted({run.iterations_before(child) for run in runs for child in run.children()})
 
 
 def draw_rows(rows: Sequence[Row]) -> Figure:
     """Error against multiply-accumulates of every row of a table, with its deviation over seeds.
 
-    A parent is a square, a child a circle, a control a cross. Each experiment has its colour, or where there is one
-    alone each kind of control. Parents and children have their names beside them, where there is room.
+    A parent is a square, a child a circle, a control a cross. Each experiment has its colour; if there is only one,
+    each kind of control. Parents and children have their names beside them, where there is room.
     """
     figure = Figure(figsize=(6.8, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    runs = list(dict.fromkeys((row.experiment, row.settings) for row in rows))
+    runs = list(dict.fromkeys((row.first.experiment, row.first.variation) for row in rows))
     single = len(runs) == 1
     keys = [_colour_key(row, single) for row in rows]
     colours = dict(zip(dict.fromkeys(keys), itertools.cycle(RUNS), strict=False))
     for row, key in zip(rows, keys, strict=True):
-        spread = None if row.error_deviation is None else 100 * row.error_deviation
-        place = (row.macs / 1e6, 100 * row.error_mean)
-        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.role], color=colours[key], ms=5, capsize=2, lw=1)
+        spread = 100 * statistics.stdev(row.errors) if len(row.errors) > 1 else None
+        place = _place(row)
+        axes.errorbar(*place, yerr=spread, fmt=MARKS[row.first.role], color=colours[key], ms=5, capsize=2, lw=1)
     axes.margins(x=0.25, y=0.12)
-    _name_points(axes, [row for row in rows if row.role != "control"])
+    _name_points(axes, [row for row in rows if row.first.role != "control"])
     shown = dict(zip(keys, rows, strict=True))
     for role, mark in MARKS.items():
-        if any(row.role == role for row in rows) and not (single and role == "control"):
+        if any(row.first.role == role for row in rows) and not (single and role == "control"):
             axes.plot([], [], mark, color=GRAY, label=role)
     for key, row in shown.items():
-        if not single or row.role == "control":
+        if not single or row.first.role == "control":
             axes.plot([], [], MARKS["control"] if single else "-", color=colours[key], label=plain(key))
     axes.set(xlabel="FLOP (million multiply-accumulates)", ylabel="error (%)", title="Error against cost")
     _finish(axes)
@@ -146,10 +147,10 @@ def draw_rows(rows: Sequence[Row]) -> Figure:
 
 
 def _colour_key(row: Row, single: bool) -> str:
-    """What a colour of :func:`draw_rows` stands for."""
+    """The meaning of the colour of a row in :func:`draw_rows`."""
     if single:
-        return row.network.split(", phase ")[0] if row.role == "control" else row.role
-    return row.experiment + (f" ({row.settings})" if row.settings else "")
+        return row.first.label if row.first.role == "control" else row.first.role
+    return row.first.experiment + (f" ({row.first.variation})" if row.first.variation else "")
 
 
 def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
@@ -157,40 +158,38 @@ def _name_points(axes: Axes, rows: Sequence[Row]) -> None:
     taken: list[tuple[float, float]] = []
     to_axes = axes.transData + axes.transAxes.inverted()
     axes.autoscale_view()
-    for row in sorted(rows, key=lambda row: list(MARKS).index(row.role)):
-        place = (row.macs / 1e6, 100 * row.error_mean)
+    for row in sorted(rows, key=lambda row: list(MARKS).index(row.first.role)):
+        place = _place(row)
         x, y = to_axes.transform(place)
-        if all(abs(y - other) > 0.045 or abs(x - beside) > 0.3 for beside, other in taken):
+        if all(abs(y - other) > 0.045 or abs(x - across) > 0.3 for across, other in taken):
             axes.annotate(plain(row.network), place, xytext=(6, 3), textcoords="offset points", fontsize=7, color=GRAY)
             taken.append((x, y))
 
 
+def _place(row: Row) -> tuple[float, float]:
+    return row.first.macs / 1e6, 100 * statistics.fmean(row.errors)
+
+
 def _legend(run: Run, kind: str) -> str:
-    children = " → ".join(child["label"] for child in run.children())
+    children = " → ".join(child.label for child in run.children())
     return plain(f"child ({children})" if kind == "child" else kind)
 
 
 def plain(text: str) -> str:
-    """``text`` as a figure shows it as it stands: two dollar signs would make a formula of it."""
+    """``text`` for a figure, where two dollar signs would make a formula."""
     return text.replace("$", r"\$")
 
 
 def _curve(run: Run, record: Record) -> list[tuple[int, float]]:
-    """(iteration, error in per cent) of every evaluation of a phase, iterations counted from its first parent on."""
-    before = sum(int(r["steps"]) for r in run.chain(record)[:-1])
-    count = record["data"].get("images")
-    found = []
-    for entry in record.get("history") or []:
-        images, errors = entry.get("images", count), entry.get("errors", entry.get("test_errors"))
-        if images and errors is not None:
-            found.append((before + int(entry["step"]), 100 * errors / images))
-    return found
+    """(iteration, error in per cent) of every evaluation of a phase, with iterations counted from the first parent."""
+    before = run.iterations_before(record)
+    return [(before + entry["step"], 100 * entry["errors"] / entry["images"]) for entry in record.history]
 
 
 def _point(line: PaperLine) -> tuple[float, float] | None:
     if not line.runs:
         return None
-    return line.runs[0].record["macs"] / 1e6, 100 * statistics.fmean(line.errors)
+    return line.runs[0].record.macs / 1e6, 100 * statistics.fmean(line.errors)
 
 
 def _link(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from morphnet.graph import Edge
 
-#: Inches of one panel, and of what stands above it.
+#: Inches of one panel, and of its title.
 PANEL, HEAD = 1.5, 0.38
 COLUMNS = 8
 

@@ -1,30 +1,24 @@
-"""What happened in the first steps of phases, from their ``watch.csv``: one table, one figure."""
+"""The first steps of phases, from their ``watch.csv``: one table, one figure."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from morphnet.report.figures import plain
-from morphnet.report.record import WATCH_FILE
-from morphnet.report.table import WRITERS, Format, to_csv
+from morphnet.report.record import WATCH_FILE, Record
+from morphnet.report.table import Table, make_table, per_cent
 
-HEADER = (
-    "experiment", "network", "seed", "watched steps", "error %", "at start %",
-    "training error % of the watched, first tenth", "last tenth",
-    "slopes in modules", "slopes elsewhere", "new weights moved", "kept weights moved", "growth of modules",
-)  # fmt: skip
-#: Of ``watch.csv``, those that are read here.
-COLUMNS = ("step", "loss", "error", "slopes_in_modules", "slopes_elsewhere", "moved_new", "moved_kept", "growth")
-#: What the figure shows of each run: column, title, factor.
+#: The columns of ``watch.csv`` that are read here.
+LAST = ("slopes_in_modules", "slopes_elsewhere", "moved_new", "moved_kept", "growth")
+COLUMNS = ("step", "loss", "error", *LAST)
+#: The panels of the figure: column, title, factor.
 PANELS = (
     ("loss", "training loss", 1.0),
     ("error", "training error (%)", 100.0),
@@ -60,13 +54,13 @@ class FirstSteps:
         return self.columns[column][-1]
 
 
-def read_first_steps(record: dict[str, Any], path: Path) -> FirstSteps | None:
-    """The watched steps of the phase whose record lies at ``path``; None if there are none.
+def read_first_steps(record: Record, network: str) -> FirstSteps | None:
+    """The watched steps of the phase of ``record``, which tables call ``network``; None if it was not watched.
 
     Raises:
         ValueError: the file beside the record is damaged.
     """
-    file = path.with_name(WATCH_FILE)
+    file = record.file.with_name(WATCH_FILE)
     if not file.is_file():
         return None
     try:
@@ -78,35 +72,26 @@ def read_first_steps(record: dict[str, Any], path: Path) -> FirstSteps | None:
             raise ValueError(f"no column {missing[0]}")
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    known = ("experiment", "seed", "steps", "error", "start_error")
-    return FirstSteps(network=record["label"], columns=columns, **{key: record[key] for key in known})
+    return FirstSteps(record.experiment, network, record.seed, record.steps, record.error, record.start_error, columns)
 
 
-def format_first_steps(found: Sequence[FirstSteps], format: Format = "text") -> str:
-    """One line for each phase: its errors, and where slopes, weights and modules stand at the last watched step."""
-    if format in ("json", "csv"):
-        values = [_values(f) for f in found]
-        if format == "json":
-            return json.dumps(values, indent=1)
-        return to_csv([list(values[0]), *([str("" if v is None else v) for v in row.values()] for row in values)])
-    return WRITERS[format](*first_steps_columns(found))
+def first_steps_table(phases: Sequence[FirstSteps]) -> Table:
+    """One line for each phase: its errors, and slopes, weights and modules at the last watched step."""
+    return make_table(phases, _TABLE_COLUMNS, _values)
 
 
-def first_steps_columns(found: Sequence[FirstSteps]) -> tuple[Sequence[str], list[list[str]]]:
-    """Header and cells as a person reads them."""
-    return HEADER, [_cells(f) for f in found]
-
-
-def draw_first_steps(found: Sequence[FirstSteps]) -> Figure:
+def draw_first_steps(phases: Sequence[FirstSteps]) -> Figure:
     """Loss, training error, slopes and growth over the first steps, a line for each phase."""
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     colours = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
     for axes, (column, title, factor) in zip(panels.flat, PANELS, strict=True):
-        for i, one in enumerate(found):
-            points = [(s, factor * v) for s, v in zip(one.columns["step"], one.columns[column], strict=True) if v == v]
+        for i, phase in enumerate(phases):
+            values = zip(phase.columns["step"], phase.columns[column], strict=True)
+            points = [(step, factor * value) for step, value in values if not math.isnan(value)]
             if points:
-                name = plain(f"{one.experiment}: {one.network}" + (f", seed {one.seed}" if one.seed else ""))
+                seed = f", seed {phase.seed}" if phase.seed else ""
+                name = plain(f"{phase.experiment}: {phase.network}{seed}")
                 style = "--" if i >= 10 else "-"
                 axes.plot(*zip(*points, strict=True), style, color=colours[2 * i % 20], lw=1.2, label=name)
         axes.set_title(title, fontsize=9)
@@ -122,33 +107,36 @@ def draw_first_steps(found: Sequence[FirstSteps]) -> Figure:
     return figure
 
 
-def _values(found: FirstSteps) -> dict[str, Any]:
-    known = {k: v for k, v in asdict(found).items() if k != "columns"}
+def _values(phase: FirstSteps) -> dict[str, Any]:
     measured = {
-        "train_error_first_tenth": found.mean("error", 0, 0.1),
-        "train_error_last_tenth": found.mean("error", 0.9, 1),
-        **{
-            name: found.last(name)
-            for name in ("slopes_in_modules", "slopes_elsewhere", "moved_new", "moved_kept", "growth")
-        },
+        "train_error_first_tenth": phase.mean("error", 0, 0.1),
+        "train_error_last_tenth": phase.mean("error", 0.9, 1),
+        **{name: phase.last(name) for name in LAST},
     }
-    return {**known, **{k: None if math.isnan(v) else v for k, v in measured.items()}}
+    known = {key: value for key, value in asdict(phase).items() if key != "columns"}
+    return known | {key: None if math.isnan(value) else value for key, value in measured.items()}
 
 
-def _cells(found: FirstSteps) -> list[str]:
-    values = _values(found)
+def _last(name: str) -> Callable[[FirstSteps], str]:
+    return lambda phase: "" if math.isnan(phase.last(name)) else f"{phase.last(name):.3f}"
 
-    def number(key: str, factor: float = 1.0, digits: int = 3) -> str:
-        return "" if values[key] is None else f"{factor * values[key]:.{digits}f}"
 
-    return [
-        found.experiment,
-        found.network,
-        str(found.seed),
-        f"{found.columns['step'][-1]:,.0f} of {found.steps:,}",
-        number("error", 100, 2),
-        number("start_error", 100, 2),
-        number("train_error_first_tenth", 100, 2),
-        number("train_error_last_tenth", 100, 2),
-        *(number(key) for key in ("slopes_in_modules", "slopes_elsewhere", "moved_new", "moved_kept", "growth")),
-    ]
+def _mean_error(first: float, last: float) -> Callable[[FirstSteps], str]:
+    return lambda phase: "" if math.isnan(mean := phase.mean("error", first, last)) else per_cent(mean)
+
+
+_TABLE_COLUMNS: dict[str, Callable[[FirstSteps], str]] = {
+    "experiment": lambda phase: phase.experiment,
+    "network": lambda phase: phase.network,
+    "seed": lambda phase: str(phase.seed),
+    "watched steps": lambda phase: f"{phase.last('step'):,.0f} of {phase.steps:,}",
+    "error %": lambda phase: per_cent(phase.error),
+    "at start %": lambda phase: per_cent(phase.start_error),
+    "training error % of the watched, first tenth": _mean_error(0, 0.1),
+    "last tenth": _mean_error(0.9, 1),
+    "slopes in modules": _last("slopes_in_modules"),
+    "slopes elsewhere": _last("slopes_elsewhere"),
+    "new weights moved": _last("moved_new"),
+    "kept weights moved": _last("moved_kept"),
+    "growth of modules": _last("growth"),
+}

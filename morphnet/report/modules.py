@@ -14,7 +14,7 @@ from morphnet.spec import parse_spec, spec_graph
 
 
 def draw_morph(report: dict[str, Any], columns: int = 4) -> Figure | None:
-    """The module of the first layer of each kind that was morphed, and what it was; ``columns`` pictures in a row."""
+    """The first module of each kind before and after the morph, ``columns`` pictures in a row; None without modules."""
     kinds: dict[str, tuple[ModuleGraph, ModuleGraph, int, int]] = {}
     for layer in report["layers"]:
         module = layer.get("module")
@@ -36,7 +36,7 @@ def draw_morph(report: dict[str, Any], columns: int = 4) -> Figure | None:
 
 
 def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """How far parent and child differ: what was compared, and what was found."""
+    """How far parent and child differ, by what was compared."""
     proof, lines = report["proof"], []
     for key, label in (
         ("exactness", "in float64, before the cast"),
@@ -44,15 +44,15 @@ def proof_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("own_dtype", "in its own precision"),
     ):
         if proof.get(key):
-            found = proof[key]
-            few = "the first " if found["images"] < (proof.get("own_dtype") or found)["images"] else ""
-            differ = f"{found['flips']} of {few}{found['images']} images change their class"
+            part = proof[key]
+            few = "the first " if part["images"] < (proof.get("own_dtype") or part)["images"] else ""
+            differ = f"{part['flips']} of {few}{part['images']} images change their class"
             noise = proof.get("noise_floor")
             alone = f" (rounding of the parent alone: {noise:.1e})" if key == "own_dtype" and noise is not None else ""
-            lines.append((label, f"{found['relative']:.1e} of the largest logit{alone}; {differ}"))
+            lines.append((label, f"{part['relative']:.1e} of the largest logit{alone}; {differ}"))
     training = proof.get("training")
     if training:
-        unjudged = "" if training.get("judged", True) else f" ({training.get('unjudged', 'not judged')})"
+        unjudged = "" if training["judged"] else f" ({training['unjudged']})"
         by = noise_in_words(training["ratio"], training["difference"], training["size"])
         lines.append(("with batch statistics", f"logits differ by {by}{unjudged}"))
     return lines
@@ -67,4 +67,4 @@ def morph_in_words(report: dict[str, Any]) -> str:
     lines += [(layer["name"], f"{layer['change']}, residual {layer['residual']:.1e}") for layer in report["layers"]]
     width = max(len(label) for label, _ in lines)
     head = f"{report['spec']}, bn={report['bn']}, padding={report['padding']}: {verdict}"
-    return "\n".join([head, *(f"{label:<{width}}  {found}" for label, found in lines)])
+    return "\n".join([head, *(f"{label:<{width}}  {text}" for label, text in lines)])

@@ -1,4 +1,4 @@
-"""What a network said of every image: files beside a record, and what two such files say of two networks.
+"""The predictions of a network for every image: files beside a record, and two networks compared by them.
 
 A file is a list of classes (``.npy``), one for each image that errors are counted on, in the data set's order.
 """
@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,34 +20,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from morphnet.data import ImageData
+    from morphnet.report.record import Record
     from morphnet.train import Evaluation
 
 #: Of the last evaluation of a phase.
 PREDICTIONS = "predictions.npy"
 #: The true classes.
 LABELS = "labels.npy"
-#: What a phase leaves: the third where errors were counted over ten views as well.
+#: The files of a phase; it has the third where errors were also counted over ten views.
 FILES = (PREDICTIONS, LABELS, "predictions_10_views.npy")
 
 
 def over_views(path: Path, views: int) -> Path:
-    """Where the classes over ``views`` views of each image stand, of which ``path`` has those over one."""
+    """The file of predictions over ``views`` views of each image; ``path`` has those over one."""
     return path.with_stem(f"{path.stem}_{views}_views")
 
 
-def write_classes(path: Path, found: Tensor, classes: int) -> str:
-    """Writes ``found`` and returns the sha256 of the file.
+def write_classes(path: Path, predictions: Tensor, classes: int) -> str:
+    """Writes ``predictions`` and returns the sha256 of the file.
 
     Args:
-        found: whole numbers of shape ``(N,)`` on the CPU, below 0 for images that cannot be read; the file has the
-            largest value of its type for them.
+        predictions: whole numbers of shape ``(N,)`` on the CPU, below 0 for unreadable images, which the file has
+            as the largest value of its type.
         classes: how many there are; up to 255 are written as uint8, more as uint16.
 
     Raises:
         OSError: it cannot be written, with the file named.
     """
     kind = np.min_scalar_type(classes)
-    values = np.asarray(found)
+    values = np.asarray(predictions)
     buffer = io.BytesIO()
     np.save(buffer, np.where(values < 0, np.iinfo(kind).max, values).astype(kind), allow_pickle=False)
     write_whole(path, buffer.getvalue())
@@ -55,9 +56,9 @@ def write_classes(path: Path, found: Tensor, classes: int) -> str:
 
 
 def write_outcomes(folder: Path, data: ImageData, final: Evaluation, views: Evaluation | None) -> dict[str, str] | None:
-    """Writes the files of a phase into ``folder``; returns the sha256 of each by its name, for the record.
+    """Writes the files of a phase into ``folder``; returns the sha256 of each by its name.
 
-    None where there are no predictions: of a phase that an earlier version evaluated the last time.
+    None where the last evaluation kept no predictions.
 
     Args:
         final: the last evaluation on ``data``; ``views`` that over ten views, if there is one.
@@ -67,24 +68,24 @@ def write_outcomes(folder: Path, data: ImageData, final: Evaluation, views: Eval
     """
     if final.predictions is None:
         return None
-    found = {PREDICTIONS: final.predictions, LABELS: data.test.labels.cpu()}
+    kept = {PREDICTIONS: final.predictions, LABELS: data.test.labels.cpu()}
     if views is not None and views.predictions is not None:
-        found[over_views(Path(PREDICTIONS), data.views).name] = views.predictions
-    return {name: write_classes(folder / name, values, data.classes) for name, values in found.items()}
+        kept[over_views(Path(PREDICTIONS), data.views).name] = views.predictions
+    return {name: write_classes(folder / name, values, data.classes) for name, values in kept.items()}
 
 
-def damaged_outcomes(record: Mapping[str, Any], folder: Path) -> list[str]:
-    """Every file that ``record`` names and that is not in ``folder`` as it was written, in words."""
-    found = []
-    for name, digest in (record.get("outcomes") or {}).items():
+def damaged_outcomes(outcomes: Mapping[str, str] | None, folder: Path) -> list[str]:
+    """Every file of ``outcomes`` (sha256 by name) that ``folder`` does not hold as it was written, in words."""
+    problems = []
+    for name, digest in (outcomes or {}).items():
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
-            found.append(f"{name} beside it cannot be read ({error.strerror})")
+            problems.append(f"{name} beside it cannot be read ({error.strerror})")
         else:
             if hashlib.sha256(content).hexdigest() != digest:
-                found.append(f"{name} beside it is not the file it was written with")
-    return found
+                problems.append(f"{name} beside it is not the file it was written with")
+    return problems
 
 
 # --- two networks on the same images ---
@@ -121,16 +122,16 @@ class Paired:
         return self.both / either if either else None
 
 
-def compare_outcomes(child: Mapping[str, Any], control: Mapping[str, Any]) -> Paired | None:
-    """Two records with their ``file``, image by image; None where one has no outcomes, or they are of other images.
+def compare_outcomes(child: Record, control: Record) -> Paired | None:
+    """Two networks image by image; None where one has no outcomes, or they are of other images.
 
     Raises:
-        ValueError: a file beside them is no list of classes.
+        ValueError: a file beside a record is not a list of classes.
     """
-    if not (child.get("outcomes") and control.get("outcomes")):
+    if not (child.outcomes and control.outcomes):
         return None
-    labels, wrong, read = _read(child["file"].parent)
-    labels_of_control, wrong_of_control, read_of_control = _read(control["file"].parent)
+    labels, wrong, read = _read(child.file.parent)
+    labels_of_control, wrong_of_control, read_of_control = _read(control.file.parent)
     if not np.array_equal(labels, labels_of_control):
         return None
     wrong, wrong_of_control = (w & read & read_of_control for w in (wrong, wrong_of_control))
@@ -139,10 +140,10 @@ def compare_outcomes(child: Mapping[str, Any], control: Mapping[str, Any]) -> Pa
 
 
 def mcnemar(pairs: Sequence[Paired]) -> float | None:
-    """McNemar's test, exact and two-sided: whether images that one network alone gets wrong are as many either way.
+    """McNemar's test, exact and two-sided: whether either network alone gets equally many images wrong.
 
-    Over several pairs (seeds) an image counts once, for the network that gets it wrong in more of them, since the
-    same image is no new one with another seed. None where there is no pair, or they are of other images.
+    Over several pairs (seeds) an image counts once, for the network that gets it wrong in more of them: it is the same
+    image with every seed. None where there is no pair, or the pairs are of other images.
 
     Source: McNemar, Psychometrika 12 (1947); a sign test over images.
     """
@@ -165,9 +166,9 @@ def _read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _classes(path: Path) -> np.ndarray:
     try:
-        found = np.load(path, allow_pickle=False)
+        classes = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no list of classes: {error}") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind != "u":
-        raise ValueError(f"{path} is no list of classes: unsigned whole numbers of shape (N,) are needed")
-    return found
+        raise ValueError(f"{path} is not a list of classes: {error}") from error
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1 or classes.dtype.kind != "u":
+        raise ValueError(f"{path} is not a list of classes: unsigned whole numbers of shape (N,) are needed")
+    return classes

@@ -18,7 +18,7 @@ class PaperRow:
     Attributes:
         table: 1 (CIFAR-10), 2 (CIFAR-100) or 3 (ImageNet).
         depth: layers of the parent.
-        spec: what it was morphed to at last; None for the parent itself.
+        spec: of the last morph; None for the parent itself.
         via: the specs of the intermediate phases, in order.
         error: as a fraction; on ImageNet top-1, 1-view.
         error_ten_views: the same over ten views, in Table 3 alone.
@@ -83,7 +83,7 @@ PAPER = (
 
 @dataclass(frozen=True)
 class CountedRow:
-    """A row of the paper beside what its network costs: multiply-accumulates, and their ratio to the parent's.
+    """A row of the paper with the cost of its network: multiply-accumulates, and their ratio to the parent's.
 
     ``difference`` is counted - printed, in millions; below half of the last printed digit the two agree.
     """
@@ -104,12 +104,12 @@ class CountedRow:
 def count_rows() -> tuple[CountedRow, ...]:
     """Every row of the paper, counted on the real network, once in a process."""
     counted: dict[tuple[int, int, str | None], int] = {}
-    found = []
+    rows = []
     for row in PAPER:
         key = (row.table, row.depth, row.spec)
         if key not in counted:
             counted[key] = count_macs(bare(row.network), row.input_size)
         macs = counted[key]
         parent = counted[(row.table, row.depth, None)]
-        found.append(CountedRow(row, macs, macs / parent, macs / 1e6 - row.flop))
-    return tuple(found)
+        rows.append(CountedRow(row, macs, macs / parent, macs / 1e6 - row.flop))
+    return tuple(rows)

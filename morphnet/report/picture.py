@@ -8,7 +8,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,67 +75,70 @@ class _Layout:
         return (min(xs) - MARGIN, max(xs) + MARGIN, min(ys) - MARGIN, max(ys) + MARGIN)
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """One drawing of a module; the edges ``marked`` stand out."""
+
+    graph: ModuleGraph
+    layout: _Layout
+    box: Box
+    widths: Mapping[str, int]
+    title: str
+    marked: Collection[Edge] = ()
+
+
 def draw_module(axes: Axes, graph: ModuleGraph, widths: Mapping[str, int] | None = None, title: str = "") -> None:
     """Draws ``graph`` from left to right: vertices with their widths, convolutions with their kernels.
 
     Args:
-        axes: emptied; an inch of the drawing is a unit of the data.
+        axes: emptied; a unit of the data is an inch.
         widths: of every vertex, from :meth:`ModuleGraph.widths`.
     """
     layout = _lay_out(graph)
-    _draw(axes, graph, layout, layout.box(), widths or {}, title, ())
+    _draw(axes, _Panel(graph, layout, layout.box(), widths or {}, title))
 
 
 def draw_modules(panels: Sequence[tuple[ModuleGraph, Mapping[str, int], str]], columns: int = 4) -> Figure:
     """Modules, each with the widths of its vertices and a title; at most ``columns`` in a row."""
-    layouts = [_lay_out(graph) for graph, _, _ in panels]
-    boxes = [layout.box() for layout in layouts]
-    width = max(max(box[1] - box[0] for box in boxes), 2.6)
-    height = max(box[3] - box[2] for box in boxes) + TITLE
-    boxes = [_widened(box, width, height - TITLE) for box in boxes]  # the same scale for all
-    columns = min(len(panels), columns)
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(columns * width, rows * height))
-    for i, ((graph, widths, title), layout, box) in enumerate(zip(panels, layouts, boxes, strict=True)):
-        row, column = divmod(i, columns)
-        inner = (height - TITLE) / height
-        axes = figure.add_axes((column / columns, 1 - (row + 1) / rows, 1 / columns, inner / rows), label=f"panel {i}")
-        _draw(axes, graph, layout, box, widths, title, ())
-    return figure
-
-
-def _widened(box: Box, width: float, height: float) -> Box:
-    """``box`` about its middle, of another size."""
-    x, y = (box[0] + box[1]) / 2, (box[2] + box[3]) / 2
-    return (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
+    drawn = []
+    for graph, widths, title in panels:
+        layout = _lay_out(graph)
+        drawn.append(_Panel(graph, layout, layout.box(), widths, title))
+    return _draw_panels(drawn, columns)
 
 
 def draw_reduction(reduction: Reduction, widths: Mapping[str, int]) -> Figure:
     """One panel for the module and one for every reverse step of Algorithm 1, down to the irreducible graph.
 
-    The edge that a step made is marked; everything else stays where it was.
+    The edge that a step made is marked; everything else keeps its place.
     """
     layout = _lay_out(reduction.module)
     box = layout.box()
     size = f"edges: {len(reduction.module.edges)}, paths from s to t: {reduction.module.count_paths():,}"
-    panels: list[tuple[ModuleGraph, _Layout, str, tuple[Edge, ...]]] = [
-        (reduction.module, layout, f"the module\n{size}", ())
-    ]
+    panels = [_Panel(reduction.module, layout, box, widths, f"the module\n{size}")]
     for step in reversed(reduction.steps):
         layout = layout.before(step)
-        panels.append((step.graph, layout, f"TYPE-{step.kind}: {step.formula}\n{_explanation(step)}", (step.edge,)))
+        title = f"TYPE-{step.kind}: {step.formula}\n{_explanation(step)}"
+        panels.append(_Panel(step.graph, layout, box, widths, title, (step.edge,)))
     end = "one convolution is left: simple morphable" if reduction.is_simple_morphable else "complex: no further step"
-    graph, places, title, marked = panels[-1]
-    panels[-1] = (graph, places, f"{title.splitlines()[0]}\n{end}", marked)
-    width, height = max(box[1] - box[0], 2.6), box[3] - box[2] + TITLE
-    columns = min(len(panels), 3 if width < 6 else 2)
+    panels[-1] = replace(panels[-1], title=f"{panels[-1].title.splitlines()[0]}\n{end}")
+    return _draw_panels(panels, 3 if box[1] - box[0] < 6 else 2)
+
+
+def _draw_panels(panels: Sequence[_Panel], columns: int) -> Figure:
+    """All panels in one scale, with ``columns`` in a row."""
+    width = max(2.6, *(panel.box[1] - panel.box[0] for panel in panels))
+    inner = max(panel.box[3] - panel.box[2] for panel in panels)
+    height = inner + TITLE
+    columns = min(len(panels), columns)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(columns * width, rows * height))
-    for i, (graph, places, title, marked) in enumerate(panels):
+    for i, panel in enumerate(panels):
         row, column = divmod(i, columns)
-        inner = (height - TITLE) / height
-        axes = figure.add_axes((column / columns, 1 - (row + 1) / rows, 1 / columns, inner / rows), label=f"panel {i}")
-        _draw(axes, graph, places, box, widths, title, marked)
+        place = (column / columns, 1 - (row + 1) / rows, 1 / columns, inner / height / rows)
+        x, y = (panel.box[0] + panel.box[1]) / 2, (panel.box[2] + panel.box[3]) / 2
+        box = (x - width / 2, x + width / 2, y - inner / 2, y + inner / 2)
+        _draw(figure.add_axes(place, label=f"panel {i}"), replace(panel, box=box))
     return figure
 
 
@@ -169,29 +172,22 @@ def _label(edge: Edge, named: bool) -> str:
     return f"{edge.name}: {what}" if named else what
 
 
-def _draw(
-    axes: Axes,
-    graph: ModuleGraph,
-    layout: _Layout,
-    box: Box,
-    widths: Mapping[str, int],
-    title: str,
-    marked: Collection[Edge],
-) -> None:
+def _draw(axes: Axes, panel: _Panel) -> None:
+    graph, layout, widths = panel.graph, panel.layout, panel.widths
     axes.clear()
-    axes.set(xlim=box[:2], ylim=box[2:], aspect="equal")
+    axes.set(xlim=panel.box[:2], ylim=panel.box[2:], aspect="equal")
     axes.axis("off")
-    axes.set_title(title, fontsize=9.5, fontfamily=FONT, pad=2)
+    axes.set_title(panel.title, fontsize=9.5, fontfamily=FONT, pad=2)
     ends = Counter((edge.source, edge.target) for edge in graph.edges)
     for edge in graph.edges:
         route = layout.routes[edge]
-        colour = MARKED if edge in marked else LINE
+        colour = MARKED if edge in panel.marked else LINE
         axes.add_patch(
             FancyArrowPatch(
                 path=_curve(layout.places[edge.source], route.points, layout.places[edge.target]),
                 arrowstyle="-|>,head_width=2.6,head_length=5",
                 linestyle="--" if edge.identity else "-",
-                linewidth=2.2 if edge in marked else 1.2,
+                linewidth=2.2 if edge in panel.marked else 1.2,
                 color=colour,
                 fill=True,
                 capstyle="butt",

@@ -1,4 +1,4 @@
-"""What a record says of a phase, and what is compared of a run, as plain values."""
+"""The record of a phase, and the values by which TensorBoard compares runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from morphnet.data import ImageData
 from morphnet.flops import count_macs, count_parameters
 from morphnet.morph import words
 from morphnet.nn.metadata import metadata_of
-from morphnet.report.record import FORMAT
+from morphnet.report.record import Commit, Data, Lineage, Record, Settings, Views
 from morphnet.store import describe_network, network_hash
 from morphnet.train.experiment import Experiment
 from morphnet.train.linear import collapsed_cost
@@ -30,69 +30,75 @@ def describe_phase(
     result: PhaseResult,
     start_hash: str,
     started: datetime.datetime,
-) -> dict[str, Any]:
-    """The record of a phase that is done."""
-    ancestors = metadata_of(network).get("lineage", [])
+) -> Record:
+    """The record of a finished phase, without its outcomes.
+
+    Args:
+        made_with: from :func:`~morphnet.report.record.environment`.
+        start_hash: of the network before training.
+    """
+    metadata = metadata_of(network)
+    ancestors = metadata.get("lineage", [])
+    description = describe_network(network)
+    size = (1, *experiment.data.input_size)
     trained_parent = plan.source is None and plan.schedule is not None
-    return {
-        "format": FORMAT,
+    commit = made_with["commit"]
+    return Record(
         **own_facts(experiment, plan),
-        "seed": experiment.seed,
-        "from_scratch": plan.method == "scratch" or (trained_parent and not ancestors),
-        "morph": plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
-        **_figures(result, experiment),
-        "macs": count_macs(network, (1, *experiment.data.input_size)),
-        "parameters": count_parameters(network),
-        **(collapsed_cost(network, (1, *experiment.data.input_size)) if plan.linear else {}),
-        "architecture": describe_network(network).get("architecture"),
-        "network": describe_network(network),
-        "data": {
-            "name": experiment.data.name,
-            "train_images": len(experiment.data.train),
-            "evaluated_on": experiment.data.evaluated_on,
-            "images": result.final.images,
-            "unreadable": 0 if experiment.data.unreadable is None else experiment.data.unreadable.count(),
-            "mean": list(experiment.data.mean),
-            "std": list(experiment.data.std),
-        },
-        "optimisation": {**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
-        "schedule": None if plan.schedule is None else asdict(plan.schedule),
-        "handover": asdict(plan.handover),
-        "augmentation": asdict(experiment.augmentation),
-        "processes": experiment.ranks.count,
-        "lineage": {
-            "origin": metadata_of(network).get("origin"),
-            "ancestors": ancestors,
-            "start": start_hash,
-            "network": network_hash(network),
-        },
-        "morph_report": "morph_report.json" if plan.is_proved else None,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **made_with,
-    }
+        **_measurements(result, experiment),
+        **(collapsed_cost(network, size) if plan.linear else {"collapsed_macs": None, "collapsed_parameters": None}),
+        seed=experiment.seed,
+        from_scratch=plan.method == "scratch" or (trained_parent and not ancestors),
+        morph=plan.morph if plan.layers is None else {p: words(o) for p, o in plan.layers.items()},
+        processes=experiment.ranks.count,
+        macs=count_macs(network, size),
+        parameters=count_parameters(network),
+        architecture=description.get("architecture"),
+        network=description,
+        data=_data(experiment.data, result.final.images),
+        optimisation={**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
+        schedule=None if plan.schedule is None else asdict(plan.schedule),
+        handover=asdict(plan.handover),
+        augmentation=asdict(experiment.augmentation),
+        lineage=Lineage(metadata.get("origin"), tuple(ancestors), start_hash, network_hash(network)),
+        morph_report="morph_report.json" if plan.is_proved else None,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions=made_with["versions"],
+        hardware=made_with["hardware"],
+        commit=None if commit is None else Commit(**commit),
+    )
 
 
 def own_facts(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What a record says of the run, and not of what was trained."""
+    """Fields of a record that belong to the run and not to whoever trained the phase."""
     return {
         "experiment": experiment.name,
         "phase": plan.name,
         "index": plan.index,
         "label": plan.label,
         "role": plan.role,
+        "control": plan.control,
+        "beside": plan.beside,
         "source": None if plan.source is None else plan.source.folder,
-        "settings": dict(experiment.settings),
-        "command": [*sys.argv[0].split(), *sys.argv[1:]],
+        "settings": Settings(**experiment.settings),
+        "command": (*sys.argv[0].split(), *sys.argv[1:]),
     }
 
 
-def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
+def _data(data: ImageData, images: int) -> Data:
+    unreadable = 0 if data.unreadable is None else data.unreadable.count()
+    mean, std = tuple(map(float, data.mean)), tuple(map(float, data.std))
+    return Data(data.name, len(data.train), data.evaluated_on, images, unreadable, mean, std)
+
+
+def _measurements(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
+    final, views = result.final, result.final_views
     return {
-        "error": result.final.error,
-        "errors": result.final.errors,
-        "loss": result.final.loss,
-        "views": _views(result, experiment.data.views),
+        "error": final.error,
+        "errors": final.errors,
+        "loss": final.loss,
+        "views": None if views is None else Views(experiment.data.views, views.error, views.errors, views.loss),
         "start_error": result.start.error,
         "start_loss": result.start.loss,
         "train_error": result.train_error,
@@ -106,19 +112,13 @@ def _figures(result: PhaseResult, experiment: Experiment) -> dict[str, Any]:
         "training_precision": str(experiment.engine.precision).removeprefix("torch."),
         "evaluation_precision": "float32",
         "compiled": result.compiled,
-        "stretches": list(result.stretches),
-        "history": list(result.history),
+        "stretches": tuple(result.stretches),
+        "history": tuple(result.history),
     }
 
 
-def _views(result: PhaseResult, count: int) -> dict[str, Any] | None:
-    """Errors over ``count`` views of each image, where they were counted."""
-    found = result.final_views
-    return None if found is None else {"count": count, "error": found.error, "errors": found.errors, "loss": found.loss}
-
-
 def hparams_of(experiment: Experiment, plans: Sequence[PhasePlan]) -> dict[str, Any]:
-    """What runs of a sweep are compared by."""
+    """The values by which runs of a sweep are compared."""
     last = next(plan for plan in reversed(plans) if plan.role != "control")
     schedule = last.schedule
     return {
@@ -135,13 +135,12 @@ def hparams_of(experiment: Experiment, plans: Sequence[PhasePlan]) -> dict[str, 
     }
 
 
-def final_errors(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def final_errors(records: Sequence[Record]) -> dict[str, float]:
     """The final error of the parent, the last child, and each control."""
-    found = {}
-    for record in sorted(records, key=lambda r: ("child", "control", "parent").index(r["role"])):
-        name = record["phase"] if record["role"] == "control" else record["role"]
-        found[f"final/error_{name}"] = float(record["error"])
-    return found
+    errors = {}
+    for record in sorted(records, key=lambda record: ("child", "control", "parent").index(record.role)):
+        errors[f"final/error_{record.phase if record.role == 'control' else record.role}"] = record.error
+    return errors
 
 
 def facts_of_data(data: ImageData) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class PhasePlan:
     Attributes:
         name: unique within the run; with ``index`` it names the folder.
         label: in words, for tables.
+        control: of ``CONTROLS`` the one it is; ``beside``, the index of the child it is compared with; None for others.
         source: the phase whose network this one starts from, or with ``scratch`` has the shape of; None for the parent.
         morph: the spec that network is morphed to first.
         layers: or the layers that are morphed first, by pattern, and how.
@@ -70,6 +71,8 @@ class PhasePlan:
     handover: Handover = field(default_factory=Handover)
     is_idle: bool = False
     linear: bool = False
+    control: str | None = None
+    beside: int | None = None
 
     @property
     def depth(self) -> int:
@@ -227,13 +230,13 @@ def plan_phases(
         if control in ANEW:
             trained = sum(length.steps for length in lengths)
             anew = replace(lengths[0], steps=lengths[-1].steps if control == "scratch" else trained)
-            label = CONTROLS[control]
-            add(PhasePlan(*numbers[0], label, "control", children[-1], None, False, anew, 0, method="scratch"))
+            plan = PhasePlan(*numbers[0], CONTROLS[control], "control", children[-1], None, False, anew, 0)
+            add(replace(plan, method="scratch", control=control, beside=children[-1].index))
             continue
         source = parent_plan
         for child, (index, name) in zip(children, numbers, strict=True):
-            label = CONTROLS[control] + (f", phase {child.index}" if len(children) > 1 else "")
-            plan = replace(child, index=index, name=name, label=label, role="control", source=source, is_idle=False)
+            plan = replace(child, index=index, name=name, label=CONTROLS[control], role="control", source=source)
+            plan = replace(plan, control=control, beside=child.index, is_idle=False)
             if control in INSERTS:
                 plan = replace(plan, method=control)
             elif control == "linear":

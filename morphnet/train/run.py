@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from morphnet.nn.initialise import initialise
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.outcomes import write_outcomes
-from morphnet.report.record import WATCH_FILE, environment, read_record, write_record
+from morphnet.report.record import WATCH_FILE, Record, environment, read_record, write_record
 from morphnet.store import load_network, network_hash, save_network, write_whole
 from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import remove_checkpoints
@@ -46,7 +46,7 @@ from morphnet.train.watch import Watch
 
 def run_experiment(
     experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture | None, parent: nn.Module | None
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """Runs every phase that has no record yet, and returns the records of all.
 
     A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed. Phases are
@@ -86,12 +86,13 @@ class _Run:
     def folder(self, plan: PhasePlan) -> Path:
         return self.experiment.run_dir / "phases" / plan.folder
 
-    def record(self, plan: PhasePlan) -> dict[str, Any]:
+    def record(self, plan: PhasePlan) -> Record:
         """The record of a phase, which all processes run if there is none."""
         ranks = self.experiment.ranks
         begun = False
+        record: Any = None
 
-        def train(folder: Path, tensorboard: Path) -> dict[str, Any]:
+        def train(folder: Path, tensorboard: Path) -> Record | None:
             nonlocal begun
             begun = True
             ranks.from_first(lambda: str(folder))
@@ -101,13 +102,13 @@ class _Run:
             record = self.find_or_train(plan, train)
             if not begun:
                 ranks.from_first(lambda: None)
-            return ranks.from_first(lambda: record)
-        where: str | None = ranks.from_first(lambda: None)
-        if where is not None:
-            self.train(plan, Path(where), Path(where))
-        return ranks.from_first(dict)
+        else:
+            where: str | None = ranks.from_first(lambda: None)
+            if where is not None:
+                self.train(plan, Path(where), Path(where))
+        return ranks.from_first(lambda: record)
 
-    def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], dict[str, Any]]) -> dict[str, Any]:
+    def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], Record | None]) -> Record:
         """The record that is there, of this run or of a phase it shares; else what ``train`` makes."""
         experiment, folder = self.experiment, self.folder(plan)
         tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
@@ -118,7 +119,7 @@ class _Run:
             description, own = describe_key(experiment, plan), own_facts(experiment, plan)
             parent = None
             if plan.source is not None and plan.method != "scratch":
-                parent = self.finished_record(plan.source)["lineage"]["network"]
+                parent = self.finished_record(plan.source).lineage.network
             record = shared_phase(experiment.parents, description, own, parent, folder, tensorboard, train)
             if experiment.watch[0] and plan.source is not None and not (folder / WATCH_FILE).is_file():
                 print(
@@ -127,7 +128,9 @@ class _Run:
             return record
         if tensorboard.is_symlink():  # while this run shared its phases
             tensorboard.unlink()
-        return train(folder, tensorboard)
+        made = train(folder, tensorboard)
+        assert made is not None  # the first process calls this
+        return made
 
     def start(self, plan: PhasePlan, folder: Path) -> nn.Module:
         """The network a phase starts with: made once, then read from its file in ``folder``."""
@@ -204,12 +207,12 @@ class _Run:
             network = load_network(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{error}; {self.advice(plan, record)}") from error
-        if network_hash(network) != record["lineage"]["network"]:
+        if network_hash(network) != record.lineage.network:
             what = f"{path} is not the network that its record.json describes"
             raise ValueError(f"{what}; {self.advice(plan, record)}")
         return network
 
-    def finished_record(self, plan: PhasePlan) -> dict[str, Any]:
+    def finished_record(self, plan: PhasePlan) -> Record:
         """The record a finished phase left.
 
         Raises:
@@ -219,25 +222,25 @@ class _Run:
         try:
             record = read_record(folder / "record.json")
         except ValueError as error:
-            raise ValueError(f"{error}; {self.advice(plan, {})}") from error
+            raise ValueError(f"{error}; {self.advice(plan, None)}") from error
         if not (folder / "network.safetensors").is_file():
             raise ValueError(f"{folder / 'network.safetensors'} is gone; {self.advice(plan, record)}")
-        if plan.source is not None and plan.method != "scratch":
-            source = read_record(self.folder(plan.source) / "record.json")["lineage"]["network"]
-            if record["lineage"]["ancestors"][-1]["network"] != source:
-                started = f"{folder} started from another network than {self.folder(plan.source)} holds"
-                raise ValueError(f"{started}; {self.advice(plan, record)}")
+        if plan.source is None or plan.method == "scratch":
+            return record
+        source = self.folder(plan.source)
+        if record.started_from != read_record(source / "record.json").lineage.network:
+            raise ValueError(f"{folder} started from another network than {source} holds; {self.advice(plan, record)}")
         return record
 
-    def advice(self, plan: PhasePlan, record: Mapping[str, Any]) -> str:
+    def advice(self, plan: PhasePlan, record: Record | None) -> str:
         """What to try where the files of a finished phase are damaged; those of a shared phase are links."""
         folders, parents = [str(self.folder(plan))], self.experiment.parents
-        if parents is not None and "shared_parent" in record:
-            folders.append(record["shared_parent"]["found_in"])
+        if parents is not None and record is not None and record.shared_parent is not None:
+            folders.append(record.shared_parent["found_in"])
         which = f"folder{'s' if folders[1:] else ''} {' and '.join(folders)}"
         return f"delete the {which}, and the same command trains it again"
 
-    def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> dict[str, Any]:
+    def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> Record | None:
         """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""
         experiment, ranks = self.experiment, self.experiment.ranks
         if experiment.data.unreadable is not None:
@@ -278,15 +281,15 @@ class _Run:
                 made_with=self.made_with,
             )
         if not ranks.is_first:
-            return {}
+            return None
         network.eval()
         save_network(network, folder / "network.safetensors")
         momentum = result.momentum or (experiment.parent_momentum if plan.source is None else {})
         if momentum:
             save_momentum(momentum, folder)
         record = describe_phase(experiment, self.made_with, plan, network, result, start_hash, started)
-        record["outcomes"] = write_outcomes(folder, experiment.data, result.final, result.final_views)
-        write_record(record, folder / "record.json")
+        outcomes = write_outcomes(folder, experiment.data, result.final, result.final_views)
+        record = write_record(replace(record, outcomes=outcomes), folder / "record.json")
         remove_checkpoints(folder)
         return record
 

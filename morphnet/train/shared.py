@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from morphnet.report.record import PHASE_FILE, read_record, write_record
+from morphnet.report.record import PHASE_FILE, Record, read_record, write_record
 from morphnet.store import load_network, network_hash, one_at_a_time, write_whole
 from morphnet.train.key import hash_of
 
@@ -32,19 +33,19 @@ def shared_phase(
     parent: str | None,
     phase: Path,
     tensorboard: Path,
-    train: Callable[[Path, Path], dict[str, Any]],
-) -> dict[str, Any]:
+    train: Callable[[Path, Path], Record | None],
+) -> Record:
     """The record of a phase, which is trained if no run has trained it yet.
 
     One process trains it while others wait; if that one dies, the next goes on from its checkpoint.
 
     Args:
         parents: where shared phases lie; that of ``description`` in a folder named by its hash.
-        own: keys of the record that belong to the run and not to whoever trained the phase.
+        own: fields of the record that belong to the run and not to whoever trained the phase.
         parent: the hash of the network that the run has for the phase to start from; None for a parent.
         phase: the run's own folder of the phase; what the phase left is put there as well.
         tensorboard: where the run's curve of the phase is expected; a link to the shared one.
-        train: trains into a folder and writes its curve to another; returns the record, which it has written.
+        train: trains into a folder, writes its curve to another, and writes the record.
 
     A finished phase that started from another network than ``parent`` is not taken: the run trains its own.
 
@@ -73,26 +74,27 @@ def shared_phase(
                         _link_file(folder / "morph_report.json", phase / "morph_report.json")
         found = parents / name
     record = _checked(found, name)
-    ancestors = record.get("lineage", {}).get("ancestors") or [{}]
-    if parent is not None and ancestors[-1].get("network") != parent:
+    if parent is not None and record.started_from != parent:
         print(f"{own['phase']}: {found} started from another network than this run has; it trains its own", flush=True)
-        return train(phase, tensorboard)
+        made = train(phase, tensorboard)
+        assert made is not None  # the first process calls this
+        return made
     if not trained_here:
-        trainer = f" by {record['experiment']}" if record["experiment"] != own["experiment"] else ""
+        trainer = f" by {record.experiment}" if record.experiment != own["experiment"] else ""
         print(f"{own['phase']}: trained already{trainer}, in {found}", flush=True)
     if (found / "tensorboard").is_dir() and not _link_folder(found.resolve() / "tensorboard", tensorboard):
         shutil.copytree(found / "tensorboard", tensorboard, dirs_exist_ok=True)
     for file in sorted(found.iterdir()):
         if file.is_file() and file.name not in ("record.json", PHASE_FILE, "lock") and file.name[0] != ".":
             _link_file(file, phase / file.name)
-    trained_by = {key: record.get(key) for key in ("experiment", "command")}
-    record = {**record, **own, "shared_parent": {"hash": name, "found_in": str(found), "trained_by": trained_by}}
-    write_record(record, phase / "record.json")
+    trained_by = {"experiment": record.experiment, "command": list(record.command)}
+    shared = {"hash": name, "found_in": str(found), "trained_by": trained_by}
+    record = write_record(replace(record, **own, shared_parent=shared), phase / "record.json")
     (phase / BEGUN_FILE).unlink(missing_ok=True)
     return record
 
 
-def _checked(folder: Path, name: str) -> dict[str, Any]:
+def _checked(folder: Path, name: str) -> Record:
     """The record of a finished phase in ``folder``.
 
     Raises:
@@ -102,7 +104,7 @@ def _checked(folder: Path, name: str) -> dict[str, Any]:
         record = read_record(folder / "record.json")
         if hash_of(json.loads((folder / PHASE_FILE).read_text())) != name:
             raise ValueError(f"{folder / PHASE_FILE} describes another phase")
-        if network_hash(load_network(folder / "network.safetensors")) != record["lineage"]["network"]:
+        if network_hash(load_network(folder / "network.safetensors")) != record.lineage.network:
             raise ValueError(f"{folder / 'network.safetensors'} is not the network that its record.json describes")
     except (OSError, ValueError) as error:
         raise ValueError(f"{error}; delete the folder {folder}, and the same command trains it again") from error

@@ -80,7 +80,7 @@ def test_a_sweep_prints_one_table_over_its_seeds(finished):
     table = output[output.index("experiment") :]
     assert "±" in table
     for name in ("parent", "1c1", "PReLU parent trained on"):
-        assert f"digits      {name}" in table
+        assert f"digits        {name}" in table
 
 
 def test_a_run_directory_holds_what_made_it(finished):
@@ -193,7 +193,7 @@ def test_a_damaged_record_is_left_out_and_named(finished, run, tmp_path):
         ({"error": 12.5}, "error=12.5 cannot be"),
         ({"macs": 0}, "macs=0 cannot be"),
         ({"seed": True}, "seed=True cannot be"),
-        ({"data": {}}, "data.name is missing, data.evaluated_on is missing, data.images is missing"),
+        ({"data": {}}, "data.name is missing, data.train_images is missing, data.evaluated_on is missing"),
         ({"lineage": None}, "lineage=None cannot be"),
     ):
         path.write_text(json.dumps({**record, **change}))
@@ -275,7 +275,8 @@ def test_records_are_collected_without_the_paths_of_the_machine(finished, run, t
         assert (kept / "phases" / "1_1c1" / name).read_bytes() == records[1].with_name(name).read_bytes()
     code, output, _ = run("report", "records=results/records/**", "format=csv", cwd=tmp_path)
     assert len(output.splitlines()) == 4
-    other = {**json.loads(records[0].read_text()), "lineage": {"network": "another"}}
+    other = json.loads(records[0].read_text())
+    other["lineage"]["network"] = "another"
     write_whole(records[0], json.dumps(other).encode())
     code, _, errors = run("report", "records=run", "collect=true", cwd=tmp_path)
     assert code == 2

@@ -61,7 +61,7 @@ def _check_two_jobs(code, output, error):
     assert code == 2, output + error
     assert "1 of 2 jobs failed" in error
     assert "optim.batch_size=0: digits has 300 training images" in error
-    assert "digits      parent       1" in output
+    assert "digits        parent           1" in output
 
 
 def _check_no_traces(folder):
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_hides_nothing(start, tmp_path):
     _kill_when_running(tmp_path, [3000, 3001])
     output, error = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "digits      parent       1" in output
+    assert "digits        parent           1" in output
     assert "3 of 4 jobs failed" in error
     assert error.count("ended without a word") == 2
     assert "job 3 (schedule.epochs=3002" in error
@@ -173,7 +173,7 @@ def test_the_other_jobs_of_submitit_end_although_one_is_killed(start, tmp_path):
     _kill_when_running(tmp_path, [3000, 300])
     output, error = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "digits      parent       1" in output
+    assert "digits        parent           1" in output
     assert "1 of 2 jobs failed" in error
     assert error.count("ended without a word") == 1
 
@@ -238,7 +238,7 @@ def test_a_run_that_is_done_is_skipped_before_its_data_is_loaded(train, tmp_path
     code, output, _ = train(*run)
     assert code == 0
     assert "done already" in output
-    assert "digits      parent       1" in output
+    assert "digits        parent           1" in output
     (record,) = tmp_path.glob("outputs/digits/*/phases/0_parent/record.json")
     record.unlink()
     assert train(*run)[0] == 1
@@ -279,7 +279,7 @@ def test_a_run_directory_that_cannot_be_written_is_a_failure_of_its_job_alone(tr
     assert "1 of 2 jobs failed" in error
     assert f"  {names[0]}: " in error
     assert "ended without a word" not in error
-    assert "digits      parent       1" in output
+    assert "digits        parent           1" in output
 
 
 def test_of_two_runs_in_one_directory_the_second_is_refused(train, tmp_path):

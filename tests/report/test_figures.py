@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from morphnet.report.comparison import paper_lines, runs_of
 from morphnet.report.figures import draw_cost, draw_curves
 from tests.report.test_comparison import _record, _run
@@ -21,13 +23,23 @@ def test_the_cost_figure_has_every_row_printed_and_those_measured():
 
 def test_curves_follow_each_other_and_a_control_starts_at_its_parent():
     records = _run(0)
-    for record in records:
-        steps = {"parent": (0, 640)}.get(record["phase"], (0, 320, 640))
-        record["history"] = [{"step": s, "errors": 10, "images": 100} for s in steps]
+    for i, record in enumerate(records):
+        steps = (0, 640) if record.phase == "parent" else (0, 320, 640)
+        history = tuple({"step": s, "errors": 10, "images": 100} for s in steps)
+        records[i] = replace(record, history=history)
     records.append(
-        _record(0, 3, "scratch", 0.2, role="control", source="1_1c1", from_scratch=True, label="from scratch")
+        _record(
+            0,
+            3,
+            "scratch",
+            0.2,
+            role="control",
+            source="1_1c1",
+            from_scratch=True,
+            label="from scratch",
+            history=({"step": 0, "errors": 90, "images": 100},),
+        )
     )
-    records[-1]["history"] = [{"step": 0, "errors": 90, "images": 100}]
     figure = draw_curves(runs_of(records))
     assert _labels(figure) == {"parent", "child (1c1)", "parent on", "from scratch"}
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]

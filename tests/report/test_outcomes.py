@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,19 +11,20 @@ import torch
 from scipy.stats import binomtest
 
 from morphnet.report.comparison import control_lines, runs_of
-from morphnet.report.comparison_table import control_foot, format_controls
+from morphnet.report.comparison_table import control_foot, controls_table
 from morphnet.report.outcomes import compare_outcomes, mcnemar, write_classes, write_outcomes
 from morphnet.report.record import read_record
+from tests.report.records import make_record
 from tests.report.test_comparison import _record
 from tests.report.test_damage import KEPT
 
 
 def _kept(folder, labels, predictions, classes=10):
-    """A record and its files in ``folder``."""
+    """A record with its files in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     data = SimpleNamespace(classes=classes, test=SimpleNamespace(labels=torch.tensor(labels)), views=1)
     outcomes = write_outcomes(folder, data, SimpleNamespace(predictions=torch.tensor(predictions)), None)
-    return {"outcomes": outcomes, "file": folder / "record.json"}
+    return make_record(outcomes=outcomes, file=folder / "record.json")
 
 
 def _pair(tmp_path, child, control, name="pair"):
@@ -77,8 +79,8 @@ def test_over_seeds_an_image_counts_once(tmp_path):
 def test_only_the_same_images_are_compared(tmp_path):
     child = _kept(tmp_path / "child", [0, 1], [0, 1])
     assert compare_outcomes(child, _kept(tmp_path / "control", [1, 0], [0, 1])) is None
-    assert compare_outcomes(child, {"file": tmp_path / "record.json"}) is None
-    assert compare_outcomes({**child, "outcomes": None}, child) is None
+    assert compare_outcomes(child, make_record(file=tmp_path / "record.json")) is None
+    assert compare_outcomes(replace(child, outcomes=None), child) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_only_the_same_images_are_compared(tmp_path):
 def test_what_is_no_list_of_classes_is_named(tmp_path, content):
     child = _kept(tmp_path / "child", [0, 1], [0, 1])
     (tmp_path / "child" / "labels.npy").write_bytes(content)
-    with pytest.raises(ValueError, match=r"labels\.npy is no list of classes"):
+    with pytest.raises(ValueError, match=r"labels\.npy is not a list of classes"):
         compare_outcomes(child, child)
     _kept(tmp_path / "child", [0, 1], [0, 1, 2])
     with pytest.raises(ValueError, match=r"labels\.npy has 2 images, and predictions\.npy 3"):
@@ -98,8 +100,8 @@ def test_what_is_no_list_of_classes_is_named(tmp_path, content):
 def test_a_record_whose_files_are_not_those_it_names_is_damaged(tmp_path, damage):
     kept = _kept(tmp_path, [0, 1], [0, 1])
     path = tmp_path / "record.json"
-    path.write_text(json.dumps({**json.loads(KEPT[0].read_text()), "outcomes": kept["outcomes"]}))
-    assert read_record(path)["outcomes"] == kept["outcomes"]
+    path.write_text(json.dumps({**json.loads(KEPT[0].read_text()), "outcomes": kept.outcomes}))
+    assert read_record(path).outcomes == kept.outcomes
     if damage == "gone":
         (tmp_path / "labels.npy").unlink()
         said = r"labels\.npy beside it cannot be read \(No such file or directory\)"
@@ -118,26 +120,27 @@ def test_the_table_of_controls_has_the_test_and_the_overlap(tmp_path):
             _record(seed, 2, "relu", 0.75, role="control", source="0_parent"),
         ]
         said = {"1c1": [1, 0, 0, 0], "relu": [1, 0, 1, 1]}
-        for record in records[1:] if keeps else []:
-            record.update(_kept(tmp_path / str(seed) / record["phase"], [0] * 4, said[record["phase"]]))
+        for i, record in enumerate(records[1:] if keeps else [], 1):
+            kept = _kept(tmp_path / str(seed) / record.phase, [0] * 4, said[record.phase])
+            records[i] = replace(record, outcomes=kept.outcomes, file=kept.file)
         return records
 
     lines = control_lines(runs_of([*run(0), *run(1)]))
-    header, _, child, control = (line.split(" | ") for line in format_controls(lines, "markdown").splitlines())
+    header, _, child, control = (line.split(" | ") for line in controls_table(lines).write("markdown").splitlines())
     cells = dict(zip(header, control, strict=True))
     assert cells["McNemar p"] == "0.5 (0.5, 0.5)"
     assert cells["error overlap %"] == "33.33 ± 0.00"
     assert dict(zip(header, child, strict=True))["McNemar p"] == ""
     assert len(control_foot(lines)) == 2
-    values = json.loads(format_controls(lines, "json"))[1]
+    values = json.loads(controls_table(lines).write("json"))[1]
     assert (values["only_child_wrong"], values["only_control_wrong"]) == ([0, 0], [2, 2])
     assert (values["mcnemar_by_seed"], values["mcnemar"]) == ([0.5, 0.5], 0.5)
     assert values["error_overlaps"] == [1 / 3, 1 / 3]
 
     mixed = control_lines(runs_of([*run(0), *run(1, keeps=False)]))
-    assert "| 0.5 (0.5, -) | 33.33 |" in format_controls(mixed, "markdown")
-    assert ",0 -,2 -,0.5 -,0.5,0.3333333333333333 -," in format_controls(mixed, "csv")
+    assert "| 0.5 (0.5, -) | 33.33 |" in controls_table(mixed).write("markdown")
+    assert ",0 -,2 -,0.5 -,0.5,0.3333333333333333 -," in controls_table(mixed).write("csv")
 
     old = control_lines(runs_of([*run(0, keeps=False)]))
-    assert "McNemar" not in format_controls(old, "text")
+    assert "McNemar" not in controls_table(old).write("text")
     assert control_foot(old) == []

@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
 from morphnet.morph import Deepen
+from morphnet.report.contents import Report
 from morphnet.report.page import render_page, write_page
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
@@ -66,11 +68,11 @@ def records(tmp_path_factory):
     run_experiment(_experiment(folder, watch=(4, 2)), plans, ARCHITECTURE, None)
     (folder / "first" / "config.yaml").write_text("name: <first> & only\n")
     paths = sorted((folder / "first" / "phases").glob("*/record.json"))
-    return [{**read_record(path), "file": path} for path in paths]
+    return [read_record(path) for path in paths]
 
 
 def test_a_page_is_well_formed_and_needs_nothing_else(records):
-    page = render_page(records)
+    page = render_page(Report(records))
     outline = _Outline()
     outline.feed(page)
     assert outline.open == []
@@ -81,7 +83,7 @@ def test_a_page_is_well_formed_and_needs_nothing_else(records):
 
 
 def test_a_page_shows_modules_proofs_and_lineage(records):
-    page = render_page(records)
+    page = render_page(Report(records))
     assert page.count("Before the morph and after it.") == 3
     assert page.count('<span class="good">passed</span>') == 3
     assert "in float64, before the cast" in page
@@ -91,7 +93,7 @@ def test_a_page_shows_modules_proofs_and_lineage(records):
 
 
 def test_rows_of_a_run_stand_below_its_name(records):
-    page = render_page([{**record, "told_apart": "lr=1"} for record in records])
+    page = render_page(Report([replace(record, variation="lr=1") for record in records]))
     heads = re.findall(r'<tr class="group"><th colspan="\d+">first <small>lr=1</small></th></tr>', page)
     for anchor in re.findall(r'<a href="#(phase-[^"]+)">seed 0</a>', page):
         assert page.count(f'id="{anchor}"') == 1
@@ -101,11 +103,10 @@ def test_rows_of_a_run_stand_below_its_name(records):
 
 
 def test_a_damaged_proof_is_said_and_the_rest_is_there(records, tmp_path):
-    record = dict(records[1])
     place = tmp_path / "run" / "phases" / "1_1c1"
     place.mkdir(parents=True)
     (place / "morph_report.json").write_text('{"proof": {}')
-    page = render_page([{**record, "file": place / "record.json"}])
+    page = render_page(Report([replace(records[1], file=place / "record.json")]))
     assert "the report of the morph is damaged" in page
 
 
@@ -115,8 +116,8 @@ def test_odd_names_and_damaged_files_cost_no_page(records, tmp_path):
     (place / "watch.csv").write_text("steps,loss\n0,1\n")
     (place / "morph_report.json").write_text('{"proof": null}')
     (tmp_path / "run" / "config.yaml").write_bytes(b"name: \xff\n")
-    odd = [{**r, "experiment": "a<b&c$x_$", "file": place / "record.json"} for r in records[:2]]
-    page = render_page(odd)
+    odd = [replace(r, experiment="a<b&c$x_$", file=place / "record.json") for r in records[:2]]
+    page = render_page(Report(odd))
     assert "a&lt;b&amp;c$x_$" in page
     assert "watch.csv is damaged: no column step" in page
     assert "the report of the morph is damaged" in page
@@ -128,7 +129,7 @@ def test_odd_names_and_damaged_files_cost_no_page(records, tmp_path):
     [pytest.param(1200, (), marks=pytest.mark.slow, id="desk"), pytest.param(390, ("--force-dark-mode",), id="phone")],
 )
 def test_in_a_browser_the_page_fits_its_window(records, tmp_path, width, options):
-    write_page(records, tmp_path / "report.html")
+    write_page(Report(records), tmp_path / "report.html")
     probe = """<script>
 const drawings = [...document.querySelectorAll('svg')];
 const seen = drawings.every(drawing => drawing.getBoundingClientRect().width > 100);

@@ -1,9 +1,12 @@
 """Runs of one experiment that differ in more than their seed."""
 
+from dataclasses import replace
+
 import yaml
 
-from morphnet.report.table import format_rows, tabulate
-from morphnet.report.variants import tell_apart
+from morphnet.report.table import rows_of, runs_table
+from morphnet.report.variants import with_variations
+from tests.report.records import make_record
 
 
 def _record(folder, seed, variant, settings=None, experiment="e"):
@@ -11,16 +14,15 @@ def _record(folder, seed, variant, settings=None, experiment="e"):
     run.mkdir(parents=True, exist_ok=True)
     if settings is not None:
         (run / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "output": str(folder / variant), **settings}))
-    return {
-        "experiment": experiment, "seed": seed, "index": 0, "phase": "parent", "label": "parent", "role": "parent",
-        "error": 0.1, "start_error": 0.9, "macs": 100, "parameters": 10, "steps": 1, "seconds": 1.0,
-        "images_per_second": None, "settings": {"variant": variant}, "data": {"evaluated_on": "test"},
-        "file": run / "phases" / "0_parent" / "record.json",
-    }  # fmt: skip
+    return make_record(
+        experiment=experiment, seed=seed, index=0, phase="parent", label="parent", role="parent",
+        settings={"variant": variant}, lineage={"network": f"{seed}{variant}"},
+        file=run / "phases" / "0_parent" / "record.json",
+    )  # fmt: skip
 
 
 def _said(records):
-    return [record["told_apart"] for record in tell_apart(records)]
+    return [record.variation for record in with_variations(records)]
 
 
 def test_what_differs_is_named_and_seeds_and_folders_are_not(tmp_path):
@@ -28,7 +30,7 @@ def test_what_differs_is_named_and_seeds_and_folders_are_not(tmp_path):
     slow["controls"] = ["relu"]  # which are rows of their own
     records = [_record(tmp_path, 0, "a", slow), _record(tmp_path, 1, "a", slow), _record(tmp_path, 0, "b", fast)]
     assert _said(records) == ["optim.lr=0.01", "optim.lr=0.01", "optim.lr=0.1"]
-    text = format_rows(tabulate(tell_apart(records)))
+    text = runs_table(rows_of(with_variations(records))).write()
     assert text.splitlines()[0].split()[:3] == ["experiment", "settings", "network"]
     assert [line.split()[1] for line in text.splitlines()[2:]] == ["optim.lr=0.01", "optim.lr=0.1"]
 
@@ -40,7 +42,7 @@ def test_an_experiment_that_was_run_in_one_way_needs_no_words(tmp_path):
         _record(tmp_path, 0, "b", {"optim": {"lr": 0.2}}, experiment="other"),
     ]
     assert _said(records) == ["", "", ""]
-    assert "settings" not in format_rows(tabulate(tell_apart(records)))
+    assert "settings" not in runs_table(rows_of(with_variations(records))).write()
 
 
 def test_many_differences_are_counted_and_a_path_is_its_last_part(tmp_path):
@@ -57,7 +59,7 @@ def test_other_phases_are_told_by_their_names(tmp_path):
     def run(variant, name, **phase):
         phases = [{"name": "parent", "morph": None}, {"name": None, "morph": None, **phase}]
         parent = _record(tmp_path, 0, variant, {"phases": phases, "optim": {"lr": 0.1}})
-        return [parent, {**parent, "index": 1, "phase": name, "role": "child", "label": name}]
+        return [parent, replace(parent, index=1, phase=name, role="child", label=name)]
 
     records = [*run("a", "1c1", morph="1c1"), *run("b", "bridge", module="bridge", target="layer2.*")]
     assert _said(records) == ["parent → 1c1"] * 2 + ["parent → bridge"] * 2

@@ -24,9 +24,9 @@ def test_costs_are_those_of_the_networks_that_are_trained(tmp_path):
     experiment = _experiment(tmp_path)
     found = Estimator().phases(experiment, plans, ARCHITECTURE, None)
     records = run_experiment(experiment, plans, ARCHITECTURE, None)
-    assert [e.macs for e in found] == [r["macs"] for r in records]
-    assert [e.parameters for e in found] == [r["parameters"] for r in records]
-    assert [e.steps for e in found] == [r["steps"] for r in records]
+    assert [e.macs for e in found] == [r.macs for r in records]
+    assert [e.parameters for e in found] == [r.parameters for r in records]
+    assert [e.steps for e in found] == [r.steps for r in records]
     assert all(e.seconds > 0 for e in found)
 
 
@@ -38,7 +38,7 @@ def test_layers_that_become_modules_are_built_as_well(tmp_path):
     experiment = _experiment(tmp_path)
     found = Estimator().phases(experiment, plans, ARCHITECTURE, None)
     records = run_experiment(experiment, plans, ARCHITECTURE, None)
-    assert [e.macs for e in found] == [r["macs"] for r in records]
+    assert [e.macs for e in found] == [r.macs for r in records]
 
 
 def test_each_network_is_measured_once_and_time_is_proportional_to_steps(tmp_path, monkeypatch):

@@ -129,15 +129,15 @@ def test_a_run_takes_the_momentum_of_its_parent_and_writes_its_own(tmp_path):
     fresh, _ = _run(tmp_path / "fresh", {})
     kept, phases = _run(tmp_path / "kept", {"momentum": "kept"})
     assert (phases / "1_1c1" / MOMENTUM_FILE).is_file()
-    assert fresh[0]["lineage"]["network"] == kept[0]["lineage"]["network"]
-    assert fresh[1]["lineage"]["network"] != kept[1]["lineage"]["network"]
-    assert kept[1]["handover"] == {"kept_lr": 1.0, "momentum": "kept", "shrink": 1.0, "perturb": 0.0}
+    assert fresh[0].lineage.network == kept[0].lineage.network
+    assert fresh[1].lineage.network != kept[1].lineage.network
+    assert kept[1].handover == {"kept_lr": 1.0, "momentum": "kept", "shrink": 1.0, "perturb": 0.0}
 
 
 def test_shrink_and_perturb_changes_where_a_phase_starts_and_not_its_proof(tmp_path):
     records, phases = _run(tmp_path, {"shrink": 0.5, "perturb": 0.1}, ["relu", "scratch"])
     assert json.loads((phases / "1_1c1" / "morph_report.json").read_text())["passed"]
     parent, child, relu, scratch = records
-    assert child["start_loss"] != pytest.approx(parent["loss"])
-    assert relu["start_loss"] != pytest.approx(parent["loss"])
-    assert scratch["handover"]["shrink"] == 1.0
+    assert child.start_loss != pytest.approx(parent.loss)
+    assert relu.start_loss != pytest.approx(parent.loss)
+    assert scratch.handover["shrink"] == 1.0

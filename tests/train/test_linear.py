@@ -86,8 +86,8 @@ def test_a_chain_holds_the_slopes_of_all_its_phases_and_its_momentum_has_none_of
     assert set(dict(networks["linear_3"][1].named_parameters())) - set(momentum) == set(
         _inside(networks["linear_3"][1])
     )
-    assert all(record["collapsed_macs"] < record["macs"] for record in records[4:])
-    assert not any("collapsed_macs" in record for record in records[:4])
+    assert all(record.collapsed_macs < record.macs for record in records[4:])
+    assert all(record.collapsed_macs is None for record in records[:4])
 
 
 def test_slopes_that_a_given_parent_has_are_trained(tmp_path):
@@ -111,8 +111,8 @@ def test_layers_that_become_modules_are_held_and_collapse(tmp_path):
     assert [_assert_held(*networks[name]) for name in ("linear_1", "linear_2")] == [1, 2]
     _, report = collapse(networks["linear_2"][1], tolerance=0, input_size=(1, 3, 8, 8))
     assert report.collapsed == ("conv1", "layer2.0.conv2")
-    assert records[4]["collapsed_macs"] == report.macs_after
-    assert records[4]["collapsed_parameters"] == report.parameters_after
+    assert records[4].collapsed_macs == report.macs_after
+    assert records[4].collapsed_parameters == report.parameters_after
 
 
 def test_a_phase_that_goes_on_holds_them_too(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_phase_that_goes_on_holds_them_too(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             _run(tmp_path / "parts", plans, checkpoint_seconds=0.0)
     records, parts = _run(tmp_path / "parts", plans)
-    assert records[2]["resumed"] == 1
+    assert records[2].resumed == 1
     _assert_held(*parts["linear"])
     end = whole["linear"][1].state_dict()
     assert all(torch.equal(value, end[name]) for name, value in parts["linear"][1].state_dict().items())
@@ -145,14 +145,14 @@ def test_it_collapses_into_the_same_function_for_the_flop_its_record_says(tmp_pa
     _, report = collapse(network, tolerance=0, images=images, input_size=(1, 3, 8, 8))
     assert len(report.collapsed) == 3
     assert report.difference < 1e-12
-    assert report.errors_before == report.errors_after == records[2]["errors"]
-    assert (records[2]["macs"], records[2]["collapsed_macs"]) == (report.macs_before, report.macs_after)
+    assert report.errors_before == report.errors_after == records[2].errors
+    assert (records[2].macs, records[2].collapsed_macs) == (report.macs_before, report.macs_after)
 
 
 def test_a_second_convolution_that_pads_for_itself_has_no_collapsed_flop(tmp_path):
     records, networks = _run(tmp_path, _plans({"morph": "3c3"}))
     _assert_held(*networks["linear"])
-    assert records[2]["collapsed_macs"] is records[2]["collapsed_parameters"] is None
+    assert records[2].collapsed_macs is records[2].collapsed_parameters is None
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,10 @@ def test_controls_from_scratch_train_the_last_child_for_its_phase_or_for_all():
     first, second, scratch, total = plans[3:]
     assert [p.folder for p in (first, second)] == ["11_random_1", "12_random_2"]
     assert (first.morph, first.method, first.source, second.source) == ("1c1", "random", plans[0], first)
+    assert first.label == second.label == "child by random insert"
+    assert [(p.control, p.beside) for p in (first, second)] == [("random", 1), ("random", 2)]
+    assert [(p.control, p.beside) for p in (scratch, total)] == [("scratch", 2), ("scratch_total", 2)]
+    assert [(p.control, p.beside) for p in plans[:3]] == [(None, None)] * 3
     assert (scratch.source, scratch.grows, scratch.offset, scratch.schedule.steps) == (plans[2], False, 0, 40)
     assert (total.depth, total.method, total.schedule.steps, total.schedule.warmup_steps) == (0, "scratch", 70, 3)
     indices, folders = folders_of(3, ["random", "scratch", "scratch_total"])

@@ -100,10 +100,10 @@ def test_two_runs_train_their_phases_once_and_their_numbers_are_those_of_runs_by
                 assert made.read_bytes() == own.read_bytes()
         assert (tmp_path / name / "phases" / "1_1c1" / "morph_report.json").is_file()
     for records in (first, second):
-        assert [record["shared_parent"]["hash"] for record in records] == [
+        assert [record.shared_parent["hash"] for record in records] == [
             phase_hash(_experiment(tmp_path), plan) for plan in _plans()
         ]
-    alone, first, second = (_figures(records) for records in (alone, first, second))
+    alone, first, second = (_figures([r.to_dict() for r in records]) for records in (alone, first, second))
     assert alone == first == second
 
 
@@ -115,9 +115,9 @@ def test_runs_of_other_chains_share_the_phases_that_are_equal(tmp_path):
     assert len(list(parents.iterdir())) == 5
     records = run_experiment(_experiment(tmp_path, "second", parents), other, ARCHITECTURE, None)
     assert len(list(parents.iterdir())) == 6
-    by = {record["phase"]: record["shared_parent"]["trained_by"]["experiment"] for record in records}
+    by = {record.phase: record.shared_parent["trained_by"]["experiment"] for record in records}
     assert by == {"parent": "first", "1c1": "first", "prelu_trained_on": "first", "relu_trained_on": "second"}
-    assert [(r["phase"], r["label"], r["index"], r["source"]) for r in records][2] == (
+    assert [(r.phase, r.label, r.index, r.source) for r in records][2] == (
         "prelu_trained_on",
         "PReLU parent trained on",
         3,
@@ -146,8 +146,8 @@ def test_a_phase_that_started_from_another_network_is_not_taken(tmp_path, capsys
     capsys.readouterr()
     records = run_experiment(_experiment(tmp_path, "second", parents), _plans(), ARCHITECTURE, None)
     assert "started from another network than this run has; it trains its own" in capsys.readouterr().out
-    assert "shared_parent" not in records[1]
-    assert records[1]["lineage"]["ancestors"][-1]["network"] == records[0]["lineage"]["network"]
+    assert records[1].shared_parent is None
+    assert records[1].started_from == records[0].lineage.network
 
 
 def test_a_finished_phase_whose_source_was_trained_again_is_named(tmp_path):
@@ -206,7 +206,7 @@ def test_the_record_of_the_parent_is_the_runs_own_and_says_who_trained_it(tmp_pa
     (shared,) = parents.iterdir()
     record = json.loads((tmp_path / "second" / "phases" / "0_base" / "record.json").read_text())
     assert (record["experiment"], record["phase"]) == ("second", "base")
-    assert record["settings"] == {"variant": "second"}
+    assert record["settings"]["variant"] == "second"
     assert record["shared_parent"]["hash"] == shared.name
     assert record["shared_parent"]["trained_by"]["experiment"] == "first"
     values = json.loads((shared / "phase.json").read_text())
@@ -262,7 +262,7 @@ def test_what_is_damaged_in_a_finished_phase_is_named_with_what_to_delete(tmp_pa
         shutil.rmtree(folder.rstrip(","))
     again = run_experiment(experiment, _plans(), ARCHITECTURE, None)
     assert (phase / "network.safetensors").read_bytes() == network
-    assert again[1]["lineage"] == whole[1]["lineage"]
+    assert again[1].lineage == whole[1].lineage
 
 
 def test_where_nothing_can_be_linked_files_are_copied(tmp_path, monkeypatch):

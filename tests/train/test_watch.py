@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
-from morphnet.report.first_steps import draw_first_steps, format_first_steps, read_first_steps
+from morphnet.report.first_steps import draw_first_steps, first_steps_table, read_first_steps
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
 from morphnet.train.watch import COLUMNS
@@ -75,7 +75,7 @@ def test_watching_changes_nothing_in_the_training(tmp_path):
         len(DATA.train),
     )
     plain = run_experiment(_experiment(tmp_path / "plain"), plans, ARCHITECTURE, None)
-    assert [r["lineage"]["network"] for r in watched] == [r["lineage"]["network"] for r in plain]
+    assert [r.lineage.network for r in watched] == [r.lineage.network for r in plain]
 
 
 @pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 7))])
@@ -102,16 +102,17 @@ def test_an_interrupted_run_ends_with_the_same_file(tmp_path, monkeypatch, step)
 def test_table_and_figure_of_watched_phases(tmp_path):
     _run(tmp_path)
     paths = sorted((tmp_path / "first" / "phases").glob("*/record.json"))
-    found = [steps for path in paths if (steps := read_first_steps(read_record(path), path))]
+    records = [read_record(path) for path in paths]
+    found = [steps for record in records if (steps := read_first_steps(record, record.label))]
     assert [steps.network for steps in found] == ["1c1", "PReLU parent trained on"]
-    text = format_first_steps(found)
+    text = first_steps_table(found).write()
     assert "6 of 9" in text  # watched steps
-    assert "growth of modules" in format_first_steps(found, "markdown")
+    assert "growth of modules" in first_steps_table(found).write("markdown")
     assert "PReLU parent trained on" in text
-    assert len(format_first_steps(found, "csv").splitlines()) == 3
+    assert len(first_steps_table(found).write("csv").splitlines()) == 3
     figure = draw_first_steps(found)
     drawn = [len(axes.lines) for axes in figure.axes]
     assert drawn == [2, 2, 1, 1]  # a control has neither slopes in modules nor growth
     paths[1].with_name("watch.csv").write_text("step,loss\n0,what\n")
     with pytest.raises(ValueError, match=r"watch\.csv is damaged"):
-        read_first_steps(read_record(paths[1]), paths[1])
+        read_first_steps(records[1], records[1].label)
