@@ -1,15 +1,84 @@
-"""The dataclasses that ``configs/`` must satisfy: a mistyped key or value is refused before anything runs.
+"""The settings of every command: their keys, types, defaults, what they mean, and what is refused.
 
+``configs/`` is merged into these dataclasses, and the code uses them as they are. A comment of a key is its ``--help``.
 Standard library only. ``"???"`` marks a value that has to be given.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import re
+import threading
+from collections.abc import Collection
+from dataclasses import FrozenInstanceError, dataclass, field
+from math import inf
+from typing import Any, TypeVar, dataclass_transform
+
+from morphnet.settings import is_line
+
+T = TypeVar("T")
+#: What ``bn``, ``padding``, ``method`` and ``init`` may be: of a spec, and of the layers of ``target``; defaults first.
+OF_SPECS = {
+    "bn": ("calibrated", "folded", "paper", "paper_first"),
+    "padding": ("same", "exact"),
+    "method": ("auto", "net2net"),
+    "init": ("dense", "sparse"),
+}
+OF_LAYERS = {
+    "bn": ("none", "calibrated", "paper"),
+    "padding": ("exact", "same"),
+    "method": ("auto", "als", "net2net"),
+    "init": ("dense", "sparse"),
+}
 
 
-@dataclass
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def immutable(cls: type[T]) -> type[T]:
+    """``cls`` as a dataclass whose fields are set once.
+
+    With ``frozen=True`` OmegaConf would make the nodes of its schema read-only, and overrides could not be merged.
+    """
+
+    def set_once(self: object, name: str, value: Any) -> None:
+        if name in vars(self):
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    cls.__setattr__ = set_once  # type: ignore[assignment,method-assign]
+    return dataclass(cls)
+
+
+def _need(condition: bool, given: str, needed: str) -> None:
+    if not condition:
+        raise ValueError(f"{given}: {needed}")
+
+
+def _need_one_of(key: str, value: str, expected: Collection[str]) -> None:
+    if value not in expected:
+        raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
+
+
+def check_rates(prefix: str, config: object) -> None:
+    """Refuses a learning rate and a course of it that cannot be; what is None or absent counts as not given."""
+
+    def given(key: str) -> Any:
+        return getattr(config, key, None)
+
+    for key in ("lr", "warmup_lr", "factor"):
+        if given(key) is not None:
+            _need(0 < given(key) < inf, f"{prefix}.{key}={given(key)}", "a positive number is needed")
+    if given("warmup_steps") is not None:
+        _need(given("warmup_steps") >= 0, f"{prefix}.warmup_steps={given('warmup_steps')}", "a number from 0 is needed")
+    if given("milestones") is not None:
+        milestones = list(given("milestones"))
+        in_order = all(0 < m < 1 for m in milestones) and milestones == sorted(milestones)
+        needed = "fractions of the phase, between 0 and 1 and in order, are needed"
+        _need(in_order, f"{prefix}.milestones={milestones}", needed)
+    for key, expected in (("decay", ("step", "cosine")), ("warmup", ("constant", "linear"))):
+        if given(key) is not None:
+            _need_one_of(f"{prefix}.{key}", given(key), expected)
+
+
+@immutable
 class NetworkConfig:
     """A ResNet; classes and image channels come from the data."""
 
@@ -19,8 +88,11 @@ class NetworkConfig:
     shortcut: str = "projection"  # projection | padding
     activation: str = "relu"  # relu | prelu | gelu | pgelu | ...
 
+    def __post_init__(self) -> None:
+        _need_one_of("network.family", self.family, ("cifar", "imagenet"))
 
-@dataclass
+
+@immutable
 class DataConfig:
     """A data set and how it is augmented."""
 
@@ -43,8 +115,28 @@ class DataConfig:
     exif: bool = False  # turn images as their EXIF orientation says
     workers: int | None = None  # processes that decode, for each process that trains; null: one for each core, up to 16
 
+    def __post_init__(self) -> None:
+        _need(is_line(self.name), f"data.name={self.name!r}", "a name of one line is needed, such as data.name=mine")
+        in_files = {"shorter_side": self.shorter_side, "labels": self.labels, "workers": self.workers}
+        in_files["views"] = None if self.views == 1 else self.views
+        for key, value in in_files.items():
+            if self.crop is None and value is not None:
+                needed = "goes with images in files (data=imagenet, data=folder), which have data.crop"
+                raise ValueError(f"data.{key}={value} {needed}")
+        if self.crop is not None and self.policy != "none":
+            needed = "goes with images in memory; those in files have shorter_side, flip"
+            raise ValueError(f"data.policy={self.policy} {needed}")
+        if self.crop is not None and self.pad:
+            raise ValueError(f"data.pad={self.pad} goes with images in memory; of files give data.shorter_side")
+        if self.shorter_side is not None:
+            needed = "[shortest, longest] in pixels is needed, as [256,480]"
+            _need(len(self.shorter_side) == 2, f"data.shorter_side={list(self.shorter_side)}", needed)
+        if self.workers is not None:
+            needed = "a number of processes from 0 to 256 is needed"
+            _need(0 <= self.workers <= 256, f"data.workers={self.workers}", needed)
 
-@dataclass
+
+@immutable
 class OptimConfig:
     """SGD."""
 
@@ -57,8 +149,25 @@ class OptimConfig:
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay of a moving average of the weights, which is evaluated and saved; 0: none
 
+    def __post_init__(self) -> None:
+        check_rates("optim", self)
+        each = self.batch_size_per_process
+        _need(each is None or each >= 1, f"optim.batch_size_per_process={each}", "a number from 1 is needed")
+        _need(0 <= self.momentum < 1, f"optim.momentum={self.momentum}", "a number from 0 to below 1 is needed")
+        needed = "a number from 0 is needed, such as 1e-4"
+        _need(0 <= self.weight_decay < inf, f"optim.weight_decay={self.weight_decay}", needed)
+        _need(
+            0 <= self.label_smoothing < 1,
+            f"optim.label_smoothing={self.label_smoothing}",
+            "from 0 to below 1 is needed",
+        )
+        needed = "a decay from 0 to below 1 is needed, such as 0.999; 0 for none"
+        _need(0 <= self.ema < 1, f"optim.ema={self.ema}", needed)
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optim.nesterov=true needs optim.momentum above 0")
 
-@dataclass
+
+@immutable
 class ScheduleConfig:
     """The learning rate of a phase; every length is multiplied by ``scale``."""
 
@@ -72,30 +181,55 @@ class ScheduleConfig:
     warmup: str = "constant"  # constant, at warmup_lr | linear, from there to lr
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_rates("schedule", self)
+        needed = "a positive number is needed; 0.1 makes every phase a tenth as long"
+        _need(0 < self.scale < inf, f"schedule.scale={self.scale}", needed)
 
-@dataclass
-class AfterConfig:
-    """How the phases after the first begin, and what of the schedule is theirs (null: as in ``schedule``, ``optim``).
 
-    It holds for children and for controls alike, except those trained from scratch.
-    """
+@immutable
+class OwnRates:
+    """What phases may have of their own in place of ``schedule`` and ``optim``."""
 
-    lr: float | None = None  # null here and below: as in schedule and optim
+    lr: float | None = None  # null here and below: of phases as in after, of after as in schedule and optim
     milestones: list[float] | None = None
     factor: float | None = None
-    decay: str | None = None  # step | cosine
     warmup_steps: int | None = None
     warmup_lr: float | None = None
-    warmup: str | None = None  # constant | linear
+
+
+@immutable
+class AfterConfig(OwnRates):
+    """How the phases after the first begin, and what of the schedule is theirs.
+
+    It holds for children and for controls alike, except those trained from scratch.
+
+    Source: Ash and Adams 2020, "On warm-starting neural network training", for ``shrink`` and ``perturb``.
+    """
+
+    decay: str | None = None  # step | cosine; null: as in schedule
+    warmup: str | None = None  # constant | linear; null: as in schedule
     kept_lr: float = 1.0  # rate of parameters that were there before the morph, over that of new ones
     momentum: str = "fresh"  # fresh | kept: what the phase before ended with, zeros for new parameters
     shrink: float = 1.0  # weights become shrink times themselves
     perturb: float = 0.0  # plus perturb times random ones
 
+    def __post_init__(self) -> None:
+        check_rates("after", self)
+        needed = "a number from 0 is needed; 0.1 makes kept layers slower"
+        _need(0 <= self.kept_lr < inf, f"after.kept_lr={self.kept_lr}", needed)
+        _need_one_of("after.momentum", self.momentum, ("fresh", "kept"))
+        _need(0 < self.shrink <= 1, f"after.shrink={self.shrink}", "a number above 0 and up to 1 is needed")
+        _need(0 <= self.perturb < inf, f"after.perturb={self.perturb}", "a number from 0 is needed")
 
-@dataclass
-class PhaseConfig:
-    """One phase: what it starts with, and what of the schedule is its own (null: as in ``after``, or everywhere)."""
+    @property
+    def changes_weights(self) -> bool:
+        return self.shrink != 1 or self.perturb != 0
+
+
+@immutable
+class PhaseConfig(OwnRates):
+    """One phase: what it starts with, and what of the schedule is its own."""
 
     name: str | None = None
     morph: str | None = None  # the spec its network is morphed to first
@@ -104,39 +238,45 @@ class PhaseConfig:
     widen: float | None = None  # factor of output channels
     enlarge: Any = None  # kernel to grow to
     target: str | None = None  # of module, deepen, widen or enlarge: a pattern of layer names
-    steps: int | None = None  # null here and below: as in after, or in schedule and optim
+    steps: int | None = None  # null: as in schedule
     epochs: float | None = None
-    lr: float | None = None
-    milestones: list[float] | None = None
-    factor: float | None = None
-    warmup_steps: int | None = None
-    warmup_lr: float | None = None
 
 
-@dataclass
-class LayerMorphConfig:
-    """How layers that a ``target`` names are morphed."""
-
-    bn: str = "none"  # none | calibrated | paper: a batch normalisation after every new convolution
-    padding: str = "exact"  # exact | same
-    method: str = "auto"  # auto | als
-    init: str = "dense"  # dense | sparse; of specs too, where padding is exact
-
-
-@dataclass
+@immutable
 class MorphConfig:
-    """How networks are morphed, in every phase; bn, padding, split and width are those of a spec."""
+    """How networks are morphed; null: the default of a spec, or of the layers of ``target``."""
 
-    bn: str = "calibrated"  # calibrated | folded | paper | paper_first
-    padding: str = "same"  # same | exact
-    split: float = 0.5  # share of the identity that becomes the first branch
-    width: float = 1.0  # C_l over the block's channels
+    bn: str | None = None  # none | calibrated | folded | paper | paper_first; null: calibrated, with target none
+    padding: str | None = None  # same | exact; null: same with a spec, exact with target
+    method: str | None = None  # auto | als (modules) | net2net (specs, deepen); null: auto
+    init: str | None = None  # dense | sparse; null: dense
+    split: float = 0.5  # of a spec: share of the identity that becomes the first branch
+    width: float = 1.0  # of a spec: C_l over the block's channels
     activation: str = "prelu"  # of the new places
     calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
-    layers: LayerMorphConfig = field(default_factory=LayerMorphConfig)
+
+    def settings_of(self, layers: bool) -> dict[str, Any]:
+        """The settings of :func:`morphnet.morph.morph_network` for named layers, or for a spec.
+
+        A value that does not fit is that of the other kind, and the default takes its place.
+        """
+        expected = OF_LAYERS if layers else OF_SPECS
+        given = {key: getattr(self, key) for key in expected}
+        fitting = {key: given[key] if given[key] in known else known[0] for key, known in expected.items()}
+        return {**fitting, "split": self.split, "width": self.width, "activation": self.activation}
+
+    def check_fits(self, kinds: Collection[bool], prefix: str = "") -> None:
+        """Refuses a value that no target can take; ``kinds`` has True for named layers and False for specs."""
+        for key in OF_SPECS:
+            value = getattr(self, key)
+            expected = [e for layers in sorted(kinds) for e in (OF_LAYERS if layers else OF_SPECS)[key]]
+            if value is not None and value not in expected:
+                where = {1: " with target=" if True in kinds else " with a spec"}.get(len(kinds), "")
+                known = ", ".join(dict.fromkeys(expected))
+                raise ValueError(f"{prefix}{key}={value!r}; expected one of {known}{where}")
 
 
-@dataclass
+@immutable
 class EdgeConfig:
     """A convolution of a module, or with ``identity`` the map ``scale * I``."""
 
@@ -147,7 +287,7 @@ class EdgeConfig:
     scale: float = 1.0  # of an identity
 
 
-@dataclass
+@immutable
 class ModuleConfig:
     """A module, as :meth:`morphnet.graph.ModuleGraph.from_dict` reads it."""
 
@@ -155,7 +295,7 @@ class ModuleConfig:
     channels: dict[str, Any] = field(default_factory=dict)  # of inner vertices: 32, or 0.5x of max(C_i, C_j)
 
 
-@dataclass
+@immutable
 class TrainerConfig:
     """How the arithmetic is done."""
 
@@ -167,13 +307,26 @@ class TrainerConfig:
     restarts: int = 3  # of all processes, when one of them was killed
     stop_after: float | None = None  # seconds since the command began: a checkpoint, and exit code 143, as on SIGTERM
     threads: int | None = None  # of the CPU; null: all cores
-    watch_steps: int = (
-        0  # first steps of a phase after the parent's in which slopes and growth are written to watch.csv
-    )
+    watch_steps: int = 0  # first steps of each phase after the parent whose slopes and growth go to watch.csv
     watch_every: int = 10  # steps between two rows there
 
+    def __post_init__(self) -> None:
+        needed = "a number of epochs from 1 is needed"
+        _need(self.evaluate_every >= 1, f"trainer.evaluate_every={self.evaluate_every}", needed)
+        given = f"trainer.checkpoint_seconds={self.checkpoint_seconds}"
+        _need(self.checkpoint_seconds >= 0, given, "a number from 0 is needed")
+        _need(self.restarts >= 0, f"trainer.restarts={self.restarts}", "a number from 0 is needed")
+        if self.stop_after is not None:
+            in_range = 0 < self.stop_after < threading.TIMEOUT_MAX
+            _need(in_range, f"trainer.stop_after={self.stop_after}", "a number of seconds above 0 is needed")
+        if self.threads is not None:
+            needed = "a number from 1 to 1024 is needed, or null for all cores"
+            _need(1 <= self.threads <= 1024, f"trainer.threads={self.threads}", needed)
+        given = f"trainer.watch_steps={self.watch_steps}, trainer.watch_every={self.watch_every}"
+        _need(self.watch_steps >= 0 and self.watch_every >= 1, given, "steps from 0 and every from 1 are needed")
 
-@dataclass
+
+@immutable
 class TrainConfig:
     """``morphnet train``."""
 
@@ -198,9 +351,30 @@ class TrainConfig:
     morphing: MorphConfig = field(default_factory=MorphConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
+    def __post_init__(self) -> None:
+        _need(self.devices >= 1, f"devices={self.devices}", "a number of processes from 1 is needed")
+        if self.parent is None and self.weights != "none":
+            raise ValueError(f"weights={self.weights} goes with parent=torchvision:NAME; there is no parent")
+        if self.parent is None and self.new_head:
+            raise ValueError("new_head=true goes with parent=; a parent trained here has the classes of the data")
+        for i, phase in enumerate(self.phases):
+            check_rates(f"phases.{i}", phase)
+            fits = phase.name is None or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name)
+            needed = "letters, digits, '_', '-' and '.' are needed; it names a folder"
+            _need(bool(fits), f"phases.{i}.name={phase.name!r}", needed)
 
-@dataclass
-class MorphCommandConfig:
+
+@immutable
+class SourceConfig:
+    """What the file of a parent does not say of itself."""
+
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    network: NetworkConfig | None = None
+    data: DataConfig | None = None
+
+
+@immutable
+class MorphCommandConfig(MorphConfig, SourceConfig):
     """``morphnet morph``: a spec for the shortcuts, or a module or layer morph for the layers of ``target``."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
@@ -211,70 +385,50 @@ class MorphCommandConfig:
     widen: float | None = None  # factor of output channels
     enlarge: Any = None  # kernel to grow to
     target: str | None = None  # pattern of layer names: 'layer3.*.conv2'
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
-    bn: str | None = None  # calibrated | folded | paper | paper_first; with target none, calibrated or paper
-    padding: str | None = None  # same | exact; null: same with morph, exact with target
-    method: str = "auto"  # auto | als (module) | net2net (morph, deepen)
-    init: str = "dense"  # dense | sparse
-    split: float = 0.5  # share of the identity that becomes the first branch
-    width: float = 1.0  # C_l over the block's channels
-    activation: str = "prelu"  # of the new places
-    calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
     input_size: list[int] | None = None  # [C,H,W] of the random inputs of the proof, where there is no data
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None
 
 
-@dataclass
-class EvalConfig:
-    """``morphnet eval``."""
+@immutable
+class EvalConfig(SourceConfig):
+    """``morphnet eval``; data.views=10 counts over ten views as well."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     precision: str = "float32"  # float32 | bfloat16 | float16 | float64
     format: str = "text"  # text | json
     predictions: str | None = None  # FILE.npy for the class of every image; of ten views FILE_10_views.npy too
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None  # data.views=10 counts over ten views as well
 
 
-@dataclass
-class CollapseConfig:
+@immutable
+class CollapseConfig(SourceConfig):
     """``morphnet collapse``."""
 
     parent: str = "???"  # a run directory or a saved network, with morphed modules
     output: str = "???"  # a new folder
     tolerance: float = 0.05  # distance of slopes from 1 up to which a module counts as linear
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None
 
 
-@dataclass
-class ExportConfig:
+@immutable
+class ExportConfig(SourceConfig):
     """``morphnet export``."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
     output: str = "???"  # a new folder
     format: str = "onnx"  # onnx | program (torch.export) | source (model.py and weights.pt, without morphnet)
     input_size: list[int] | None = None  # [C,H,W] of its images; null: as its file says
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None
 
 
-@dataclass
+@immutable
 class FlopsConfig:
     """``morphnet flops``."""
 
     format: str = "text"  # text | markdown | csv | latex | json
 
 
-@dataclass
+@immutable
 class GraphConfig:
     """``morphnet graph``."""
 
@@ -283,16 +437,14 @@ class GraphConfig:
     in_channels: int = 16  # of the convolution it grows from
     out_channels: int = 16
     kernel: Any = None  # of the parent; null: 1 with morph, whose parent is an identity, else 3
-    solve: Any = field(
-        default_factory=list
-    )  # one or a list of dense, sparse, als: filters for a random parent (spec: identity)
+    solve: Any = field(default_factory=list)  # dense | sparse | als, or a list: filters for a random parent
     seed: int = 0  # of that parent and of the filters
     output: str = "outputs/graph"  # folder of the pictures
     format: str = "text"  # text | json
     pictures: bool = True
 
 
-@dataclass
+@immutable
 class ReportConfig:
     """``morphnet report``."""
 

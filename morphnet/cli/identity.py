@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from morphnet.cli.compose import digest, plain, read_yaml
+from morphnet.cli.compose import digest, read_yaml, to_yaml
 from morphnet.cli.output import short
+from morphnet.config import TrainConfig
 from morphnet.settings import PATHS, deciding
 
 #: What only images in files have.
 OF_FILES = {"data.crop", "data.shorter_side", "data.eval_shorter_side", "data.views", "data.exif"}
 
 
-def check_same_run(composed: DictConfig, run_dir: Path) -> None:
+def check_same_run(config: TrainConfig, run_dir: Path) -> None:
     """Refuses to go on in a directory that another configuration made."""
     path = run_dir / "config.yaml"
     if not path.is_file():
         if (run_dir / "phases").exists():
-            raise FileExistsError(f"{short(run_dir)} holds phases and no config.yaml: nobody knows what made them")
+            raise FileExistsError(f"{short(run_dir)} contains phases but no config.yaml, so its settings are unknown")
         return
-    before, now = deciding(read_yaml(path)), deciding(plain(composed))
+    before, now = deciding(read_yaml(path)), deciding(asdict(config))
     changed = [
         f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*before, *now})
@@ -36,7 +36,7 @@ def check_same_run(composed: DictConfig, run_dir: Path) -> None:
         )
 
 
-def claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) -> None:
+def claim(run_dir: Path, config: TrainConfig, inputs: dict[str, str | None]) -> None:
     """Writes down what a run is made from, or compares it with what was written when the run began."""
     from morphnet.store import write_whole
 
@@ -62,12 +62,12 @@ def claim(run_dir: Path, composed: DictConfig, inputs: dict[str, str | None]) ->
         write_whole(path, (json.dumps(inputs, indent=1) + "\n").encode())
     path = run_dir / "config.yaml"
     before = read_yaml(path).get("controls", []) if path.is_file() else []
-    kept = {**plain(composed), "controls": list(dict.fromkeys([*before, *composed.controls]))}
-    write_whole(path, OmegaConf.to_yaml(OmegaConf.create(kept)).encode())
+    kept = {**asdict(config), "controls": list(dict.fromkeys([*before, *config.controls]))}
+    write_whole(path, to_yaml(kept).encode())
 
 
-def variant_of(composed: DictConfig, inputs: dict[str, str | None]) -> str:
+def variant_of(config: TrainConfig, inputs: dict[str, str | None]) -> str:
     """Eight hexadecimal digits of everything but the seed: runs that differ in their seed alone share them."""
-    settings = deciding(plain(composed))
-    left_out = {*PATHS, "seed"} | (OF_FILES if composed.data.crop is None else set())
+    settings = deciding(asdict(config))
+    left_out = {*PATHS, "seed"} | (OF_FILES if config.data.crop is None else set())
     return digest(json.dumps([{k: v for k, v in settings.items() if k not in left_out}, inputs], sort_keys=True))

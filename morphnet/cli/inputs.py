@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from morphnet.cli.compose import configs_dir, from_plain, read_yaml, to_dataclass
+from morphnet.cli.compose import configs_dir, from_plain, read_yaml
 from morphnet.cli.output import note
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import (
@@ -30,7 +31,6 @@ from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
 from morphnet.nn.zoo import classes_of
-from morphnet.settings import is_line
 from morphnet.store import load_source
 from morphnet.store.source import trained_on
 
@@ -39,9 +39,7 @@ CIFAR = ("cifar10", "cifar100")
 
 def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> Architecture:
     """The architecture that ``network`` describes, for images and classes of the data."""
-    build = {"cifar": cifar_architecture, "imagenet": imagenet_architecture}.get(network.family)
-    if build is None:
-        raise ValueError(f"network.family={network.family!r}; expected cifar or imagenet")
+    build = cifar_architecture if network.family == "cifar" else imagenet_architecture
     settings: dict[str, Any] = {} if network.widths is None else {"widths": network.widths}
     return build(
         network.depth,
@@ -61,9 +59,6 @@ def load_data(config: DataConfig, *, pretend: bool = False, evaluation_only: boo
             downloaded.
         evaluation_only: a folder of images needs none to train on, but for a validation split of them.
     """
-    if not is_line(config.name):
-        raise ValueError(f"data.name={config.name!r}: a name of one line is needed, such as data.name=mine")
-    _check_of_files(config)
     if config.crop is not None:
         data = _load_folder(config, config.crop, pretend, evaluation_only and not config.validation)
     elif config.path is not None:
@@ -111,30 +106,12 @@ def _load_folder(config: DataConfig, crop: int, pretend: bool, evaluation_only: 
     )
 
 
-def _check_of_files(config: DataConfig) -> None:
-    """Refuses settings that go with the other kind of images."""
-    in_files = {"shorter_side": config.shorter_side, "labels": config.labels, "workers": config.workers}
-    if config.crop is None:
-        given = [f"data.{key}={value}" for key, value in in_files.items() if value is not None]
-        given += [f"data.views={config.views}"] if config.views != 1 else []
-        if given:
-            raise ValueError(f"{given[0]} goes with images in files (data=imagenet, data=folder), which have data.crop")
-    elif config.policy != "none":
-        raise ValueError(
-            f"data.policy={config.policy} goes with images in memory; those in files have shorter_side, flip"
-        )
-    elif config.pad:
-        raise ValueError(f"data.pad={config.pad} goes with images in memory; of files give data.shorter_side")
-
-
 def _workers(count: int | None) -> int:
     """Processes that decode: so many, or one for each core of this process's share, at most 16."""
     from morphnet.train.ranks import local_count
 
     if count is None:
         return max(1, min(16, len(os.sched_getaffinity(0)) // local_count()))
-    if not 0 <= count <= 256:
-        raise ValueError(f"data.workers={count}: a number of processes from 0 to 256 is needed")
     return count
 
 
@@ -142,10 +119,8 @@ def augmentation_of(config: DataConfig) -> Augmentation | ScaleAugmentation:
     """How training images are varied."""
     if config.crop is None:
         return Augmentation(config.pad, config.flip, config.policy)
-    side = [config.eval_shorter_side] * 2 if config.shorter_side is None else config.shorter_side
-    if len(side) != 2:
-        raise ValueError(f"data.shorter_side={list(side)}: [shortest, longest] in pixels is needed, as [256,480]")
-    return ScaleAugmentation((side[0], side[1]), config.flip)
+    shortest, longest = config.shorter_side or [config.eval_shorter_side] * 2
+    return ScaleAugmentation((shortest, longest), config.flip)
 
 
 def normalised(data: ImageData, config: DataConfig, parent: nn.Module | None) -> ImageData:
@@ -227,7 +202,7 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
         saved = _saved_data(folder)
         if saved is not None:
             try:
-                return _data_config(saved)
+                return replace(from_plain(saved, DataConfig), download=False)  # which was asked for then, not now
             except (OmegaConfBaseException, ValueError) as error:
                 raise ValueError(f"{folder / 'config.yaml'} is damaged: its data is no data set ({error})") from error
     known = trained_on(source)
@@ -246,9 +221,3 @@ def _saved_data(folder: Path) -> Any:
     ours = any((folder / name).exists() for name in ("phases", "morph_report.json", "collapse_report.json"))
     path = folder / "config.yaml"
     return read_yaml(path).get("data") if ours and path.is_file() else None
-
-
-def _data_config(saved: Any) -> DataConfig:
-    config = to_dataclass(from_plain(saved, DataConfig), DataConfig)
-    config.download = False  # that was said then, of that command
-    return config

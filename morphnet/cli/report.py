@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def _report(config: ReportConfig, paths: list[Path]) -> None:
     from morphnet.report.variants import tell_apart
 
     _check_recipe(config.with_recipe, paths)
-    config.with_recipe = recipe_of_tables(config.with_recipe)
+    config = replace(config, with_recipe=recipe_of_tables(config.with_recipe))
     if config.verify:
         from morphnet.cli.verification import verify
 

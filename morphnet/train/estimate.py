@@ -91,12 +91,11 @@ class Estimator:
             networks[plan.folder] = network
             macs, parameters = count_macs(network, (1, *experiment.data.input_size)), count_parameters(network)
             speed = self._speed(experiment, network)
-            steps = plan.schedule.steps if plan.schedule is not None else 0
-            evaluations = 1 + -(-steps // (len(batches) * experiment.evaluate_every))
+            evaluations = 1 + -(-plan.steps // (len(batches) * experiment.trainer.evaluate_every))
             views = experiment.data.views if experiment.data.views > 1 else 0
             images = len(experiment.data.test) * (evaluations + views)
-            seconds = steps * experiment.batch_size / speed.training + images / speed.evaluation
-            found.append(PhaseEstimate(plan, macs, parameters, steps, speed, seconds))
+            seconds = plan.steps * experiment.batch_size / speed.training + images / speed.evaluation
+            found.append(PhaseEstimate(plan, macs, parameters, plan.steps, speed, seconds))
         return found
 
     def _speed(self, experiment: Experiment, network: nn.Module) -> Speed:

@@ -9,28 +9,20 @@ import torch
 from torch import nn
 
 from morphnet.data import generator_for
-from morphnet.morph import InexactError, MorphError, morph_network, plan_morph
+from morphnet.morph import InexactError, MorphError, morph_network
 from morphnet.morph.apply import child_like
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
-from morphnet.spec import parse_spec
 from morphnet.train.experiment import Experiment
-from morphnet.train.plan import PhasePlan
+from morphnet.train.plan import PhasePlan, plan_spec
 
 
 def morph_settings(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What :func:`~morphnet.morph.morph_network` is told for ``plan``, beside the images it measures on."""
-    morphing = experiment.morphing
-    settings: dict[str, Any] = {
-        "activation": morphing.activation,
+    """What :func:`~morphnet.morph.morph_network` is given for ``plan``, beside the images it measures on."""
+    return {
+        **experiment.morphing.settings_of(plan.layers is not None),
         "method": plan.method if plan.is_proved else "auto",
-        "init": morphing.layers.init,
         "generator": generator_for(experiment.seed, plan.depth, "filters"),
     }
-    if plan.layers is None:
-        settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
-    else:
-        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding}
-    return settings
 
 
 def network_like(
@@ -58,16 +50,7 @@ def network_like(
     source = before[plan.source.folder]
     if plan.morph is not None:
         assert isinstance(source, ResNet)
-        morphing = experiment.morphing
-        change = plan_morph(
-            source.architecture,
-            parse_spec(plan.morph),
-            split=morphing.split,
-            width=morphing.width,
-            padding=morphing.padding,  # type: ignore[arg-type]
-            activation=morphing.activation,
-        )
-        return child_like(source, change)
+        return child_like(source, plan_spec(source.architecture, plan.morph, experiment.morphing))
     if plan.layers is not None:
         return _with_other_layers(experiment, plan, source)
     if plan.parametric:

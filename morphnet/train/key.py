@@ -36,10 +36,26 @@ def describe_key(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         "augmentation": asdict(experiment.augmentation),
         "batch_size": experiment.batch_size,
         "processes": experiment.ranks.count,
-        "sync_bn": experiment.sync_bn,
-        "optimisation": asdict(experiment.optimisation),
+        "sync_bn": experiment.trainer.sync_bn,
+        "optimisation": optimisation_of(experiment),
         "schedule": None if plan.schedule is None else asdict(plan.schedule),
     }
+
+
+def optimisation_of(experiment: Experiment) -> dict[str, Any]:
+    """What training needs beside the batch size and the learning rate, as plain values."""
+    apart = ("batch_size", "batch_size_per_process", "lr")
+    return {key: value for key, value in asdict(experiment.optimisation).items() if key not in apart}
+
+
+def handover_of(plan: PhasePlan) -> dict[str, Any]:
+    """How the phase starts from its source, beside the morph, as plain values."""
+    return {key: getattr(plan.handover, key) for key in ("kept_lr", "momentum", "shrink", "perturb")}
+
+
+def morphing_of(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    """The settings of the phase's morph as plain values, defaults in place of null."""
+    return asdict(experiment.morphing) | experiment.morphing.settings_of(plan.layers is not None)
 
 
 def hash_of(description: Mapping[str, Any]) -> str:
@@ -58,8 +74,8 @@ def _start(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         return dict(experiment.root)
     if plan.method == "scratch":
         return {"scratch": _structure(experiment, plan.source)}
-    handover = asdict(plan.handover)
-    return {"phase": phase_hash(experiment, plan.source), "change": _change(experiment, plan), "handover": handover}
+    source, change = phase_hash(experiment, plan.source), _change(experiment, plan)
+    return {"phase": source, "change": change, "handover": handover_of(plan)}
 
 
 def _structure(experiment: Experiment, plan: PhasePlan) -> list[dict[str, Any]]:
@@ -75,7 +91,7 @@ def _change(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         change["parametric"] = True
     if plan.grows:
         layers = {pattern: _plain(operation) for pattern, operation in (plan.layers or {}).items()}
-        change |= {"morph": plan.morph or layers, "method": plan.method, "morphing": asdict(experiment.morphing)}
+        change |= {"morph": plan.morph or layers, "method": plan.method, "morphing": morphing_of(experiment, plan)}
     return change
 
 

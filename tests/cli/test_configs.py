@@ -33,11 +33,8 @@ def _compose(*overrides):
 
 def _plan(config, classes, steps_per_epoch=390):
     architecture = architecture_of(config.network, classes, 3)
-    return plan_phases(
-        config.phases, config.controls, config.schedule, config.optim.lr, steps_per_epoch, architecture,
-        config.morphing, parent_given=False, train_images=1000,
-        layers=[layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)], after=config.after,
-    )  # fmt: skip
+    layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]
+    return plan_phases(config, architecture, steps_per_epoch, 1000, layers)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -46,7 +43,8 @@ def test_every_preset_composes_and_plans(preset):
     plans = _plan(config, 100 if "cifar100" in preset else 10)
     assert plans[0].role == "parent"
     if preset.startswith("cifar"):
-        assert all(plan.schedule.steps == 64000 for plan in plans)
+        later = 128000 if preset.endswith("_long") else 64000
+        assert [plan.steps for plan in plans] == [64000] + [later] * (len(plans) - 1)
         assert (config.data.pad, config.data.flip) == (4, True)
         warmup = 400 if "110" in preset else 0
         assert [plan.schedule.warmup_steps for plan in plans] == [warmup] + [0] * (len(plans) - 1)
@@ -56,7 +54,7 @@ def test_every_preset_composes_and_plans(preset):
 
 
 def test_there_are_presets_for_the_tables():
-    assert len([p for p in PRESETS if p.startswith("cifar10_")]) == 16
+    assert len([p for p in PRESETS if p.startswith("cifar10_")]) == 17
     assert len([p for p in PRESETS if p.startswith("cifar100_")]) == 6
     assert {"imagenet_resnet18", "imagenet_morph18_1c1"} <= set(PRESETS)
 
@@ -104,11 +102,11 @@ def _child(config, architecture, size):
     for phase in config.phases:
         if phase.morph is not None:
             architecture = plan_morph(architecture, parse_spec(phase.morph)).child
-    network, how = bare(architecture), config.morphing.layers
+    network, how = bare(architecture), config.morphing.settings_of(layers=True)
     for patterns in filter(None, layers):
         targets = find_targets(network, patterns)
         channels = identity_channels(network, targets, torch.empty(size, device="meta"))
-        settings = Settings(how.padding, config.morphing.activation, how.bn != "none", how.method, how.init, False)
+        settings = Settings(how["padding"], how["activation"], how["bn"] != "none", how["method"], how["init"], False)
         shapes = plan_layers(network, targets, channels, settings)
         with torch.device("meta"):
             restore_structure(network, {"modules": {name: shape.to_dict() for name, shape in shapes.items()}})

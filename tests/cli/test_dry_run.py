@@ -41,7 +41,7 @@ def test_a_sweep_says_beforehand_how_long_it_takes(train, tmp_path):  # noqa: F8
 
 def test_a_phase_that_changes_nothing_is_said_to(train):  # noqa: F811
     _, _, errors = train("dry_run=true", "phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]", "controls=[]")
-    assert "phase 2_1c1: all that 1c1 asks for is there already" in errors
+    assert "phase 2_1c1: everything that 1c1 adds is there already" in errors
 
 
 def test_layers_that_were_morphed_are_in_the_cost_of_a_spec(train):  # noqa: F811
