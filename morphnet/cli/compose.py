@@ -33,10 +33,10 @@ T = TypeVar("T", bound="DataclassInstance")
 def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
     """Composes ``configs/<config_name>.yaml`` with the overrides of the command line and calls ``job``.
 
-    What ``job`` raises is raised here, after Hydra is done, which would print a line of its own about it.
+    An error of ``job`` is raised after Hydra has ended, which would print a line of its own about it.
 
     Raises:
-        ValueError: the command line points Hydra to configurations that nobody checks.
+        ValueError: the command line sets ``hydra.searchpath``, whose files would not be checked.
     """
     register()
     check_own_files()
@@ -50,7 +50,7 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
             job(config)
         except Exception as error:
             if HydraConfig.get().runtime.choices.get("hydra/launcher", "basic") != "basic":
-                raise  # this is a worker: what is put into a list here is lost
+                raise  # in a worker process, whose list is lost
             errors.append(error)
 
     hydra.main(version_base="1.3", config_path=configs_dir(), config_name=config_name)(guarded)()
@@ -69,7 +69,7 @@ def configs_dir() -> str:
 
 @cache
 def register() -> None:
-    """Tells Hydra, once in a process, of the schemas and the call before a sweep, OmegaConf of the names of runs."""
+    """Registers, once in a process, the schemas and the callback of sweeps with Hydra, and resolvers with OmegaConf."""
     store = ConfigStore.instance()
     for command, schema in SCHEMAS.items():
         store.store(name=f"{command}_schema", node=schema)
@@ -82,10 +82,10 @@ def register() -> None:
 def run_name(name: str, seed: int, overrides: str) -> str:
     """``<experiment>/seed<k>``, with ``-<8 hex>`` of the other overrides if there are any.
 
-    From what was asked for and nothing else, so that the same command finds the same directory.
+    It depends on the command line alone, so that the same command finds the same directory.
 
     Raises:
-        ValueError: ``name`` is no folder below the output.
+        ValueError: ``name`` is not the name of a folder below the output.
     """
     if not all(re.match(r"[^\s.]", part) and is_line(part) for part in name.split("/")):
         raise ValueError(
@@ -95,7 +95,7 @@ def run_name(name: str, seed: int, overrides: str) -> str:
 
 
 def folder(output: str) -> str:
-    """``output``, which must not be empty: a run would lie in the root of the file system."""
+    """``output``; an empty one is refused, since the run would lie in the root of the file system."""
     if not output:
         raise ValueError("output= is empty; give a folder, such as output=outputs")
     refuse_file(Path(output))

@@ -1,4 +1,4 @@
-"""What a command is going to run and how long that will take here: ``dry_run=true``, and at the start of a sweep."""
+"""What a command will run and how long it takes here: ``dry_run=true``, and at the start of a sweep."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from morphnet.train.key import phase_hash
 from morphnet.train.plan import PhasePlan
 from morphnet.train.shared import find_shared
 
-HOW = "measured on a few steps of each network, beside whatever else runs now"
+HOW = "measured on a few steps of each network, with whatever else runs now"
 
 
 def describe_run(prepared: Prepared) -> str:
-    """Every phase of one run: what it is, what it costs, how long it will take here."""
+    """A table of the phases of one run: networks, FLOP, steps, and how long each takes here."""
     from morphnet.report.table import to_text
 
     experiment = prepared.experiment
@@ -58,9 +58,7 @@ def describe_run(prepared: Prepared) -> str:
 
 
 def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[str, int]:
-    """Every experiment of a sweep, and how long all its jobs will take here, one after the other.
-
-    Also how many of them could not be estimated: those cannot run.
+    """A table of the experiments of a sweep with the time of their jobs, and the number of jobs that cannot run.
 
     Args:
         config: of the sweep.
@@ -75,7 +73,7 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
             job = compose_job(config, overrides, number)
             if done_records(job.config, job.run_dir) is None:
                 waiting.append((" ".join(overrides), job))
-        except Exception as error:  # the job itself will say so, and the others go on
+        except Exception as error:  # which the job itself will raise
             unknown.append(_why(" ".join(overrides), error))
     done = len(jobs) - len(waiting) - len(unknown)
     if done:
@@ -136,7 +134,7 @@ def _not_done(
 
 
 def in_words(seconds: float) -> str:
-    """A length of time as a person says it: ``8 s``, ``12 min``, ``5 h 20 min``, ``3 days 4 h``."""
+    """A duration for people: ``8 s``, ``12 min``, ``5 h 20 min``, ``3 days 4 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s" if seconds else "none"
     minutes = round(seconds / 60)
@@ -153,14 +151,14 @@ def _speed(images_per_second: float) -> str:
 
 def _summary(seconds: float, how: str, compiled: list[str]) -> list[str]:
     if not seconds:
-        return ["all of it is done"]
+        return ["everything is done"]
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = [f"the machine does other things now (load {load:.0f} on {cores} cores): alone it is faster"]
+    busy = [f"the machine is busy now (load {load:.0f} on {cores} cores); idle it is faster"]
     return [f"about {in_words(seconds)} here, {how}", *(busy if load > cores + 1 else []), *compiled]
 
 
 def _done_phases(prepared: Prepared) -> dict[str, str]:
-    """Folders of phases that need no training any more, and why."""
+    """Folders of phases that are trained already, and the reason."""
     experiment = prepared.experiment
     phases = experiment.run_dir / "phases"
     found = {p.folder: "done" for p in prepared.plans if (phases / p.folder / "record.json").is_file()}
@@ -172,12 +170,12 @@ def _done_phases(prepared: Prepared) -> dict[str, str]:
 
 
 def _shares(prepared: Prepared, plan: PhasePlan) -> Path | None:
-    """Where other runs find the phase; None where they do not."""
+    """The folder where runs share the phase; None where they do not."""
     return prepared.experiment.parents if plan.schedule is not None else None
 
 
 def _compiled(prepared: Prepared, estimates: Sequence[PhaseEstimate]) -> list[str]:
-    """One line if phases are going to be compiled, which the probe is not."""
+    """One line if phases will be compiled, which the measured steps are not."""
     experiment = prepared.experiment
     count = sum(bool(e.steps) and experiment.engine.compiles(e.steps, experiment.batch_size) for e in estimates)
     return ["long phases are compiled, a minute for each network at first, and run faster than that"] if count else []

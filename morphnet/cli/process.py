@@ -1,4 +1,4 @@
-"""What one process does of a training run: alone, or as one of several."""
+"""A training run in this process, alone or together with others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def train_here(
     config: TrainConfig, run_dir: Path, recipe: str | None, device: str, begin: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Runs what ``config`` describes in ``run_dir``, or this process's part of it; returns its records.
+    """Runs ``config`` in ``run_dir``, or this process's part of it; returns the records of the run.
 
     Args:
-        begin: called when the directory is this run's.
+        begin: called when the directory belongs to this run.
     """
     from morphnet.train import choose_engine, keep_freed_memory
     from morphnet.train.ranks import joined, local_count, own_device
@@ -36,7 +36,7 @@ def train_here(
     engine = choose_engine(own_device(device), config.precision, trainer.compile, trainer.cuda_graph)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(joined(engine.device))
-        if not ranks.is_first:  # one of them speaks
+        if not ranks.is_first:  # which alone prints
             silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(silence))
         done = ranks.from_first(lambda: None if config.dry_run else records_if_done(config, run_dir))
@@ -58,7 +58,7 @@ def _train(
     prepared = prepare(config, run_dir, recipe, engine, ranks)
     experiment = prepared.experiment
     if config.name == "digits" != config.data.name:
-        note("what is not given is as in experiment=digits, also its name; experiment=custom sets nothing")
+        note("unset keys, including name, come from experiment=digits; experiment=custom sets nothing")
     if config.dry_run:
         from morphnet.cli.estimate import describe_run
 

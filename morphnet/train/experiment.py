@@ -1,4 +1,4 @@
-"""What every phase of a run shares, as a value."""
+"""What the phases of a run share."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from morphnet.train.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every phase of a run shares.
+    """What the phases of a run share.
 
     Attributes:
         name: of the experiment, as in the tables.
         seed: everything random is a function of it.
         root: what the first phase starts from, as plain values: an architecture, or the hash of a given parent.
-        settings: further plain values for the records, such as the composed choices.
-        parents: where phases lie that runs share; None: this run trains all its own.
+        settings: further plain values for the records.
+        parents: the folder of phases that runs share; None: this run shares none.
         ranks: the processes that train together; the first of them writes all files.
-        parent_momentum: what a given parent ended its training with, by parameter; empty where that is not known.
+        parent_momentum: the momentum of a given parent at the end of its training, by parameter; empty if unknown.
     """
 
     name: str
@@ -47,6 +47,6 @@ class Experiment:
     parent_momentum: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.engine.captures(self.ranks.count)  # refuses what cannot be
+        self.engine.captures(self.ranks.count)  # refuses trainer.cuda_graph=true where it cannot be
         if self.trainer.sync_bn and self.engine.device.type == "cpu":
             raise ValueError("trainer.sync_bn=true needs GPUs: PyTorch has no SyncBatchNorm for the CPU")

@@ -1,4 +1,4 @@
-"""How a phase's network grows from that of its source: the settings of the morph, and its rehearsal before training."""
+"""How the network of a phase grows from that of its source, and a rehearsal of it before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from morphnet.train.plan import PhasePlan, plan_spec
 
 
 def morph_settings(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What :func:`~morphnet.morph.morph_network` is given for ``plan``, beside the images it measures on."""
+    """The arguments of :func:`~morphnet.morph.morph_network` for ``plan``, without images to measure on."""
     return {
         **experiment.morphing.settings_of(plan.layers is not None),
         "method": plan.method if plan.is_proved else "auto",
@@ -32,15 +32,15 @@ def network_like(
     architecture: Architecture | None,
     parent: nn.Module | None,
 ) -> nn.Module:
-    """A network like the one that the phase trains, with weights of no meaning.
+    """A network with the structure that the phase trains, and meaningless weights.
 
     Args:
-        before: those of the phases before it, by folder.
+        before: the networks of earlier phases, by folder.
         architecture: of the parent, where none is given.
 
     Raises:
-        ValueError: its layers cannot be morphed as they should be.
-        InexactError: they cannot without a change of the function.
+        ValueError: a layer cannot be morphed.
+        InexactError: it cannot be morphed with its function unchanged.
     """
     if plan.source is None:
         if parent is not None:
@@ -62,13 +62,13 @@ def network_like(
 def rehearse(
     experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture | None, parent: nn.Module | None
 ) -> None:
-    """Refuses a plan whose layers cannot become what they should, before anything is trained.
+    """Refuses a plan with layers that cannot be morphed, before anything is trained.
 
     Phases that have begun are not rehearsed; nor is a plan of specs alone on a parent that is trained here, which
     :func:`~morphnet.train.plan.plan_phases` has checked.
 
     Raises:
-        ValueError: a phase cannot begin, in the words of its morph.
+        ValueError: a phase cannot begin; the message is that of its morph.
         InexactError: a layer would have no exact solution.
     """
     folder = experiment.run_dir / "phases"
@@ -91,6 +91,6 @@ def _with_other_layers(experiment: Experiment, plan: PhasePlan, source: nn.Modul
     settings = morph_settings(experiment, plan)
     try:
         child, _ = morph_network(source.cpu(), plan.layers, calibration=few, **settings)
-    except MorphError:  # says something of weights that were not trained, and of noise in place of images
+    except MorphError:  # of untrained weights and noise in place of images
         child, _ = morph_network(source.cpu(), plan.layers, calibration=few, allow_inexact=True, **settings)
     return child  # type: ignore[no-any-return]

@@ -16,13 +16,13 @@ from morphnet.config import AfterConfig
 from morphnet.nn.initialise import initialise
 from morphnet.store import write_whole
 
-#: Beside the network of a phase: the momentum it ended with.
+#: In the folder of a phase: the momentum that it ended with.
 MOMENTUM_FILE = "momentum.safetensors"
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """How a phase begins beside the weights of its network.
+    """What a phase begins with, apart from its network.
 
     Attributes:
         kept: names of the parameters that the network before had as well; they are trained at ``kept_lr`` times the
@@ -41,7 +41,7 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a saved network, by name, without reading any.
+    """The shape of every tensor in a saved network, by name; no tensor is read.
 
     Raises:
         ValueError: the file is damaged.
@@ -59,9 +59,9 @@ def kept_parameters(network: nn.Module, before: Mapping[str, tuple[int, ...]]) -
 
 
 def shrink_and_perturb(network: nn.Module, after: AfterConfig, generator: torch.Generator) -> None:
-    """Convolutions and linear layers towards random ones, in place; normalisations and slopes stay.
+    """Mixes convolutions and linear layers with random ones, in place; normalisations and slopes stay.
 
-    The running statistics are those of the old weights until training has measured new ones.
+    Running statistics stay those of the old weights until training measures new ones.
     """
     fresh = copy.deepcopy(network)
     initialise(fresh.cpu(), generator)
@@ -85,7 +85,7 @@ def momentum_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def set_momentum(network: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
-    """Gives parameters the momentum of their name, where it has their shape; the others keep what they have."""
+    """Sets the momentum of parameters whose name and shape ``momentum`` has; the others keep theirs."""
     for name, parameter in network.named_parameters():
         here, given = optimizer.state.get(parameter, {}).get("momentum_buffer"), momentum.get(name)
         if here is not None and given is not None and given.shape == here.shape:
@@ -93,7 +93,7 @@ def set_momentum(network: nn.Module, optimizer: torch.optim.Optimizer, momentum:
 
 
 def save_momentum(momentum: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes ``momentum`` beside the network of a phase."""
+    """Writes ``momentum`` into the folder of a phase."""
     write_whole(folder / MOMENTUM_FILE, save(dict(momentum)))
 
 

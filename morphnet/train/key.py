@@ -1,4 +1,4 @@
-"""What makes a phase: a description of everything that decides its result, and the hash that stands for it."""
+"""The identity of a phase: a description of everything that decides its result, and its hash."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from morphnet.morph import Operation
 from morphnet.train.experiment import Experiment
 from morphnet.train.plan import PhasePlan
 
-#: Of what is hashed. To be raised when training itself changes, so that no phase of older code is taken.
+#: Part of what is hashed. Raise it when training itself changes, so that phases of older code are not shared.
 FORMAT = 2
 
 
 def describe_key(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """Everything that decides the result of a phase, as plain values; never weights, nor how its arithmetic is done."""
+    """Everything that decides the result of a phase, as plain values, without weights and kind of arithmetic."""
     data = experiment.data
     return {
         "format": FORMAT,
@@ -59,7 +59,7 @@ def morphing_of(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
 
 
 def hash_of(description: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for ``description``."""
+    """Sixteen hexadecimal digits of the hash of ``description``."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -69,7 +69,7 @@ def phase_hash(experiment: Experiment, plan: PhasePlan) -> str:
 
 
 def _start(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What the phase starts from, and what it does to it first."""
+    """What the phase starts from, and how that is changed first."""
     if plan.source is None:
         return dict(experiment.root)
     if plan.method == "scratch":
@@ -79,7 +79,7 @@ def _start(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
 
 
 def _structure(experiment: Experiment, plan: PhasePlan) -> list[dict[str, Any]]:
-    """The network of a phase without its weights: what it began as, and every change since."""
+    """The structure of a phase's network: the first network of the run, and every change since."""
     before = [dict(experiment.root)] if plan.source is None else _structure(experiment, plan.source)
     change = _change(experiment, plan)
     return [*before, change] if change else before

@@ -53,7 +53,7 @@ class PhasePlan:
         linear: the slopes that morphs have brought since the parent are held at 1.
         schedule: None: the network is evaluated and not trained.
         handover: how it starts from its source, beside the morph.
-        is_idle: all that its morph asks for is there already.
+        is_idle: its morph adds nothing to the network of its source.
     """
 
     index: int
@@ -82,7 +82,7 @@ class PhasePlan:
 
     @property
     def depth(self) -> int:
-        """How many phases its network has been through before; none for a network that starts from random weights."""
+        """The number of phases before it; 0 for a network that starts from random weights."""
         return 0 if self.source is None or self.method == "scratch" else 1 + self.source.depth
 
     @property
@@ -96,7 +96,7 @@ class PhasePlan:
 
     @property
     def is_proved(self) -> bool:
-        """Whether what it begins with computes what its source computes, which is proved."""
+        """Whether its first network is proved to compute what its source computes."""
         return self.grows and self.method != "random"
 
 
@@ -253,7 +253,7 @@ def plan_spec(architecture: Architecture, spec: str, morphing: MorphConfig) -> M
 
 
 def control_numbers(control: str, phases: int) -> list[tuple[int, str]]:
-    """Index and name of each phase of a control, whatever other controls a run of so many ``phases`` has."""
+    """Index and name of each phase of a control in a run with so many ``phases``; other controls do not matter."""
     index = phases
     for known in CONTROLS:
         count = 1 if known in ANEW else phases - 1
@@ -265,7 +265,7 @@ def control_numbers(control: str, phases: int) -> list[tuple[int, str]]:
 
 
 def folders_of(phases: int, controls: Sequence[str]) -> tuple[set[int], set[str]]:
-    """What :func:`plan_phases` plans: the indices of the phases, and the folders of the controls."""
+    """The indices of the phases and the folders of the controls, as :func:`plan_phases` plans them."""
     numbered = [number for control in controls for number in control_numbers(control, phases)]
     return set(range(phases)), {f"{index}_{name}" for index, name in numbered}
 
@@ -282,7 +282,7 @@ def _names(phase: PhaseConfig, layers: Layers | None) -> tuple[str, str]:
 
 
 def _branches(architecture: Architecture | nn.Module) -> int:
-    """How many branches specs have made in it, each with slopes of its own."""
+    """The number of branches that specs have made, each with slopes of its own."""
     if isinstance(architecture, nn.Module):
         return 0
     return sum(1 + shape.two_branches for shape in architecture.shortcuts.values())

@@ -57,7 +57,7 @@ def test_cifar_is_planned_without_its_images(train, tmp_path):  # noqa: F811
     small = ["network.depth=8", "network.widths=[2,4,4]", "optim.batch_size=16", "data.root=none"]
     code, output, errors = train("experiment=cifar10_resnet20", *small, "data.download=true", "dry_run=true")
     assert code == 0
-    assert "planned and measured with noise of its shape" in errors
+    assert "noise of its shape is used to plan and measure" in errors
     assert "64,000" in output
     assert list(tmp_path.iterdir()) == []
 
@@ -105,7 +105,7 @@ def test_imagenet_is_planned_without_its_images(train, monkeypatch):  # noqa: F8
     small = ["data.crop=32", "data.shorter_side=[32,48]", "data.eval_shorter_side=36", "data.workers=1"]
     code, output, errors = train("experiment=imagenet_resnet18", *small, "optim.batch_size=8", "dry_run=true")
     assert code == 0, errors
-    assert "planned and measured with a JPEG of noise of ImageNet's usual size" in errors
+    assert "a JPEG of noise of ImageNet's usual size is used to plan and measure" in errors
     assert "11,689,512" in output  # parameters of ResNet-18 with 1000 classes
     code, _, errors = train("experiment=imagenet_resnet18")
     assert code == 2
