@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection
-from dataclasses import FrozenInstanceError, dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from math import inf
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 from morphnet.settings import is_line
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 #: What ``bn``, ``padding``, ``method`` and ``init`` may be: of a spec, and of the layers of ``target``; defaults first.
@@ -47,35 +50,46 @@ def immutable(cls: type[T]) -> type[T]:
     return dataclass(cls)
 
 
-def _need(condition: bool, given: str, needed: str) -> None:
-    if not condition:
-        raise ValueError(f"{given}: {needed}")
+def _are_fractions(milestones: list[float]) -> bool:
+    return all(0 < m < 1 for m in milestones) and list(milestones) == sorted(milestones)
 
 
-def _need_one_of(key: str, value: str, expected: Collection[str]) -> None:
-    if value not in expected:
-        raise ValueError(f"{key}={value!r}; expected one of {', '.join(expected)}")
+#: What a key of such a name has to be, whatever group it is in.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda v: 0 < v < inf, "a positive number is needed"),
+    "warmup_lr": (lambda v: 0 < v < inf, "a positive number is needed"),
+    "factor": (lambda v: 0 < v < inf, "a positive number is needed"),
+    "scale": (lambda v: 0 < v < inf, "a positive number is needed; 0.1 makes every phase a tenth as long"),
+    "warmup_steps": (lambda v: v >= 0, "a number from 0 is needed"),
+    "milestones": (_are_fractions, "fractions of the phase, between 0 and 1 and in order, are needed"),
+    "batch_size_per_process": (lambda v: v >= 1, "a number from 1 is needed"),
+    "weight_decay": (lambda v: 0 <= v < inf, "a number from 0 is needed, such as 1e-4"),
+    "label_smoothing": (lambda v: 0 <= v < 1, "from 0 to below 1 is needed"),
+    "ema": (lambda v: 0 <= v < 1, "a decay from 0 to below 1 is needed, such as 0.999; 0 for none"),
+    "kept_lr": (lambda v: 0 <= v < inf, "a number from 0 is needed; 0.1 makes kept layers slower"),
+    "shrink": (lambda v: 0 < v <= 1, "a number above 0 and up to 1 is needed"),
+    "perturb": (lambda v: 0 <= v < inf, "a number from 0 is needed"),
+    "shorter_side": (lambda v: len(v) == 2, "[shortest, longest] in pixels is needed, as [256,480]"),
+    "workers": (lambda v: 0 <= v <= 256, "a number of processes from 0 to 256 is needed"),
+    "devices": (lambda v: v >= 1, "a number of processes from 1 is needed"),
+    "evaluate_every": (lambda v: v >= 1, "a number of epochs from 1 is needed"),
+    "checkpoint_seconds": (lambda v: v >= 0, "a number from 0 is needed"),
+    "restarts": (lambda v: v >= 0, "a number from 0 is needed"),
+    "stop_after": (lambda v: 0 < v < threading.TIMEOUT_MAX, "a number of seconds above 0 is needed"),
+    "threads": (lambda v: 1 <= v <= 1024, "a number from 1 to 1024 is needed, or null for all cores"),
+    "watch_steps": (lambda v: v >= 0, "a number of steps from 0 is needed"),
+    "watch_every": (lambda v: v >= 1, "a number of steps from 1 is needed"),
+}
+CHOICES = {"family": ("cifar", "imagenet"), "decay": ("step", "cosine"), "warmup": ("constant", "linear")}
 
 
-def check_rates(prefix: str, config: object) -> None:
-    """Refuses a learning rate and a course of it that cannot be; what is None or absent counts as not given."""
-
-    def given(key: str) -> Any:
-        return getattr(config, key, None)
-
-    for key in ("lr", "warmup_lr", "factor"):
-        if given(key) is not None:
-            _need(0 < given(key) < inf, f"{prefix}.{key}={given(key)}", "a positive number is needed")
-    if given("warmup_steps") is not None:
-        _need(given("warmup_steps") >= 0, f"{prefix}.warmup_steps={given('warmup_steps')}", "a number from 0 is needed")
-    if given("milestones") is not None:
-        milestones = list(given("milestones"))
-        in_order = all(0 < m < 1 for m in milestones) and milestones == sorted(milestones)
-        needed = "fractions of the phase, between 0 and 1 and in order, are needed"
-        _need(in_order, f"{prefix}.milestones={milestones}", needed)
-    for key, expected in (("decay", ("step", "cosine")), ("warmup", ("constant", "linear"))):
-        if given(key) is not None:
-            _need_one_of(f"{prefix}.{key}", given(key), expected)
+def check(prefix: str, config: DataclassInstance) -> None:
+    """Refuses values that ``RULES`` and ``CHOICES`` do not allow; None is not checked."""
+    for key, value in ((f.name, getattr(config, f.name)) for f in fields(config)):
+        if value is not None and key in RULES and not RULES[key][0](value):
+            raise ValueError(f"{prefix}{key}={value}: {RULES[key][1]}")
+        if value is not None and key in CHOICES and value not in CHOICES[key]:
+            raise ValueError(f"{prefix}{key}={value!r}; expected one of {', '.join(CHOICES[key])}")
 
 
 @immutable
@@ -89,7 +103,7 @@ class NetworkConfig:
     activation: str = "relu"  # relu | prelu | gelu | pgelu | ...
 
     def __post_init__(self) -> None:
-        _need_one_of("network.family", self.family, ("cifar", "imagenet"))
+        check("network.", self)
 
 
 @immutable
@@ -116,7 +130,9 @@ class DataConfig:
     workers: int | None = None  # processes that decode, for each process that trains; null: one for each core, up to 16
 
     def __post_init__(self) -> None:
-        _need(is_line(self.name), f"data.name={self.name!r}", "a name of one line is needed, such as data.name=mine")
+        check("data.", self)
+        if not is_line(self.name):
+            raise ValueError(f"data.name={self.name!r}: a name of one line is needed, such as data.name=mine")
         in_files = {"shorter_side": self.shorter_side, "labels": self.labels, "workers": self.workers}
         in_files["views"] = None if self.views == 1 else self.views
         for key, value in in_files.items():
@@ -128,12 +144,6 @@ class DataConfig:
             raise ValueError(f"data.policy={self.policy} {needed}")
         if self.crop is not None and self.pad:
             raise ValueError(f"data.pad={self.pad} goes with images in memory; of files give data.shorter_side")
-        if self.shorter_side is not None:
-            needed = "[shortest, longest] in pixels is needed, as [256,480]"
-            _need(len(self.shorter_side) == 2, f"data.shorter_side={list(self.shorter_side)}", needed)
-        if self.workers is not None:
-            needed = "a number of processes from 0 to 256 is needed"
-            _need(0 <= self.workers <= 256, f"data.workers={self.workers}", needed)
 
 
 @immutable
@@ -150,19 +160,9 @@ class OptimConfig:
     ema: float = 0.0  # decay of a moving average of the weights, which is evaluated and saved; 0: none
 
     def __post_init__(self) -> None:
-        check_rates("optim", self)
-        each = self.batch_size_per_process
-        _need(each is None or each >= 1, f"optim.batch_size_per_process={each}", "a number from 1 is needed")
-        _need(0 <= self.momentum < 1, f"optim.momentum={self.momentum}", "a number from 0 to below 1 is needed")
-        needed = "a number from 0 is needed, such as 1e-4"
-        _need(0 <= self.weight_decay < inf, f"optim.weight_decay={self.weight_decay}", needed)
-        _need(
-            0 <= self.label_smoothing < 1,
-            f"optim.label_smoothing={self.label_smoothing}",
-            "from 0 to below 1 is needed",
-        )
-        needed = "a decay from 0 to below 1 is needed, such as 0.999; 0 for none"
-        _need(0 <= self.ema < 1, f"optim.ema={self.ema}", needed)
+        check("optim.", self)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum={self.momentum}: a number from 0 to below 1 is needed")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov=true needs optim.momentum above 0")
 
@@ -182,9 +182,7 @@ class ScheduleConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_rates("schedule", self)
-        needed = "a positive number is needed; 0.1 makes every phase a tenth as long"
-        _need(0 < self.scale < inf, f"schedule.scale={self.scale}", needed)
+        check("schedule.", self)
 
 
 @immutable
@@ -215,12 +213,9 @@ class AfterConfig(OwnRates):
     perturb: float = 0.0  # plus perturb times random ones
 
     def __post_init__(self) -> None:
-        check_rates("after", self)
-        needed = "a number from 0 is needed; 0.1 makes kept layers slower"
-        _need(0 <= self.kept_lr < inf, f"after.kept_lr={self.kept_lr}", needed)
-        _need_one_of("after.momentum", self.momentum, ("fresh", "kept"))
-        _need(0 < self.shrink <= 1, f"after.shrink={self.shrink}", "a number above 0 and up to 1 is needed")
-        _need(0 <= self.perturb < inf, f"after.perturb={self.perturb}", "a number from 0 is needed")
+        check("after.", self)
+        if self.momentum not in ("fresh", "kept"):
+            raise ValueError(f"after.momentum={self.momentum!r}; expected fresh or kept")
 
     @property
     def changes_weights(self) -> bool:
@@ -311,19 +306,7 @@ class TrainerConfig:
     watch_every: int = 10  # steps between two rows there
 
     def __post_init__(self) -> None:
-        needed = "a number of epochs from 1 is needed"
-        _need(self.evaluate_every >= 1, f"trainer.evaluate_every={self.evaluate_every}", needed)
-        given = f"trainer.checkpoint_seconds={self.checkpoint_seconds}"
-        _need(self.checkpoint_seconds >= 0, given, "a number from 0 is needed")
-        _need(self.restarts >= 0, f"trainer.restarts={self.restarts}", "a number from 0 is needed")
-        if self.stop_after is not None:
-            in_range = 0 < self.stop_after < threading.TIMEOUT_MAX
-            _need(in_range, f"trainer.stop_after={self.stop_after}", "a number of seconds above 0 is needed")
-        if self.threads is not None:
-            needed = "a number from 1 to 1024 is needed, or null for all cores"
-            _need(1 <= self.threads <= 1024, f"trainer.threads={self.threads}", needed)
-        given = f"trainer.watch_steps={self.watch_steps}, trainer.watch_every={self.watch_every}"
-        _need(self.watch_steps >= 0 and self.watch_every >= 1, given, "steps from 0 and every from 1 are needed")
+        check("trainer.", self)
 
 
 @immutable
@@ -352,16 +335,16 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
-        _need(self.devices >= 1, f"devices={self.devices}", "a number of processes from 1 is needed")
+        check("", self)
         if self.parent is None and self.weights != "none":
             raise ValueError(f"weights={self.weights} goes with parent=torchvision:NAME; there is no parent")
         if self.parent is None and self.new_head:
             raise ValueError("new_head=true goes with parent=; a parent trained here has the classes of the data")
         for i, phase in enumerate(self.phases):
-            check_rates(f"phases.{i}", phase)
-            fits = phase.name is None or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name)
-            needed = "letters, digits, '_', '-' and '.' are needed; it names a folder"
-            _need(bool(fits), f"phases.{i}.name={phase.name!r}", needed)
+            check(f"phases.{i}.", phase)
+            if phase.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name):
+                needed = "letters, digits, '_', '-' and '.' are needed; it names a folder"
+                raise ValueError(f"phases.{i}.name={phase.name!r}: {needed}")
 
 
 @immutable

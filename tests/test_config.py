@@ -5,7 +5,18 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from morphnet.cli.compose import from_plain
-from morphnet.config import DataConfig, MorphCommandConfig, NetworkConfig, OptimConfig, PhaseConfig, TrainConfig
+from morphnet.config import (
+    OF_LAYERS,
+    OF_SPECS,
+    DataConfig,
+    MorphCommandConfig,
+    NetworkConfig,
+    OptimConfig,
+    PhaseConfig,
+    TrainConfig,
+)
+from morphnet.morph import BN_SETTINGS, LAYER_BN_SETTINGS
+from morphnet.solvers import INITS
 
 
 def test_a_setting_cannot_be_changed_and_a_copy_can_have_another():
@@ -33,7 +44,7 @@ def test_what_is_composed_has_the_types_of_the_schema():
         ({"after": {"shrink": 2.0}}, r"after\.shrink=2\.0"),
         ({"data": {"views": 10}}, r"data\.views=10 goes with images in files"),
         ({"data": {"crop": 8, "shorter_side": [9]}}, r"data\.shorter_side=\[9\]: \[shortest, longest\]"),
-        ({"trainer": {"watch_every": 0}}, r"trainer\.watch_every=0: steps from 0"),
+        ({"trainer": {"watch_every": 0}}, r"trainer\.watch_every=0: a number of steps from 1"),
         ({"trainer": {"stop_after": 0.0}}, r"trainer\.stop_after=0\.0: a number of seconds"),
         ({"new_head": True}, "new_head=true goes with parent="),
     ],
@@ -41,3 +52,8 @@ def test_what_is_composed_has_the_types_of_the_schema():
 def test_a_wrong_value_is_refused_where_it_is_made(values, message):
     with pytest.raises(ValueError, match=message):
         from_plain({**values, "data": {"name": "digits", **values.get("data", {})}}, TrainConfig)
+
+
+def test_the_choices_of_a_morph_are_those_of_the_library():
+    assert (OF_SPECS["bn"], OF_LAYERS["bn"]) == (BN_SETTINGS, LAYER_BN_SETTINGS)
+    assert set(OF_SPECS["init"]) == set(OF_LAYERS["init"]) == set(INITS)

@@ -17,10 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-import morphnet
 from morphnet.cli.files import check_own_files
 from morphnet.cli.output import refuse_file
-from morphnet.cli.reference import SCHEMAS
+from morphnet.cli.reference import SCHEMAS, configs_dir
 from morphnet.config import TrainConfig
 from morphnet.settings import FREE_KEYS, is_line
 
@@ -56,15 +55,6 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
     hydra.main(version_base="1.3", config_path=configs_dir(), config_name=config_name)(guarded)()
     if errors:
         raise errors[0]
-
-
-def configs_dir() -> str:
-    """The folder of the YAML files: beside the modules in a wheel, at the top of a source tree."""
-    package = Path(morphnet.__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "train.yaml").is_file():
-            return str(folder)
-    raise FileNotFoundError(f"no configs beside {package}; install morphnet again")
 
 
 @cache

@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from morphnet.cli.compose import configs_dir, from_plain, read_yaml
+from morphnet.cli.compose import from_plain, read_yaml
 from morphnet.cli.output import note
+from morphnet.cli.reference import configs_dir
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import (
     Augmentation,

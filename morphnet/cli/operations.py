@@ -10,8 +10,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from morphnet.cli.compose import configs_dir
 from morphnet.cli.files import load_own
+from morphnet.cli.reference import configs_dir
 from morphnet.config import ModuleConfig, MorphCommandConfig, PhaseConfig
 from morphnet.graph import ModuleGraph
 

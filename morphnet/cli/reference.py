@@ -82,10 +82,15 @@ def _flat(schema: type, prefix: str) -> list[Key]:
     return found
 
 
-def options_of(group: str) -> list[str]:
-    """The files of a group."""
+def configs_dir() -> str:
+    """The folder of the YAML files: beside the modules in a wheel, at the top of a source tree."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "train.yaml").is_file():
-            return sorted(path.stem for path in (folder / group).glob("*.yaml"))
-    return []
+            return str(folder)
+    raise FileNotFoundError(f"no configs beside {package}; install morphnet again")
+
+
+def options_of(group: str) -> list[str]:
+    """The files of a group."""
+    return sorted(path.stem for path in Path(configs_dir(), group).glob("*.yaml"))
