@@ -357,7 +357,7 @@ class SourceConfig:
 
 
 @immutable
-class MorphCommandConfig(MorphConfig, SourceConfig):
+class MorphCommandConfig(SourceConfig, MorphConfig):
     """``morphnet morph``: a spec for the shortcuts, or a module or layer morph for the layers of ``target``."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME

@@ -35,14 +35,12 @@ class Prepared:
     Attributes:
         architecture: of the parent, where it is one of our ResNets.
         parent: a trained network, which may have a new last layer; None where it is trained here from the beginning.
-        inputs: hashes of what it is made from.
     """
 
     experiment: Experiment
     plans: Sequence[PhasePlan]
     architecture: Architecture | None
     parent: nn.Module | None
-    inputs: dict[str, str | None]
 
     @property
     def chain(self) -> str:
@@ -111,7 +109,7 @@ def prepare(
         parent_momentum=momentum,
     )
     rehearse(experiment, plans, architecture, parent)
-    return Prepared(experiment, plans, architecture, parent, inputs)
+    return Prepared(experiment, plans, architecture, parent)
 
 
 def _load(config: TrainConfig, ranks: Ranks, loaded: dict[str, ImageData]) -> ImageData:

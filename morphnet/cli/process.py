@@ -66,7 +66,7 @@ def _train(
         return []
 
     def claim_and_begin() -> None:
-        claim(run_dir, config, prepared.inputs)
+        claim(run_dir, config, experiment.settings["inputs"])
         begin()
 
     ranks.from_first(claim_and_begin)
