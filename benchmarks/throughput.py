@@ -40,6 +40,7 @@ from solvers import about, markdown
 from torch import nn
 
 from morphnet import count_macs
+from morphnet.config import OptimConfig
 from morphnet.data import TrainBatches
 from morphnet.data.images import ImageData, Split, with_normalisation
 from morphnet.data.memory import Augmentation
@@ -47,7 +48,7 @@ from morphnet.data.sources import load_arrays
 from morphnet.morph import plan_morph
 from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture
 from morphnet.spec import parse_spec
-from morphnet.train import Engine, Optimisation, choose_engine, keep_freed_memory
+from morphnet.train import Engine, choose_engine, keep_freed_memory
 from morphnet.train.interruption import Interruption
 from morphnet.train.phase import run_phase
 from morphnet.train.schedule import Schedule
@@ -200,7 +201,7 @@ def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float
             network,
             batches,
             Schedule(warm_up + steps, 0.1, milestones=()),
-            Optimisation(),
+            OptimConfig(),
             engine,
             name=variant.name,
             log=lambda *_: None,

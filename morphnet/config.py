@@ -1,15 +1,98 @@
-"""The dataclasses that ``configs/`` must satisfy: a mistyped key or value is refused before anything runs.
+"""The settings of every command: their keys, types, defaults, what they mean, and what is refused.
 
+``configs/`` is merged into these dataclasses, and the code uses them as they are. A comment of a key is its ``--help``.
 Standard library only. ``"???"`` marks a value that has to be given.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import re
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import FrozenInstanceError, dataclass, field, fields
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+from morphnet.settings import is_line
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+#: What ``bn``, ``padding``, ``method`` and ``init`` may be: of a spec, and of the layers of ``target``; defaults first.
+OF_SPECS = {
+    "bn": ("calibrated", "folded", "paper", "paper_first"),
+    "padding": ("same", "exact"),
+    "method": ("auto", "net2net"),
+    "init": ("dense", "sparse"),
+}
+OF_LAYERS = {
+    "bn": ("none", "calibrated", "paper"),
+    "padding": ("exact", "same"),
+    "method": ("auto", "als", "net2net"),
+    "init": ("dense", "sparse"),
+}
 
 
-@dataclass
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def immutable(cls: type[T]) -> type[T]:
+    """``cls`` as a dataclass whose fields are set once.
+
+    With ``frozen=True`` OmegaConf would make the nodes of its schema read-only, and overrides could not be merged.
+    """
+
+    def set_once(self: object, name: str, value: Any) -> None:
+        if name in vars(self):
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    cls.__setattr__ = set_once  # type: ignore[assignment,method-assign]
+    return dataclass(cls)
+
+
+def _are_fractions(milestones: list[float]) -> bool:
+    return all(0 < m < 1 for m in milestones) and list(milestones) == sorted(milestones)
+
+
+#: What a key of such a name has to be, whatever group it is in.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda v: 0 < v < inf, "a positive number is needed"),
+    "warmup_lr": (lambda v: 0 < v < inf, "a positive number is needed"),
+    "factor": (lambda v: 0 < v < inf, "a positive number is needed"),
+    "scale": (lambda v: 0 < v < inf, "a positive number is needed; 0.1 makes every phase a tenth as long"),
+    "warmup_steps": (lambda v: v >= 0, "a number from 0 is needed"),
+    "milestones": (_are_fractions, "fractions of the phase, between 0 and 1 and in order, are needed"),
+    "batch_size_per_process": (lambda v: v >= 1, "a number from 1 is needed"),
+    "weight_decay": (lambda v: 0 <= v < inf, "a number from 0 is needed, such as 1e-4"),
+    "label_smoothing": (lambda v: 0 <= v < 1, "from 0 to below 1 is needed"),
+    "ema": (lambda v: 0 <= v < 1, "a decay from 0 to below 1 is needed, such as 0.999; 0 for none"),
+    "kept_lr": (lambda v: 0 <= v < inf, "a number from 0 is needed; 0.1 makes kept layers slower"),
+    "shrink": (lambda v: 0 < v <= 1, "a number above 0 and up to 1 is needed"),
+    "perturb": (lambda v: 0 <= v < inf, "a number from 0 is needed"),
+    "shorter_side": (lambda v: len(v) == 2, "[shortest, longest] in pixels is needed, as [256,480]"),
+    "workers": (lambda v: 0 <= v <= 256, "a number of processes from 0 to 256 is needed"),
+    "devices": (lambda v: v >= 1, "a number of processes from 1 is needed"),
+    "evaluate_every": (lambda v: v >= 1, "a number of epochs from 1 is needed"),
+    "checkpoint_seconds": (lambda v: v >= 0, "a number from 0 is needed"),
+    "restarts": (lambda v: v >= 0, "a number from 0 is needed"),
+    "stop_after": (lambda v: 0 < v < threading.TIMEOUT_MAX, "a number of seconds above 0 is needed"),
+    "threads": (lambda v: 1 <= v <= 1024, "a number from 1 to 1024 is needed, or null for all cores"),
+    "watch_steps": (lambda v: v >= 0, "a number of steps from 0 is needed"),
+    "watch_every": (lambda v: v >= 1, "a number of steps from 1 is needed"),
+}
+CHOICES = {"family": ("cifar", "imagenet"), "decay": ("step", "cosine"), "warmup": ("constant", "linear")}
+
+
+def check(prefix: str, config: DataclassInstance) -> None:
+    """Refuses values that ``RULES`` and ``CHOICES`` do not allow; None is not checked."""
+    for key, value in ((f.name, getattr(config, f.name)) for f in fields(config)):
+        if value is not None and key in RULES and not RULES[key][0](value):
+            raise ValueError(f"{prefix}{key}={value}: {RULES[key][1]}")
+        if value is not None and key in CHOICES and value not in CHOICES[key]:
+            raise ValueError(f"{prefix}{key}={value!r}; expected one of {', '.join(CHOICES[key])}")
+
+
+@immutable
 class NetworkConfig:
     """A ResNet; classes and image channels come from the data."""
 
@@ -19,8 +102,11 @@ class NetworkConfig:
     shortcut: str = "projection"  # projection | padding
     activation: str = "relu"  # relu | prelu | gelu | pgelu | ...
 
+    def __post_init__(self) -> None:
+        check("network.", self)
 
-@dataclass
+
+@immutable
 class DataConfig:
     """A data set and how it is augmented."""
 
@@ -43,8 +129,24 @@ class DataConfig:
     exif: bool = False  # turn images as their EXIF orientation says
     workers: int | None = None  # processes that decode, for each process that trains; null: one for each core, up to 16
 
+    def __post_init__(self) -> None:
+        check("data.", self)
+        if not is_line(self.name):
+            raise ValueError(f"data.name={self.name!r}: a name of one line is needed, such as data.name=mine")
+        in_files = {"shorter_side": self.shorter_side, "labels": self.labels, "workers": self.workers}
+        in_files["views"] = None if self.views == 1 else self.views
+        for key, value in in_files.items():
+            if self.crop is None and value is not None:
+                needed = "goes with images in files (data=imagenet, data=folder), which have data.crop"
+                raise ValueError(f"data.{key}={value} {needed}")
+        if self.crop is not None and self.policy != "none":
+            needed = "goes with images in memory; those in files have shorter_side, flip"
+            raise ValueError(f"data.policy={self.policy} {needed}")
+        if self.crop is not None and self.pad:
+            raise ValueError(f"data.pad={self.pad} goes with images in memory; of files give data.shorter_side")
 
-@dataclass
+
+@immutable
 class OptimConfig:
     """SGD."""
 
@@ -57,8 +159,15 @@ class OptimConfig:
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay of a moving average of the weights, which is evaluated and saved; 0: none
 
+    def __post_init__(self) -> None:
+        check("optim.", self)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum={self.momentum}: a number from 0 to below 1 is needed")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optim.nesterov=true needs optim.momentum above 0")
 
-@dataclass
+
+@immutable
 class ScheduleConfig:
     """The learning rate of a phase; every length is multiplied by ``scale``."""
 
@@ -72,30 +181,50 @@ class ScheduleConfig:
     warmup: str = "constant"  # constant, at warmup_lr | linear, from there to lr
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        check("schedule.", self)
 
-@dataclass
-class AfterConfig:
-    """How the phases after the first begin, and what of the schedule is theirs (null: as in ``schedule``, ``optim``).
 
-    It holds for children and for controls alike, except those trained from scratch.
-    """
+@immutable
+class OwnRates:
+    """What phases may have of their own in place of ``schedule`` and ``optim``."""
 
-    lr: float | None = None  # null here and below: as in schedule and optim
+    lr: float | None = None  # null here and below: of phases as in after, of after as in schedule and optim
     milestones: list[float] | None = None
     factor: float | None = None
-    decay: str | None = None  # step | cosine
     warmup_steps: int | None = None
     warmup_lr: float | None = None
-    warmup: str | None = None  # constant | linear
+
+
+@immutable
+class AfterConfig(OwnRates):
+    """How the phases after the first begin, and what of the schedule is theirs.
+
+    It holds for children and for controls alike, except those trained from scratch.
+
+    Source: Ash and Adams 2020, "On warm-starting neural network training", for ``shrink`` and ``perturb``.
+    """
+
+    decay: str | None = None  # step | cosine; null: as in schedule
+    warmup: str | None = None  # constant | linear; null: as in schedule
     kept_lr: float = 1.0  # rate of parameters that were there before the morph, over that of new ones
     momentum: str = "fresh"  # fresh | kept: what the phase before ended with, zeros for new parameters
     shrink: float = 1.0  # weights become shrink times themselves
     perturb: float = 0.0  # plus perturb times random ones
 
+    def __post_init__(self) -> None:
+        check("after.", self)
+        if self.momentum not in ("fresh", "kept"):
+            raise ValueError(f"after.momentum={self.momentum!r}; expected fresh or kept")
 
-@dataclass
-class PhaseConfig:
-    """One phase: what it starts with, and what of the schedule is its own (null: as in ``after``, or everywhere)."""
+    @property
+    def changes_weights(self) -> bool:
+        return self.shrink != 1 or self.perturb != 0
+
+
+@immutable
+class PhaseConfig(OwnRates):
+    """One phase: what it starts with, and what of the schedule is its own."""
 
     name: str | None = None
     morph: str | None = None  # the spec its network is morphed to first
@@ -104,39 +233,45 @@ class PhaseConfig:
     widen: float | None = None  # factor of output channels
     enlarge: Any = None  # kernel to grow to
     target: str | None = None  # of module, deepen, widen or enlarge: a pattern of layer names
-    steps: int | None = None  # null here and below: as in after, or in schedule and optim
+    steps: int | None = None  # null: as in schedule
     epochs: float | None = None
-    lr: float | None = None
-    milestones: list[float] | None = None
-    factor: float | None = None
-    warmup_steps: int | None = None
-    warmup_lr: float | None = None
 
 
-@dataclass
-class LayerMorphConfig:
-    """How layers that a ``target`` names are morphed."""
-
-    bn: str = "none"  # none | calibrated | paper: a batch normalisation after every new convolution
-    padding: str = "exact"  # exact | same
-    method: str = "auto"  # auto | als
-    init: str = "dense"  # dense | sparse; of specs too, where padding is exact
-
-
-@dataclass
+@immutable
 class MorphConfig:
-    """How networks are morphed, in every phase; bn, padding, split and width are those of a spec."""
+    """How networks are morphed; null: the default of a spec, or of the layers of ``target``."""
 
-    bn: str = "calibrated"  # calibrated | folded | paper | paper_first
-    padding: str = "same"  # same | exact
-    split: float = 0.5  # share of the identity that becomes the first branch
-    width: float = 1.0  # C_l over the block's channels
+    bn: str | None = None  # none | calibrated | folded | paper | paper_first; null: calibrated, with target none
+    padding: str | None = None  # same | exact; null: same with a spec, exact with target
+    method: str | None = None  # auto | als (modules) | net2net (specs, deepen); null: auto
+    init: str | None = None  # dense | sparse; null: dense
+    split: float = 0.5  # of a spec: share of the identity that becomes the first branch
+    width: float = 1.0  # of a spec: C_l over the block's channels
     activation: str = "prelu"  # of the new places
     calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
-    layers: LayerMorphConfig = field(default_factory=LayerMorphConfig)
+
+    def settings_of(self, layers: bool) -> dict[str, Any]:
+        """The settings of :func:`morphnet.morph.morph_network` for named layers, or for a spec.
+
+        A value that does not fit is that of the other kind, and the default takes its place.
+        """
+        expected = OF_LAYERS if layers else OF_SPECS
+        given = {key: getattr(self, key) for key in expected}
+        fitting = {key: given[key] if given[key] in known else known[0] for key, known in expected.items()}
+        return {**fitting, "split": self.split, "width": self.width, "activation": self.activation}
+
+    def check_fits(self, kinds: Collection[bool], prefix: str = "") -> None:
+        """Refuses a value that no target can take; ``kinds`` has True for named layers and False for specs."""
+        for key in OF_SPECS:
+            value = getattr(self, key)
+            expected = [e for layers in sorted(kinds) for e in (OF_LAYERS if layers else OF_SPECS)[key]]
+            if value is not None and value not in expected:
+                where = {1: " with target=" if True in kinds else " with a spec"}.get(len(kinds), "")
+                known = ", ".join(dict.fromkeys(expected))
+                raise ValueError(f"{prefix}{key}={value!r}; expected one of {known}{where}")
 
 
-@dataclass
+@immutable
 class EdgeConfig:
     """A convolution of a module, or with ``identity`` the map ``scale * I``."""
 
@@ -147,7 +282,7 @@ class EdgeConfig:
     scale: float = 1.0  # of an identity
 
 
-@dataclass
+@immutable
 class ModuleConfig:
     """A module, as :meth:`morphnet.graph.ModuleGraph.from_dict` reads it."""
 
@@ -155,7 +290,7 @@ class ModuleConfig:
     channels: dict[str, Any] = field(default_factory=dict)  # of inner vertices: 32, or 0.5x of max(C_i, C_j)
 
 
-@dataclass
+@immutable
 class TrainerConfig:
     """How the arithmetic is done."""
 
@@ -167,13 +302,14 @@ class TrainerConfig:
     restarts: int = 3  # of all processes, when one of them was killed
     stop_after: float | None = None  # seconds since the command began: a checkpoint, and exit code 143, as on SIGTERM
     threads: int | None = None  # of the CPU; null: all cores
-    watch_steps: int = (
-        0  # first steps of a phase after the parent's in which slopes and growth are written to watch.csv
-    )
+    watch_steps: int = 0  # first steps of each phase after the parent whose slopes and growth go to watch.csv
     watch_every: int = 10  # steps between two rows there
 
+    def __post_init__(self) -> None:
+        check("trainer.", self)
 
-@dataclass
+
+@immutable
 class TrainConfig:
     """``morphnet train``."""
 
@@ -198,9 +334,30 @@ class TrainConfig:
     morphing: MorphConfig = field(default_factory=MorphConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
+    def __post_init__(self) -> None:
+        check("", self)
+        if self.parent is None and self.weights != "none":
+            raise ValueError(f"weights={self.weights} goes with parent=torchvision:NAME; there is no parent")
+        if self.parent is None and self.new_head:
+            raise ValueError("new_head=true goes with parent=; a parent trained here has the classes of the data")
+        for i, phase in enumerate(self.phases):
+            check(f"phases.{i}.", phase)
+            if phase.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name):
+                needed = "letters, digits, '_', '-' and '.' are needed; it names a folder"
+                raise ValueError(f"phases.{i}.name={phase.name!r}: {needed}")
 
-@dataclass
-class MorphCommandConfig:
+
+@immutable
+class SourceConfig:
+    """What the file of a parent does not say of itself."""
+
+    weights: str = "none"  # of torchvision:NAME: none | default | a path
+    network: NetworkConfig | None = None
+    data: DataConfig | None = None
+
+
+@immutable
+class MorphCommandConfig(SourceConfig, MorphConfig):
     """``morphnet morph``: a spec for the shortcuts, or a module or layer morph for the layers of ``target``."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
@@ -211,70 +368,50 @@ class MorphCommandConfig:
     widen: float | None = None  # factor of output channels
     enlarge: Any = None  # kernel to grow to
     target: str | None = None  # pattern of layer names: 'layer3.*.conv2'
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
-    bn: str | None = None  # calibrated | folded | paper | paper_first; with target none, calibrated or paper
-    padding: str | None = None  # same | exact; null: same with morph, exact with target
-    method: str = "auto"  # auto | als (module) | net2net (morph, deepen)
-    init: str = "dense"  # dense | sparse
-    split: float = 0.5  # share of the identity that becomes the first branch
-    width: float = 1.0  # C_l over the block's channels
-    activation: str = "prelu"  # of the new places
-    calibration_batches: int = 8  # of 128 images: half measured on, half kept for the proof
     input_size: list[int] | None = None  # [C,H,W] of the random inputs of the proof, where there is no data
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None
 
 
-@dataclass
-class EvalConfig:
-    """``morphnet eval``."""
+@immutable
+class EvalConfig(SourceConfig):
+    """``morphnet eval``; data.views=10 counts over ten views as well."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
     precision: str = "float32"  # float32 | bfloat16 | float16 | float64
     format: str = "text"  # text | json
     predictions: str | None = None  # FILE.npy for the class of every image; of ten views FILE_10_views.npy too
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None  # data.views=10 counts over ten views as well
 
 
-@dataclass
-class CollapseConfig:
+@immutable
+class CollapseConfig(SourceConfig):
     """``morphnet collapse``."""
 
     parent: str = "???"  # a run directory or a saved network, with morphed modules
     output: str = "???"  # a new folder
     tolerance: float = 0.05  # distance of slopes from 1 up to which a module counts as linear
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
     device: str = "auto"  # auto | cpu | cuda | cuda:0
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None
 
 
-@dataclass
-class ExportConfig:
+@immutable
+class ExportConfig(SourceConfig):
     """``morphnet export``."""
 
     parent: str = "???"  # a run directory, a saved network, a state dict, or torchvision:NAME
     output: str = "???"  # a new folder
     format: str = "onnx"  # onnx | program (torch.export) | source (model.py and weights.pt, without morphnet)
     input_size: list[int] | None = None  # [C,H,W] of its images; null: as its file says
-    weights: str = "none"  # of torchvision:NAME: none | default | a path
-    network: NetworkConfig | None = None
-    data: DataConfig | None = None
 
 
-@dataclass
+@immutable
 class FlopsConfig:
     """``morphnet flops``."""
 
     format: str = "text"  # text | markdown | csv | latex | json
 
 
-@dataclass
+@immutable
 class GraphConfig:
     """``morphnet graph``."""
 
@@ -283,16 +420,14 @@ class GraphConfig:
     in_channels: int = 16  # of the convolution it grows from
     out_channels: int = 16
     kernel: Any = None  # of the parent; null: 1 with morph, whose parent is an identity, else 3
-    solve: Any = field(
-        default_factory=list
-    )  # one or a list of dense, sparse, als: filters for a random parent (spec: identity)
+    solve: Any = field(default_factory=list)  # dense | sparse | als, or a list: filters for a random parent
     seed: int = 0  # of that parent and of the filters
     output: str = "outputs/graph"  # folder of the pictures
     format: str = "text"  # text | json
     pictures: bool = True
 
 
-@dataclass
+@immutable
 class ReportConfig:
     """``morphnet report``."""
 

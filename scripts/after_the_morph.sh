@@ -27,5 +27,5 @@ for policy in faster warmup kept_low momentum shrink_perturb; do
 done
 study name=after_bn_folded morphing.bn=folded "$@"
 study name=after_bn_paper morphing.bn=paper "$@"
-study name=after_3c3_zero_padded 'phases=[{morph: null}, {morph: 3c3}]' morphing.padding=exact morphing.layers.init=sparse "$@"
-study name=after_3c3_dense 'phases=[{morph: null}, {morph: 3c3}]' morphing.padding=exact morphing.layers.init=dense "$@"
+study name=after_3c3_zero_padded 'phases=[{morph: null}, {morph: 3c3}]' morphing.padding=exact morphing.init=sparse "$@"
+study name=after_3c3_dense 'phases=[{morph: null}, {morph: 3c3}]' morphing.padding=exact morphing.init=dense "$@"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass, to_yaml, with_data
+from morphnet.cli.compose import run_job, to_dataclass, to_yaml
 from morphnet.cli.output import new_folder
 from morphnet.config import CollapseConfig
 
@@ -20,10 +21,10 @@ def main() -> None:
 def collapse_source(composed: DictConfig) -> None:
     config = to_dataclass(composed, CollapseConfig)
     with new_folder(config.output) as output:
-        _collapse_into(output, config, composed)
+        _collapse_into(output, config)
 
 
-def _collapse_into(output: Path, config: CollapseConfig, composed: DictConfig) -> None:
+def _collapse_into(output: Path, config: CollapseConfig) -> None:
     from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
     from morphnet.data import evaluation_batches
     from morphnet.morph import collapse
@@ -53,6 +54,6 @@ def _collapse_into(output: Path, config: CollapseConfig, composed: DictConfig) -
         *metadata.get("lineage", []),
         {"network": network_hash(network), "collapse": config.tolerance},
     ]
-    (output / "config.yaml").write_text(to_yaml(with_data(composed, data_config)))
+    (output / "config.yaml").write_text(to_yaml(asdict(replace(config, data=data_config))))
     (output / "collapse_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     print(f"written to  {save_network(result, output / 'network.safetensors')}")

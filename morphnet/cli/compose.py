@@ -1,35 +1,26 @@
-"""From a composed configuration to dataclasses: the only place that knows Hydra and OmegaConf types."""
+"""From what Hydra composes to the dataclasses of :mod:`morphnet.config`, and from those to YAML files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-import morphnet
 from morphnet.cli.files import check_own_files, refuse_clashes
 from morphnet.cli.output import refuse_file
-from morphnet.config import (
-    CollapseConfig,
-    DataConfig,
-    EvalConfig,
-    ExportConfig,
-    FlopsConfig,
-    GraphConfig,
-    MorphCommandConfig,
-    ReportConfig,
-    TrainConfig,
-)
+from morphnet.cli.reference import SCHEMAS, configs_dir
+from morphnet.config import TrainConfig
 from morphnet.settings import FREE_KEYS, is_line
 
 if TYPE_CHECKING:
@@ -41,10 +32,10 @@ T = TypeVar("T", bound="DataclassInstance")
 def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
     """Composes ``configs/<config_name>.yaml`` with the overrides of the command line and calls ``job``.
 
-    What ``job`` raises is raised here, after Hydra is done, which would print a line of its own about it.
+    An error of ``job`` is raised after Hydra has ended, which would print a line of its own about it.
 
     Raises:
-        ValueError: the command line points Hydra to configurations that nobody checks.
+        ValueError: the command line sets ``hydra.searchpath``, whose files would not be checked.
     """
     register()
     check_own_files()
@@ -59,7 +50,7 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
             job(config)
         except Exception as error:
             if HydraConfig.get().runtime.choices.get("hydra/launcher", "basic") != "basic":
-                raise  # this is a worker: what is put into a list here is lost
+                raise  # in a worker process, whose list is lost
             errors.append(error)
 
     hydra.main(version_base="1.3", config_path=configs_dir(), config_name=config_name)(guarded)()
@@ -67,30 +58,12 @@ def run_job(config_name: str, job: Callable[[DictConfig], None]) -> None:
         raise errors[0]
 
 
-def configs_dir() -> str:
-    """The folder of the YAML files: beside the modules in a wheel, at the top of a source tree."""
-    package = Path(morphnet.__file__).resolve().parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "train.yaml").is_file():
-            return str(folder)
-    raise FileNotFoundError(f"no configs beside {package}; install morphnet again")
-
-
 @cache
 def register() -> None:
-    """Tells Hydra, once in a process, of the schemas and the call before a sweep, OmegaConf of the names of runs."""
+    """Registers, once in a process, the schemas and the callback of sweeps with Hydra, and resolvers with OmegaConf."""
     store = ConfigStore.instance()
-    for name, schema in (
-        ("train_schema", TrainConfig),
-        ("morph_schema", MorphCommandConfig),
-        ("collapse_schema", CollapseConfig),
-        ("eval_schema", EvalConfig),
-        ("export_schema", ExportConfig),
-        ("flops_schema", FlopsConfig),
-        ("graph_schema", GraphConfig),
-        ("report_schema", ReportConfig),
-    ):
-        store.store(name=name, node=schema)
+    for command, schema in SCHEMAS.items():
+        store.store(name=f"{command}_schema", node=schema)
     store.store(group="hydra/callbacks", name="sweep", node={"jobs": {"_target_": "morphnet.cli.sweep.Jobs"}})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("unnamed_keys", lambda: ["experiment", "seed", *FREE_KEYS], replace=True)
@@ -100,10 +73,10 @@ def register() -> None:
 def run_name(name: str, seed: int, overrides: str) -> str:
     """``<experiment>/seed<k>``, with ``-<8 hex>`` of the other overrides if there are any.
 
-    From what was asked for and nothing else, so that the same command finds the same directory.
+    It depends on the command line alone, so that the same command finds the same directory.
 
     Raises:
-        ValueError: ``name`` is no folder below the output.
+        ValueError: ``name`` is not the name of a folder below the output.
     """
     if not all(re.match(r"[^\s.]", part) and is_line(part) for part in name.split("/")):
         raise ValueError(
@@ -113,7 +86,7 @@ def run_name(name: str, seed: int, overrides: str) -> str:
 
 
 def folder(output: str) -> str:
-    """``output``, which must not be empty: a run would lie in the root of the file system."""
+    """``output``; an empty one is refused, since the run would lie in the root of the file system."""
     if not output:
         raise ValueError("output= is empty; give a folder, such as output=outputs")
     refuse_file(Path(output))
@@ -149,20 +122,38 @@ def _unknown_keys(given: Any, known: Any, prefix: str = "") -> list[str]:
     return found + [k for key in known for k in _unknown_keys(given.get(key), known[key], f"{prefix}{key}.")]
 
 
-def to_yaml(config: DictConfig) -> str:
-    """The resolved configuration as YAML."""
-    return OmegaConf.to_yaml(config, resolve=True)
+class Job(NamedTuple):
+    """One job of a sweep: its settings, the directory of its run, and the name of its recipe."""
+
+    config: TrainConfig
+    run_dir: Path
+    recipe: str | None
 
 
-def with_data(composed: DictConfig, data: DataConfig | None) -> DictConfig:
-    """``composed``, with the data that were used where it leaves that open: what is made is evaluated on the same."""
-    if data is None or composed.data is not None:
-        return composed
-    return from_plain({**plain(composed), "data": asdict(data)})
+def compose_job(sweep: DictConfig, overrides: Sequence[str], number: int) -> Job:
+    """Job ``number`` of a sweep, composed as its launcher will compose it."""
+    composed = GlobalHydra.instance().config_loader().load_sweep_config(sweep, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(composed)  # which ${hydra:...} reads
+    try:
+        run_dir = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+        recipe = composed.hydra.runtime.choices.get("recipe")
+        with open_dict(composed):
+            del composed["hydra"]
+        return Job(to_dataclass(composed, TrainConfig), run_dir, recipe)
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Plain values as YAML that :func:`read_yaml` reads; what looks like an interpolation is text."""
+    return OmegaConf.to_yaml(OmegaConf.create(_as_text(values)), resolve=True)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A configuration written by :func:`to_yaml`, as plain values.
+    """The configuration in a file of :func:`to_yaml`, as plain values.
 
     Raises:
         ValueError: the file is damaged.
@@ -172,15 +163,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # of OmegaConf, of the YAML reader, or of the file
         raise ValueError(f"{path} is damaged ({error}); delete the run, or put the file back") from error
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} is damaged: it is no configuration; delete the run, or put the file back")
+        raise ValueError(f"{path} is damaged: it holds no configuration; delete the run, or put the file back")
     return {str(key): value for key, value in content.items()}
 
 
-def from_plain(values: dict[str, Any], schema: type[DataclassInstance] | None = None) -> DictConfig:
-    """The opposite of :func:`plain`, of ``schema`` if there is one: what looks like an interpolation stays text."""
-    config = OmegaConf.merge({} if schema is None else OmegaConf.structured(schema), _as_text(values))
-    assert isinstance(config, DictConfig)
-    return config
+def from_plain(values: dict[str, Any], schema: type[T]) -> T:
+    """An instance of ``schema`` with plain values; what looks like an interpolation is text."""
+    composed = OmegaConf.merge(OmegaConf.structured(schema), _as_text(values))
+    assert isinstance(composed, DictConfig)
+    return to_dataclass(composed, schema)
 
 
 def _as_text(value: Any) -> Any:
@@ -189,10 +180,3 @@ def _as_text(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_text(inner) for inner in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain values."""
-    content = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}

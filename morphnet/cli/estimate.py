@@ -1,33 +1,30 @@
-"""What a command is going to run and how long that will take here: ``dry_run=true``, and at the start of a sweep."""
+"""What a command will run and how long it takes here: ``dry_run=true``, and at the start of a sweep."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from morphnet.cli.compose import to_dataclass
+from morphnet.cli.compose import Job, compose_job
 from morphnet.cli.done import done_records
 from morphnet.cli.output import short
 from morphnet.cli.prepare import Prepared, prepare
 from morphnet.cli.threads import set_threads
-from morphnet.config import TrainConfig
+from morphnet.data import ImageData
 from morphnet.train import choose_engine
 from morphnet.train.estimate import Estimator, PhaseEstimate
 from morphnet.train.key import phase_hash
 from morphnet.train.plan import PhasePlan
 from morphnet.train.shared import find_shared
 
-HOW = "measured on a few steps of each network, beside whatever else runs now"
+HOW = "measured on a few steps of each network, with whatever else runs now"
 
 
 def describe_run(prepared: Prepared) -> str:
-    """Every phase of one run: what it is, what it costs, how long it will take here."""
+    """A table of the phases of one run: networks, FLOP, steps, and how long each takes here."""
     from morphnet.report.table import write_cells
 
     experiment = prepared.experiment
@@ -61,9 +58,7 @@ def describe_run(prepared: Prepared) -> str:
 
 
 def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[str, int]:
-    """Every experiment of a sweep, and how long all its jobs will take here, one after the other.
-
-    Also how many of them could not be estimated: those cannot run.
+    """A table of the experiments of a sweep with the time of their jobs, and the number of jobs that cannot run.
 
     Args:
         config: of the sweep.
@@ -71,31 +66,31 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     """
     from morphnet.report.table import write_cells
 
-    estimator, loaded, phases = Estimator(), {}, set()  # type: ignore[var-annotated]
-    lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
-    unknown = []
-    compiled: list[str] = []
-    waiting = [(number, job) for number, job in enumerate(jobs) if not _is_done(config, job, number)]
-    if len(waiting) < len(jobs):
-        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done already", flush=True)
+    waiting: list[tuple[str, Job]] = []
+    unknown: list[str] = []
+    for number, overrides in enumerate(jobs):
+        try:
+            job = compose_job(config, overrides, number)
+            if done_records(job.config, job.run_dir) is None:
+                waiting.append((" ".join(overrides), job))
+        except Exception as error:  # which the job itself will raise
+            unknown.append(_why(" ".join(overrides), error))
+    done = len(jobs) - len(waiting) - len(unknown)
+    if done:
+        print(f"{done} of {len(jobs)} jobs are done already", flush=True)
     if waiting:
         print(f"how long {len(waiting)} jobs will take here: measuring a few steps of each network ...", flush=True)
-    for number, overrides in waiting:
+    estimator, loaded = Estimator(), {}  # type: ignore[var-annotated]
+    shared: set[tuple[Path, str]] = set()
+    lines: dict[tuple[str, str], list[float]] = {}  # runs, phases, steps, seconds
+    compiled: list[str] = []
+    for overrides, job in waiting:
         try:
-            prepared = _prepared(config, overrides, number, loaded)
-            set_threads(prepared.experiment.threads)  # as the job will
-            estimates = estimator.phases(prepared.experiment, prepared.plans, prepared.architecture, prepared.parent)
-        except Exception as error:  # the job itself will say so, and the others go on
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            unknown.append(f"  {' '.join(overrides)}: {first[:200]}")
+            prepared, estimates = _estimate(job, estimator, loaded)
+        except Exception as error:
+            unknown.append(_why(overrides, error))
             continue
-        done = _done_phases(prepared)
-        for plan in prepared.plans:
-            shared = (_shares(prepared, plan), phase_hash(prepared.experiment, plan))
-            if shared[0] is not None and shared in phases:
-                done.setdefault(plan.folder, "shared")
-            phases.add(shared)
-        left = [e for e in estimates if e.plan.folder not in done]
+        left = _not_done(prepared, estimates, shared)
         row = lines.setdefault((prepared.experiment.name, prepared.chain), [0, 0, 0, 0.0])
         for i, value in enumerate((1, len(left), sum(e.steps for e in left), sum(e.seconds for e in left))):
             row[i] += value
@@ -103,16 +98,43 @@ def describe_sweep(config: DictConfig, jobs: Sequence[Sequence[str]]) -> tuple[s
     header = ["experiment", "phases", "runs", "phases to train", "steps", "time here"]
     body = [[*key, f"{r[0]:.0f}", f"{r[1]:.0f}", f"{r[2]:,.0f}", in_words(r[3])] for key, r in lines.items()]
     total = sum(row[3] for row in lines.values())
-    said = []
-    if body:
-        said = [write_cells(header, body), *_summary(total, f"one after the other, {HOW}", compiled)]
+    text = [write_cells(header, body), *_summary(total, f"one after the other, {HOW}", compiled)] if body else []
     if unknown:
-        said += [f"{len(unknown)} of {len(jobs)} jobs cannot be estimated:", *unknown]
-    return "\n".join(said), len(unknown)
+        text += [f"{len(unknown)} of {len(jobs)} jobs cannot be estimated:", *unknown]
+    return "\n".join(text), len(unknown)
+
+
+def _estimate(job: Job, estimator: Estimator, loaded: dict[str, ImageData]) -> tuple[Prepared, Sequence[PhaseEstimate]]:
+    """A job of a sweep, prepared and measured as it will run."""
+    config, trainer = job.config, job.config.trainer
+    engine = choose_engine(config.device, config.precision, trainer.compile, trainer.cuda_graph)
+    prepared = prepare(config, job.run_dir, job.recipe, engine, loaded=loaded)
+    set_threads(trainer.threads)
+    return prepared, estimator.phases(prepared.experiment, prepared.plans, prepared.architecture, prepared.parent)
+
+
+def _why(overrides: str, error: Exception) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"  {overrides}: {first[:200]}"
+
+
+def _not_done(
+    prepared: Prepared, estimates: Sequence[PhaseEstimate], shared: set[tuple[Path, str]]
+) -> list[PhaseEstimate]:
+    """Phases that a job will train: not done, and not among those that jobs before it share, which are added to."""
+    left, done = [], _done_phases(prepared)
+    for estimate in estimates:
+        parents = _shares(prepared, estimate.plan)
+        phase = None if parents is None else (parents, phase_hash(prepared.experiment, estimate.plan))
+        if estimate.plan.folder not in done and phase not in shared:
+            left.append(estimate)
+        if phase is not None:
+            shared.add(phase)
+    return left
 
 
 def in_words(seconds: float) -> str:
-    """A length of time as a person says it: ``8 s``, ``12 min``, ``5 h 20 min``, ``3 days 4 h``."""
+    """A duration for people: ``8 s``, ``12 min``, ``5 h 20 min``, ``3 days 4 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s" if seconds else "none"
     minutes = round(seconds / 60)
@@ -129,51 +151,14 @@ def _speed(images_per_second: float) -> str:
 
 def _summary(seconds: float, how: str, compiled: list[str]) -> list[str]:
     if not seconds:
-        return ["all of it is done"]
+        return ["everything is done"]
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = [f"the machine does other things now (load {load:.0f} on {cores} cores): alone it is faster"]
+    busy = [f"the machine is busy now (load {load:.0f} on {cores} cores); idle it is faster"]
     return [f"about {in_words(seconds)} here, {how}", *(busy if load > cores + 1 else []), *compiled]
 
 
-@contextlib.contextmanager
-def _job(config: DictConfig, overrides: Sequence[str], number: int) -> Iterator[tuple[DictConfig, Path]]:
-    """One job of a sweep, composed as its launcher will compose it, and the directory of its run."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    hydra = GlobalHydra.instance().config_loader()
-    composed = hydra.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(composed)
-    try:
-        run_dir = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-        with open_dict(composed):
-            del composed["hydra"]
-        yield composed, run_dir
-    finally:
-        HydraConfig.instance().cfg = before
-
-
-def _prepared(config: DictConfig, overrides: Sequence[str], number: int, loaded: dict[str, Any]) -> Prepared:
-    with _job(config, overrides, number) as (composed, run_dir):
-        train = to_dataclass(composed, TrainConfig)
-        engine = choose_engine(train.device, train.precision, train.trainer.compile, train.trainer.cuda_graph)
-        recipe = HydraConfig.get().runtime.choices.get("recipe")
-        return prepare(composed, train, run_dir, recipe, engine, loaded=loaded)
-
-
-def _is_done(config: DictConfig, overrides: Sequence[str], number: int) -> bool:
-    """Whether a job has nothing left to do, as the files of its run say."""
-    try:
-        with _job(config, overrides, number) as (composed, run_dir):
-            return done_records(composed, run_dir) is not None
-    except Exception:  # the job itself will say so
-        return False
-
-
 def _done_phases(prepared: Prepared) -> dict[str, str]:
-    """Folders of phases that need no training any more, and why."""
+    """Folders of phases that are trained already, and the reason."""
     experiment = prepared.experiment
     phases = experiment.run_dir / "phases"
     found = {p.folder: "done" for p in prepared.plans if (phases / p.folder / "record.json").is_file()}
@@ -185,12 +170,12 @@ def _done_phases(prepared: Prepared) -> dict[str, str]:
 
 
 def _shares(prepared: Prepared, plan: PhasePlan) -> Path | None:
-    """Where other runs find the phase; None where they do not."""
+    """The folder where runs share the phase; None where they do not."""
     return prepared.experiment.parents if plan.schedule is not None else None
 
 
 def _compiled(prepared: Prepared, estimates: Sequence[PhaseEstimate]) -> list[str]:
-    """One line if phases are going to be compiled, which the probe is not."""
+    """One line if phases will be compiled, which the measured steps are not."""
     experiment = prepared.experiment
     count = sum(bool(e.steps) and experiment.engine.compiles(e.steps, experiment.batch_size) for e in estimates)
     return ["long phases are compiled, a minute for each network at first, and run faster than that"] if count else []

@@ -1,11 +1,12 @@
-"""YAML files of the user's own (``--config-dir DIR``), of which a command is composed beside those of the package.
+"""The user's own YAML files (``--config-dir DIR``), which are composed with those of the package.
 
-Hydra imports and calls what a file names: callbacks, launchers, resolvers in ``${...}``. So files of one's own are
-read through a :class:`FileConfigSource` that lets them set keys of the configuration and nothing else.
+Hydra imports and calls what a file names: callbacks, launchers, resolvers in ``${...}``. So a :class:`FileConfigSource`
+reads the user's files and lets them set keys of the configuration alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,13 +30,13 @@ INSTEAD = (
 
 
 class FileConfigSource(original.FileConfigSource):
-    """Hydra's, but that files of one's own are checked; of the same name, which Hydra does not register again."""
+    """Hydra's class with a check of the user's files; under the same name Hydra does not register its own again."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         """A file of a group, by ``GROUP/NAME``.
 
         Raises:
-            ValueError: it is the user's, and says more than keys of the configuration.
+            ValueError: the file is the user's and does more than set keys.
         """
         group, *inside = Path(config_path).parts
         if group == "/" or ".." in (group, *inside):
@@ -52,7 +53,7 @@ class FileConfigSource(original.FileConfigSource):
 
 
 def check_own_files() -> None:
-    """Has Hydra read files by :class:`FileConfigSource`, also in the processes of a launcher."""
+    """Makes Hydra read files through :class:`FileConfigSource`, also in the processes of a launcher."""
     SourcesRegistry.instance().types["file"] = FileConfigSource
 
 
@@ -63,7 +64,7 @@ def refuse_clashes(words: Sequence[str], package: Path) -> None:
         words: of the command line.
         package: the folder of the package's YAML files.
     """
-    for option, folder in zip(words, [*words[1:], ""], strict=True):
+    for option, folder in itertools.pairwise([*words, ""]):
         name, equals, value = option.partition("=")
         if name in ("--config-dir", "-cd"):
             for path in sorted(Path(value if equals else folder).glob("*/*.yaml")):
@@ -72,16 +73,16 @@ def refuse_clashes(words: Sequence[str], package: Path) -> None:
 
 
 def load_own(path: Path) -> Any:
-    """A file of the user's own as plain values.
+    """A file of the user as plain values.
 
     Raises:
-        ValueError: it says more than keys of the configuration; the first such key is named.
+        ValueError: it does more than set keys; the first such entry is named.
     """
     with path.open(encoding="utf-8") as file:
         package = FileConfigSource._get_header_dict(file.read(512))["package"]  # as Hydra reads it
         file.seek(0)
         for event in yaml.parse(file, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few of them, one in the other, are values without end
+            if isinstance(event, yaml.AliasEvent):  # a few nested ones expand without end
                 raise ValueError(f"{short(path)}: *{event.anchor} is refused; write the value out")
         file.seek(0)
         content = OmegaConf.to_container(OmegaConf.load(file))
@@ -97,7 +98,7 @@ def load_own(path: Path) -> Any:
 
 
 def _beyond_keys(value: Any, key: str = "") -> Iterator[str]:
-    """Whatever Hydra would do more with than to keep it as a value."""
+    """Entries that Hydra would not keep as plain values."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             whole = f"{key}.{name}" if key else str(name)
@@ -109,7 +110,7 @@ def _beyond_keys(value: Any, key: str = "") -> Iterator[str]:
 
 
 def _is_of_own_groups(entry: Any) -> bool:
-    """Whether an entry of ``defaults`` is ``_self_``, a file beside this one, or one of the groups; and moves none."""
+    """Whether an entry of ``defaults`` is ``_self_``, a file beside this one, or a file of a group at its own place."""
     if not isinstance(entry, str | dict) or re.search(r"@|\.\.", str(entry)) or any(_beyond_keys([entry])):
         return False
     names = [str(key).split()[-1:] for key in entry] if isinstance(entry, dict) else [[entry]] * entry.startswith("/")

@@ -1,17 +1,19 @@
-"""The network and the data that a configuration names, and whether they fit each other."""
+"""The network and the data of a command, and whether they fit each other."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from morphnet.cli.compose import configs_dir, from_plain, read_yaml, to_dataclass
+from morphnet.cli.compose import from_plain, read_yaml
 from morphnet.cli.output import note
+from morphnet.cli.reference import configs_dir
 from morphnet.config import DataConfig, NetworkConfig
 from morphnet.data import (
     Augmentation,
@@ -30,7 +32,6 @@ from morphnet.data.stream import ScaleAugmentation
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.resnet import Architecture, cifar_architecture, imagenet_architecture
 from morphnet.nn.zoo import classes_of
-from morphnet.settings import is_line
 from morphnet.store import load_source
 from morphnet.store.source import trained_on
 
@@ -38,10 +39,8 @@ CIFAR = ("cifar10", "cifar100")
 
 
 def architecture_of(network: NetworkConfig, classes: int, in_channels: int) -> Architecture:
-    """The architecture that ``network`` describes, for images and classes of the data."""
-    build = {"cifar": cifar_architecture, "imagenet": imagenet_architecture}.get(network.family)
-    if build is None:
-        raise ValueError(f"network.family={network.family!r}; expected cifar or imagenet")
+    """The architecture of ``network`` for the images and classes of the data."""
+    build = cifar_architecture if network.family == "cifar" else imagenet_architecture
     settings: dict[str, Any] = {} if network.widths is None else {"widths": network.widths}
     return build(
         network.depth,
@@ -57,13 +56,9 @@ def load_data(config: DataConfig, *, pretend: bool = False, evaluation_only: boo
     """The images, not yet normalised; a validation split is cut off here.
 
     Args:
-        pretend: noise will do in the place of CIFAR's and ImageNet's images where they are not there; nothing is
-            downloaded.
-        evaluation_only: a folder of images needs none to train on, but for a validation split of them.
+        pretend: use noise where CIFAR's or ImageNet's images are missing, and download nothing.
+        evaluation_only: a folder needs no training images, unless a validation split is made of them.
     """
-    if not is_line(config.name):
-        raise ValueError(f"data.name={config.name!r}: a name of one line is needed, such as data.name=mine")
-    _check_of_files(config)
     if config.crop is not None:
         data = _load_folder(config, config.crop, pretend, evaluation_only and not config.validation)
     elif config.path is not None:
@@ -85,7 +80,7 @@ def _cifar(config: DataConfig, pretend: bool) -> ImageData:
     except FileNotFoundError:
         if not pretend:
             raise
-    note(f"{config.name} is not in data.root={config.root}; this is planned and measured with noise of its shape")
+    note(f"{config.name} is not in data.root={config.root}; noise of its shape is used to plan and measure")
     return like_cifar(config.name)
 
 
@@ -93,7 +88,7 @@ def _load_folder(config: DataConfig, crop: int, pretend: bool, evaluation_only: 
     viewing = Viewing(crop, config.eval_shorter_side, config.views, config.exif)
     if not config.path:
         if pretend and config.name == "imagenet":
-            note("data.path is not given; this is planned and measured with a JPEG of noise of ImageNet's usual size")
+            note("data.path is not given; a JPEG of noise of ImageNet's usual size is used to plan and measure")
             return like_imagenet(viewing, _workers(config.workers))
         raise ValueError(
             f"data={config.name} needs data.path: a folder with train/<class>/ and val/ (or the environment's "
@@ -111,45 +106,25 @@ def _load_folder(config: DataConfig, crop: int, pretend: bool, evaluation_only: 
     )
 
 
-def _check_of_files(config: DataConfig) -> None:
-    """Refuses settings that go with the other kind of images."""
-    in_files = {"shorter_side": config.shorter_side, "labels": config.labels, "workers": config.workers}
-    if config.crop is None:
-        given = [f"data.{key}={value}" for key, value in in_files.items() if value is not None]
-        given += [f"data.views={config.views}"] if config.views != 1 else []
-        if given:
-            raise ValueError(f"{given[0]} goes with images in files (data=imagenet, data=folder), which have data.crop")
-    elif config.policy != "none":
-        raise ValueError(
-            f"data.policy={config.policy} goes with images in memory; those in files have shorter_side, flip"
-        )
-    elif config.pad:
-        raise ValueError(f"data.pad={config.pad} goes with images in memory; of files give data.shorter_side")
-
-
 def _workers(count: int | None) -> int:
-    """Processes that decode: so many, or one for each core of this process's share, at most 16."""
+    """The number of processes that decode; by default one for each core of this process's share, at most 16."""
     from morphnet.train.ranks import local_count
 
     if count is None:
         return max(1, min(16, len(os.sched_getaffinity(0)) // local_count()))
-    if not 0 <= count <= 256:
-        raise ValueError(f"data.workers={count}: a number of processes from 0 to 256 is needed")
     return count
 
 
 def augmentation_of(config: DataConfig) -> Augmentation | ScaleAugmentation:
-    """How training images are varied."""
+    """How training images are augmented."""
     if config.crop is None:
         return Augmentation(config.pad, config.flip, config.policy)
-    side = [config.eval_shorter_side] * 2 if config.shorter_side is None else config.shorter_side
-    if len(side) != 2:
-        raise ValueError(f"data.shorter_side={list(side)}: [shortest, longest] in pixels is needed, as [256,480]")
-    return ScaleAugmentation((side[0], side[1]), config.flip)
+    shortest, longest = config.shorter_side or [config.eval_shorter_side] * 2
+    return ScaleAugmentation((shortest, longest), config.flip)
 
 
 def normalised(data: ImageData, config: DataConfig, parent: nn.Module | None) -> ImageData:
-    """``data`` with the mean and deviation that are asked for, else the parent's, else its own."""
+    """``data`` with the mean and deviation of ``config``, else those of the parent, else its own."""
     if config.normalize is not None:
         return with_normalisation(data, config.normalize)
     known = {} if parent is None else metadata_of(parent)
@@ -170,8 +145,8 @@ def load_parent(
     """The network of SOURCE; ``network`` and ``data`` name the architecture of a bare state dict.
 
     Args:
-        convert: torchvision's plain ResNets (18 to 152 layers) as ours; else of their own class.
-        new_head: its classes may be others than those of the data: it is going to get another last layer.
+        convert: return torchvision's plain ResNets (18 to 152 layers) as ours, not as their own class.
+        new_head: the network gets a new last layer later, so its classes need not be those of the data.
 
     Raises:
         ValueError: it does not fit the data.
@@ -185,12 +160,12 @@ def load_parent(
     parent = load_source(source, architecture, weights, classes=classes, convert=convert)
     metadata_of(parent).setdefault("origin", source if source.startswith("torchvision:") else Path(source).name)
     if data is not None:
-        found = takes_and_gives(parent)
-        if found[1] != data.input_size[0] or (found[0] != data.classes and not new_head):
+        classes, channels = takes_and_gives(parent)
+        if channels != data.input_size[0] or (classes != data.classes and not new_head):
             raise ValueError(
-                f"parent={source} has {found[0]} classes and {found[1]} image channels; "
+                f"parent={source} has {classes} classes and {channels} image channels; "
                 f"{data.name} has {data.classes} and {data.input_size[0]}: give the data it was trained for"
-                + (", or new_head=true to morphnet train" if found[1] == data.input_size[0] and not new_head else "")
+                + (", or new_head=true to morphnet train" if channels == data.input_size[0] and not new_head else "")
             )
     for line in _surprises(source, weights, parent, data):
         note(line)
@@ -207,7 +182,7 @@ def _surprises(source: str, weights: str, parent: nn.Module, data: ImageData | N
 
 
 def takes_and_gives(network: nn.Module) -> tuple[int | None, int | None]:
-    """Classes and image channels of a network, as its last linear layer and first convolution have them."""
+    """Classes and image channels of a network, by its last linear layer and first convolution."""
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     return classes_of(network), convolutions[0].in_channels if convolutions else None
 
@@ -216,7 +191,7 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
     """``config``, or the data that the run, morph or network in ``source`` was made with.
 
     Raises:
-        ValueError, FileNotFoundError: neither is there, or no network.
+        ValueError, FileNotFoundError: ``source`` does not exist, or does not say its data.
     """
     if config is not None:
         return config
@@ -227,9 +202,11 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
         saved = _saved_data(folder)
         if saved is not None:
             try:
-                return _data_config(saved)
+                return replace(from_plain(saved, DataConfig), download=False)  # which was asked for then, not now
             except (OmegaConfBaseException, ValueError) as error:
-                raise ValueError(f"{folder / 'config.yaml'} is damaged: its data is no data set ({error})") from error
+                raise ValueError(
+                    f"{folder / 'config.yaml'} is damaged: its data is not a data set ({error})"
+                ) from error
     known = trained_on(source)
     if known == "digits":  # inside the package
         return DataConfig(**read_yaml(Path(configs_dir()) / "data" / "digits.yaml"))
@@ -243,12 +220,6 @@ def data_of_source(source: str, config: DataConfig | None) -> DataConfig:
 
 def _saved_data(folder: Path) -> Any:
     """The data in the configuration of the run, morph or collapse that wrote ``folder``; None where there is none."""
-    ours = any((folder / name).exists() for name in ("phases", "morph_report.json", "collapse_report.json"))
+    has_run = any((folder / name).exists() for name in ("phases", "morph_report.json", "collapse_report.json"))
     path = folder / "config.yaml"
-    return read_yaml(path).get("data") if ours and path.is_file() else None
-
-
-def _data_config(saved: Any) -> DataConfig:
-    config = to_dataclass(from_plain(saved, DataConfig), DataConfig)
-    config.download = False  # that was said then, of that command
-    return config
+    return read_yaml(path).get("data") if has_run and path.is_file() else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass, to_yaml, with_data
+from morphnet.cli.compose import run_job, to_dataclass, to_yaml
 from morphnet.cli.output import new_folder, note
 from morphnet.config import DataConfig, MorphCommandConfig
 
@@ -26,10 +27,10 @@ def main() -> None:
 def morph(composed: DictConfig) -> None:
     config = to_dataclass(composed, MorphCommandConfig)
     with new_folder(config.output) as output:
-        _morph_into(output, config, composed)
+        _morph_into(output, config)
 
 
-def _morph_into(output: Path, config: MorphCommandConfig, composed: DictConfig) -> None:
+def _morph_into(output: Path, config: MorphCommandConfig) -> None:
     from morphnet.cli.inputs import load_parent
     from morphnet.cli.operations import layer_morphs
     from morphnet.data import generator_for
@@ -46,18 +47,12 @@ def _morph_into(output: Path, config: MorphCommandConfig, composed: DictConfig) 
             "module=NAME, deepen=, widen= or enlarge= for named layers; got neither"
         )
     spec = layers if layers is not None else str(parse_spec(str(config.morph)))
-    data, data_config = _data(config, needed=layers is None or config.bn not in (None, "none"))
+    config.check_fits({layers is not None})
+    settings = config.settings_of(layers is not None)
+    data, data_config = _data(config, needed=settings["bn"] != "none")
     parent = load_parent(config.parent, config.network, data, config.weights, convert=layers is None)
     engine = choose_engine(config.device, "float32")
     engine.place(parent)
-    settings: dict[str, Any] = {
-        "bn": config.bn,
-        "padding": config.padding,
-        "activation": config.activation,
-        "method": config.method,
-    }
-    settings["init"] = config.init
-    settings |= {"split": config.split, "width": config.width} if layers is None else {}
     images, facts = _images(config, data, data_config, parent)
     try:
         child, report = morph_network(
@@ -76,7 +71,7 @@ def _morph_into(output: Path, config: MorphCommandConfig, composed: DictConfig) 
         {"network": network_hash(parent), "morph": report.spec},
     ]
     _write_report(output, {**report.to_dict(), "parent_hash": network_hash(parent), "child_hash": network_hash(child)})
-    (output / "config.yaml").write_text(to_yaml(with_data(composed, data_config)))
+    (output / "config.yaml").write_text(to_yaml(asdict(replace(config, data=data_config))))
     saved = save_network(child, output / "network.safetensors")
     print(report)
     print(f"written to  {saved}")

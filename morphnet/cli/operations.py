@@ -1,47 +1,46 @@
-"""What a configuration asks to be done to named layers."""
+"""The morphs of named layers that a command or a phase asks for."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from morphnet.cli.compose import configs_dir
 from morphnet.cli.files import load_own
+from morphnet.cli.reference import configs_dir
+from morphnet.config import ModuleConfig, MorphCommandConfig, PhaseConfig
 from morphnet.graph import ModuleGraph
 
-#: Keys of which one says what becomes of the layers of ``target``.
+#: Exactly one of these keys goes with ``target``.
 LAYER_MORPHS = ("module", "deepen", "widen", "enlarge")
 
 
-def layer_morphs(config: Any, where: str = "") -> dict[str, Any] | None:
-    """The patterns of ``config`` and their operations, as ``morph_network`` takes them; None if there are none.
+def layer_morphs(config: PhaseConfig | MorphCommandConfig, where: str = "") -> dict[str, Any] | None:
+    """The pattern in ``config`` and its operation, as ``morph_network`` takes them; None if there is none.
 
     Args:
-        config: has ``morph``, ``target``, ``module``, ``deepen``, ``widen`` and ``enlarge``.
-        where: the key that ``config`` stands under, for messages, such as ``phases.1.``.
+        where: the key of ``config`` in messages, such as ``phases.1.``.
 
     Raises:
-        ValueError: more than one is given, or one without the other; a module that is none.
+        ValueError: more than one operation is given, or an operation without ``target``; or the module is wrong.
     """
     from morphnet.morph import Deepen, Enlarge, Widen
 
-    given = [key for key in LAYER_MORPHS if _is_given(getattr(config, key))]
+    given = [key for key in LAYER_MORPHS if getattr(config, key) not in (None, ModuleConfig())]
     if not given and config.target is None:
         return None
     if config.morph is not None:
-        found = " and ".join([f"{where}morph={config.morph}", f"{where}{given[0] if given else 'target'}"])
         raise ValueError(
-            f"got both {found}: a spec is for the shortcuts of a ResNet, {', '.join(LAYER_MORPHS)} for the layers of "
-            "target=; give one of them"
+            f"got both {where}morph={config.morph} and {where}{given[0] if given else 'target'}: a spec is for the "
+            f"shortcuts of a ResNet, {', '.join(LAYER_MORPHS)} for the layers of target=; give one of them"
         )
     if len(given) != 1:
-        found = "none of them" if not given else " and ".join(given)
-        raise ValueError(f"{where}target={config.target}: one of {', '.join(LAYER_MORPHS)} is needed; got {found}")
+        got = " and ".join(given) or "none of them"
+        raise ValueError(f"{where}target={config.target}: one of {', '.join(LAYER_MORPHS)} is needed; got {got}")
     if not config.target:
         raise ValueError(f"{where}{given[0]} needs {where}target=, a pattern of layer names such as 'layer3.*.conv2'")
     key, value = given[0], getattr(config, given[0])
@@ -55,21 +54,15 @@ def layer_morphs(config: Any, where: str = "") -> dict[str, Any] | None:
     return {config.target: operation}
 
 
-def _is_given(value: Any) -> bool:
-    if is_dataclass(value) and not isinstance(value, type):
-        return any(asdict(value).values())
-    return value is not None
-
-
 def module_of(value: Any, key: str = "module") -> ModuleGraph:
-    """The module that a configuration names, or writes out as ``{edges: ..., channels: ...}``.
+    """The module with a name in configs/module, or of ``{edges: ..., channels: ...}``.
 
     Raises:
-        ValueError: there is no such name, or it is no module.
+        ValueError: there is no such name, or the module is wrong.
     """
     if isinstance(value, str):
         value = _file_of(value, key)
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, ModuleConfig):
         value = asdict(value)
     if not isinstance(value, Mapping):
         raise ValueError(f"{key}={value!r}: a name in configs/module, or {{edges: [...]}}, is needed")

@@ -1,4 +1,4 @@
-"""What one process does of a training run: alone, or as one of several."""
+"""A training run in this process, alone or together with others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from morphnet.cli.compose import to_dataclass
 from morphnet.cli.done import records_if_done
 from morphnet.cli.identity import claim
 from morphnet.cli.output import note, short
@@ -24,32 +21,30 @@ if TYPE_CHECKING:
 
 
 def train_here(
-    composed: DictConfig, run_dir: Path, recipe: str | None, device: str, begin: Callable[[], None]
+    config: TrainConfig, run_dir: Path, recipe: str | None, device: str, begin: Callable[[], None]
 ) -> list[Record]:
-    """Runs what ``composed`` describes in ``run_dir``, or this process's part of it; returns its records.
+    """Runs ``config`` in ``run_dir``, or this process's part of it; returns the records of the run.
 
     Args:
-        begin: called when the directory is this run's.
+        begin: called when the directory belongs to this run.
     """
     from morphnet.train import choose_engine, keep_freed_memory
     from morphnet.train.ranks import joined, local_count, own_device
 
-    config = to_dataclass(composed, TrainConfig)
     trainer = config.trainer
     set_threads(trainer.threads, local_count())
     keep_freed_memory()
     engine = choose_engine(own_device(device), config.precision, trainer.compile, trainer.cuda_graph)
     with contextlib.ExitStack() as stack:
         ranks = stack.enter_context(joined(engine.device))
-        if not ranks.is_first:  # one of them speaks
+        if not ranks.is_first:  # which alone prints
             silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(silence))
-        done = ranks.from_first(lambda: None if config.dry_run else records_if_done(composed, run_dir))
-        return _train(composed, config, run_dir, recipe, engine, ranks, begin) if done is None else done
+        done = ranks.from_first(lambda: None if config.dry_run else records_if_done(config, run_dir))
+        return _train(config, run_dir, recipe, engine, ranks, begin) if done is None else done
 
 
 def _train(
-    composed: DictConfig,
     config: TrainConfig,
     run_dir: Path,
     recipe: str | None,
@@ -61,10 +56,10 @@ def _train(
     from morphnet.report.record import read_run
     from morphnet.train import run_experiment
 
-    prepared = prepare(composed, config, run_dir, recipe, engine, ranks)
+    prepared = prepare(config, run_dir, recipe, engine, ranks)
     experiment = prepared.experiment
     if config.name == "digits" != config.data.name:
-        note("what is not given is as in experiment=digits, also its name; experiment=custom sets nothing")
+        note("unset keys, including name, come from experiment=digits; experiment=custom sets nothing")
     if config.dry_run:
         from morphnet.cli.estimate import describe_run
 
@@ -72,7 +67,7 @@ def _train(
         return []
 
     def claim_and_begin() -> None:
-        claim(run_dir, composed, prepared.inputs)
+        claim(run_dir, config, experiment.settings["inputs"])
         begin()
 
     ranks.from_first(claim_and_begin)

@@ -1,27 +1,38 @@
-"""Every key of every command, read from the source of :mod:`morphnet.config`: name, type, default, and what it says.
+"""Every key of every command, from :mod:`morphnet.config` and its comments: name, type, default, and what it means.
 
 Standard library only, and no Hydra: ``--help``, shell completion and suggestions are made from it.
 """
 
 from __future__ import annotations
 
-import ast
-import io
-import tokenize
-from dataclasses import dataclass
-from functools import cache
+import inspect
+import json
+import re
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
+
+from morphnet.config import (
+    CollapseConfig,
+    EvalConfig,
+    ExportConfig,
+    FlopsConfig,
+    GraphConfig,
+    MorphCommandConfig,
+    ReportConfig,
+    TrainConfig,
+)
 
 #: The schema of each command.
 SCHEMAS = {
-    "train": "TrainConfig",
-    "morph": "MorphCommandConfig",
-    "collapse": "CollapseConfig",
-    "eval": "EvalConfig",
-    "export": "ExportConfig",
-    "graph": "GraphConfig",
-    "flops": "FlopsConfig",
-    "report": "ReportConfig",
+    "train": TrainConfig,
+    "morph": MorphCommandConfig,
+    "collapse": CollapseConfig,
+    "eval": EvalConfig,
+    "export": ExportConfig,
+    "graph": GraphConfig,
+    "flops": FlopsConfig,
+    "report": ReportConfig,
 }
 #: Groups of files each command reads, beside its keys.
 GROUPS = {
@@ -51,65 +62,35 @@ def keys_of(command: str) -> list[Key]:
     return _flat(SCHEMAS[command], "")
 
 
-def _flat(schema: str, prefix: str) -> list[Key]:
-    classes = _classes()
+def _flat(schema: type, prefix: str) -> list[Key]:
+    source = "".join(inspect.getsource(c) for c in schema.__mro__ if is_dataclass(c))
+    comments = dict(reversed(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE)))
+    hints = get_type_hints(schema)
+    own = inspect.get_annotations(schema)
     found: list[Key] = []
-    for key in classes[schema]:
-        bare = key.type.replace(" | None", "")
-        inner = bare.removeprefix("list[").removesuffix("]")
-        name = f"{prefix}{key.name}"
-        if bare in classes:
-            found += _flat(bare, f"{name}.")
-        elif inner in classes:
-            found.append(Key(name, "list", key.default, key.comment))
-            found += _flat(inner, f"{name}.N.")
-        else:
-            found.append(Key(name, key.type, key.default, key.comment))
+    for field in sorted(fields(schema), key=lambda field: field.name not in own):  # what is inherited comes last
+        hint, name = hints[field.name], f"{prefix}{field.name}"
+        parts = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
+        group = next((part for part in parts if is_dataclass(part)), None)
+        is_list = group is not None and hint == list[group]  # type: ignore[valid-type]
+        if group is None or is_list:
+            value = field.default if field.default_factory is MISSING else field.default_factory()
+            default = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            found.append(Key(name, "list" if is_list else str(field.type), default, comments.get(field.name, "")))
+        if group is not None:
+            found += _flat(group, f"{name}.N." if is_list else f"{name}.")
     return found
 
 
-@cache
-def _classes() -> dict[str, list[Key]]:
-    """The fields of every dataclass of :mod:`morphnet.config`."""
-    source = (Path(__file__).resolve().parents[1] / "config.py").read_text(encoding="utf-8")
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    found: dict[str, list[Key]] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef):
-            found[node.name] = [
-                Key(
-                    ast.unparse(part.target),
-                    ast.unparse(part.annotation),
-                    _default(part.value),
-                    next((comments[n] for n in range(part.lineno, (part.end_lineno or 0) + 1) if n in comments), ""),
-                )
-                for part in node.body
-                if isinstance(part, ast.AnnAssign)
-            ]
-    return found
-
-
-def _default(value: ast.expr | None) -> str:
-    """A default as it is written on a command line; ``???`` where it has to be given."""
-    if value is None:
-        return "???"
-    if isinstance(value, ast.Call):  # field(default_factory=...)
-        (factory,) = [k.value for k in value.keywords if k.arg == "default_factory"]
-        return ast.unparse(factory.body).replace(" ", "") if isinstance(factory, ast.Lambda) else "[]"
-    written = ast.literal_eval(value)
-    if written is None or isinstance(written, bool):
-        return {None: "null", True: "true", False: "false"}[written]
-    return str(written)
+def configs_dir() -> str:
+    """The folder of the YAML files: beside the modules in a wheel, at the top of a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "train.yaml").is_file():
+            return str(folder)
+    raise FileNotFoundError(f"no configs beside {package}; install morphnet again")
 
 
 def options_of(group: str) -> list[str]:
     """The files of a group."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "train.yaml").is_file():
-            return sorted(path.stem for path in (folder / group).glob("*.yaml"))
-    return []
+    return sorted(path.stem for path in Path(configs_dir(), group).glob("*.yaml"))

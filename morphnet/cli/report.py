@@ -80,6 +80,7 @@ def _report(config: ReportConfig, records: list[Record]) -> list[str]:
     from morphnet.report.variants import with_variations
 
     _check_recipe(config.with_recipe, records)
+    config = replace(config, with_recipe=recipe_of_tables(config.with_recipe))
     if config.verify:
         from morphnet.cli.verification import verify
 

@@ -17,8 +17,6 @@ def set_threads(count: int | None, processes: int = 1) -> None:
     """
     import torch
 
-    if count is not None and not 1 <= count <= 1024:
-        raise ValueError(f"trainer.threads={count}: a number from 1 to 1024 is needed, or null for all cores")
     _THREADS.setdefault("at start", torch.get_num_threads())
     most = max(1, len(os.sched_getaffinity(0)) // processes)
     wanted = (most if processes > 1 else _THREADS["at start"]) if count is None else count

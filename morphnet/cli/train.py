@@ -38,7 +38,7 @@ def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[Record
     """
     config = to_dataclass(composed, TrainConfig)
     with _stopped_after(config.trainer.stop_after):
-        return _train(composed, config, run_dir, status)
+        return _train(config, run_dir, status)
 
 
 @contextlib.contextmanager
@@ -47,8 +47,6 @@ def _stopped_after(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    if not 0 < seconds < threading.TIMEOUT_MAX:
-        raise ValueError(f"trainer.stop_after={seconds}: a number of seconds above 0 is needed")
     left = max(0.0, STARTED + seconds - time.monotonic())
     timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
@@ -59,23 +57,19 @@ def _stopped_after(seconds: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-def _train(composed: DictConfig, config: TrainConfig, run_dir: Path, status: RunStatus) -> list[Record]:
+def _train(config: TrainConfig, run_dir: Path, status: RunStatus) -> list[Record]:
     recipe = HydraConfig.get().runtime.choices.get("recipe")
-    if config.devices < 1:
-        raise ValueError(f"devices={config.devices}: a number of processes from 1 is needed")
-    if config.trainer.restarts < 0:
-        raise ValueError(f"trainer.restarts={config.trainer.restarts}: a number from 0 is needed")
 
     from morphnet.train.ranks import check_devices, started_by_launcher
 
     if config.devices == 1 or config.dry_run or started_by_launcher():
-        return train_here(composed, run_dir, recipe, device_of_this_job(config.device), status.begin)
+        return train_here(config, run_dir, recipe, device_of_this_job(config.device), status.begin)
 
     from morphnet.cli.workers import run_workers
     from morphnet.report.record import read_run
 
-    done = records_if_done(composed, run_dir)
+    done = records_if_done(config, run_dir)
     if done is None:
         check_devices(config.device, config.devices)
-        run_workers(composed, run_dir, recipe, config.devices, config.trainer.restarts, status)
+        run_workers(config, run_dir, recipe, config.devices, config.trainer.restarts, status)
     return done or read_run(run_dir)

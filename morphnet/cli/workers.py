@@ -14,12 +14,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from morphnet.cli.compose import from_plain, plain, register
+from morphnet.cli.compose import from_plain, register
 from morphnet.cli.errors import SweepError, exit_code, explain, is_lost_connection
 from morphnet.cli.prefix import prefix_now, prefixed
 from morphnet.cli.status import STATUS, RunStatus, write_status
@@ -38,9 +37,9 @@ CLAIMED = "claimed"
 
 
 def run_workers(
-    composed: DictConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int, status: RunStatus
+    config: TrainConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int, status: RunStatus
 ) -> None:
-    """Runs what ``composed`` describes in ``devices`` processes on this machine.
+    """Runs what ``config`` describes in ``devices`` processes on this machine.
 
     If one of them is killed, all are started again and go on from the last checkpoint, ``restarts`` times at most. A
     worker that fails with a message of its own is not: it would fail again.
@@ -56,7 +55,7 @@ def run_workers(
     logging.disable(logging.CRITICAL)  # what the agent would log, the messages here and of the workers say already
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the workers: DDP warns of what is meant to be
     job = {
-        "config": plain(composed),
+        "config": asdict(config),
         "run_dir": str(run_dir),
         "recipe": recipe,
         "argv": sys.argv,
@@ -143,7 +142,7 @@ def worker(path: str) -> int:
     register()
     sys.argv = list(job["argv"])
     rank = int(os.environ["RANK"])
-    composed = from_plain(job["config"], TrainConfig)
+    config = from_plain(job["config"], TrainConfig)
     run_dir = Path(job["run_dir"])
 
     def begin() -> None:
@@ -151,13 +150,13 @@ def worker(path: str) -> int:
         write_status(run_dir / STATUS, job["status"])
 
     with prefixed(job["prefix"]):
-        return _work(rank, lambda: _train(composed, run_dir, job["recipe"], begin))
+        return _work(rank, lambda: _train(config, run_dir, job["recipe"], begin))
 
 
-def _train(composed: DictConfig, run_dir: Path, recipe: str | None, begin: Callable[[], None]) -> None:
+def _train(config: TrainConfig, run_dir: Path, recipe: str | None, begin: Callable[[], None]) -> None:
     from morphnet.cli.process import train_here
 
-    train_here(composed, run_dir, recipe, str(composed.device), begin)
+    train_here(config, run_dir, recipe, config.device, begin)
 
 
 def _work(rank: int, train: Callable[[], None]) -> int:

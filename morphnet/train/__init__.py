@@ -3,7 +3,6 @@
 from morphnet.train.engine import Engine, choose_engine, keep_freed_memory
 from morphnet.train.experiment import Experiment
 from morphnet.train.loop import Evaluation, evaluate, evaluate_data
-from morphnet.train.optimisation import Optimisation
 from morphnet.train.plan import PhasePlan, plan_phases
 from morphnet.train.run import run_experiment
 
@@ -11,7 +10,6 @@ __all__ = [
     "Engine",
     "Evaluation",
     "Experiment",
-    "Optimisation",
     "PhasePlan",
     "choose_engine",
     "evaluate",

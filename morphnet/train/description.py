@@ -17,6 +17,7 @@ from morphnet.nn.metadata import metadata_of
 from morphnet.report.record import Commit, Data, Lineage, Record, Settings, Views
 from morphnet.store import describe_network, network_hash
 from morphnet.train.experiment import Experiment
+from morphnet.train.key import handover_of, morphing_of, optimisation_of
 from morphnet.train.linear import collapsed_cost
 from morphnet.train.plan import PhasePlan
 from morphnet.train.state import PhaseResult
@@ -56,9 +57,9 @@ def describe_phase(
         architecture=description.get("architecture"),
         network=description,
         data=_data(experiment.data, result.final.images),
-        optimisation={**asdict(experiment.optimisation), "batch_size": experiment.batch_size},
+        optimisation={**optimisation_of(experiment), "batch_size": experiment.batch_size},
         schedule=None if plan.schedule is None else asdict(plan.schedule),
-        handover=asdict(plan.handover),
+        handover=handover_of(plan),
         augmentation=asdict(experiment.augmentation),
         lineage=Lineage(metadata.get("origin"), tuple(ancestors), start_hash, network_hash(network)),
         morph_report="morph_report.json" if plan.is_proved else None,
@@ -81,7 +82,7 @@ def own_facts(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         "control": plan.control,
         "beside": plan.beside,
         "source": None if plan.source is None else plan.source.folder,
-        "settings": Settings(**experiment.settings),
+        "settings": Settings(**{**experiment.settings, "morphing": morphing_of(experiment, plan)}),
         "command": (*sys.argv[0].split(), *sys.argv[1:]),
     }
 
@@ -127,11 +128,11 @@ def hparams_of(experiment: Experiment, plans: Sequence[PhasePlan]) -> dict[str, 
         "phases": " -> ".join(plan.name for plan in plans if plan.role != "control"),
         "recipe": experiment.settings.get("recipe"),
         "batch_size": experiment.batch_size,
-        "bn": experiment.morphing.bn,
-        "steps": 0 if schedule is None else schedule.steps,
+        "bn": morphing_of(experiment, last)["bn"],
+        "steps": last.steps,
         "lr": 0.0 if schedule is None else schedule.lr,
-        **asdict(experiment.optimisation),
-        **asdict(last.handover),
+        **optimisation_of(experiment),
+        **handover_of(last),
     }
 
 

@@ -1,4 +1,4 @@
-"""How long phases will take on this machine, from a few measured steps of each network."""
+"""How long phases take on this machine, from a few measured steps of each network."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from morphnet.train.loop import evaluate
 from morphnet.train.plan import PhasePlan
 from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
 
-#: Steps that are measured of each network, after one that is not counted: the fewest, the most, and for how long more
-#: than the fewest are made. Their median counts, since a machine that does other things too halts some of them.
+#: Steps of each network that are measured after one that is not: the fewest, the most, and the seconds after which no
+#: more than the fewest are made. The median is used, since a busy machine delays some of them.
 FEWEST_STEPS, PROBE_STEPS, PROBE_SECONDS = 3, 5, 1.0
-#: Forward passes of which the shortest says how many images a step on the CPU is measured with, and the fewest images.
+#: Forward passes whose shortest sets the number of images in a measured step on the CPU, and the fewest images.
 FORWARDS, FEWEST_IMAGES = 3, 8
 #: Images of an evaluation that are measured.
 EVALUATED = 128
-#: A step that is measured is made of so few images that it takes about as long at most.
+#: The longest that a measured step should take; it has fewer images otherwise.
 STEP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of training steps, and of evaluation over one view."""
+    """Images a second, in training and in evaluation over one view."""
 
     training: float
     evaluation: float
@@ -46,11 +46,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class PhaseEstimate:
-    """What a phase is going to cost.
+    """The cost of a phase.
 
     Attributes:
         steps: iterations; 0 where the network is only evaluated.
-        seconds: of training and evaluation, as measured steps say.
+        seconds: of training and evaluation, by the measured speed.
     """
 
     plan: PhasePlan
@@ -68,7 +68,7 @@ class Estimator:
         self._speeds: dict[str, Speed] = {}
 
     def __len__(self) -> int:
-        """How many networks have been measured."""
+        """The number of networks that were measured."""
         return len(self._speeds)
 
     def phases(
@@ -78,7 +78,7 @@ class Estimator:
         architecture: Architecture | None,
         parent: nn.Module | None,
     ) -> list[PhaseEstimate]:
-        """An estimate for each of ``plans``; weights have no part in it, so nothing has to be trained.
+        """An estimate for each of ``plans``, without training.
 
         Args:
             architecture: of the parent, where none is given.
@@ -91,12 +91,11 @@ class Estimator:
             networks[plan.folder] = network
             macs, parameters = count_macs(network, (1, *experiment.data.input_size)), count_parameters(network)
             speed = self._speed(experiment, network)
-            steps = plan.schedule.steps if plan.schedule is not None else 0
-            evaluations = 1 + -(-steps // (len(batches) * experiment.evaluate_every))
+            evaluations = 1 + -(-plan.steps // (len(batches) * experiment.trainer.evaluate_every))
             views = experiment.data.views if experiment.data.views > 1 else 0
             images = len(experiment.data.test) * (evaluations + views)
-            seconds = steps * experiment.batch_size / speed.training + images / speed.evaluation
-            found.append(PhaseEstimate(plan, macs, parameters, steps, speed, seconds))
+            seconds = plan.steps * experiment.batch_size / speed.training + images / speed.evaluation
+            found.append(PhaseEstimate(plan, macs, parameters, plan.steps, speed, seconds))
         return found
 
     def _speed(self, experiment: Experiment, network: nn.Module) -> Speed:
@@ -109,9 +108,9 @@ class Estimator:
 
 
 def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
-    """Images a second of a copy of ``network``: eager steps of its training (or replays of a graph), and evaluation.
+    """The speed of a copy of ``network``: eager training steps (or replays of a graph), and evaluation.
 
-    Of several processes one is measured, on its share of a batch, and counts for all that have a GPU of their own.
+    One of several processes is measured on its share of a batch, and counts for all that have a GPU of their own.
     """
     network, data = copy.deepcopy(network), experiment.data
     engine = experiment.engine.place(network)
@@ -133,14 +132,14 @@ def measure_speed(experiment: Experiment, network: nn.Module) -> Speed:
     batch = (images[:EVALUATED], labels[:EVALUATED])
     if engine.device.type == "cuda":
         training *= experiment.ranks.count
-        evaluate(network, [batch], engine.evaluator())  # its kernels are chosen and loaded the first time
+        evaluate(network, [batch], engine.evaluator())  # the first call chooses and loads kernels
     started = time.perf_counter()
     evaluate(network, [batch], engine.evaluator())
     return Speed(training, min(EVALUATED, len(images)) / (time.perf_counter() - started))
 
 
 def _seconds_of(step: TrainStep, row: int) -> float:
-    """How long a step takes, its result fetched."""
+    """The time of a step, including that to fetch its result."""
     started = time.perf_counter()
     step.run(row, 1e-9)
     step.measured(row, row + 1)

@@ -1,4 +1,4 @@
-"""How a phase's network grows from that of its source: the settings of the morph, and its rehearsal before training."""
+"""How the network of a phase grows from that of its source, and a rehearsal of it before training."""
 
 from __future__ import annotations
 
@@ -9,28 +9,20 @@ import torch
 from torch import nn
 
 from morphnet.data import generator_for
-from morphnet.morph import InexactError, MorphError, morph_network, plan_morph
+from morphnet.morph import InexactError, MorphError, morph_network
 from morphnet.morph.apply import child_like
 from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
-from morphnet.spec import parse_spec
 from morphnet.train.experiment import Experiment
-from morphnet.train.plan import PhasePlan
+from morphnet.train.plan import PhasePlan, plan_spec
 
 
 def morph_settings(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What :func:`~morphnet.morph.morph_network` is told for ``plan``, beside the images it measures on."""
-    morphing = experiment.morphing
-    settings: dict[str, Any] = {
-        "activation": morphing.activation,
+    """The arguments of :func:`~morphnet.morph.morph_network` for ``plan``, without images to measure on."""
+    return {
+        **experiment.morphing.settings_of(plan.layers is not None),
         "method": plan.method if plan.is_proved else "auto",
-        "init": morphing.layers.init,
         "generator": generator_for(experiment.seed, plan.depth, "filters"),
     }
-    if plan.layers is None:
-        settings |= {"bn": morphing.bn, "padding": morphing.padding, "split": morphing.split, "width": morphing.width}
-    else:
-        settings |= {"bn": morphing.layers.bn, "padding": morphing.layers.padding}
-    return settings
 
 
 def network_like(
@@ -40,15 +32,15 @@ def network_like(
     architecture: Architecture | None,
     parent: nn.Module | None,
 ) -> nn.Module:
-    """A network like the one that the phase trains, with weights of no meaning.
+    """A network with the structure that the phase trains, and meaningless weights.
 
     Args:
-        before: those of the phases before it, by folder.
+        before: the networks of earlier phases, by folder.
         architecture: of the parent, where none is given.
 
     Raises:
-        ValueError: its layers cannot be morphed as they should be.
-        InexactError: they cannot without a change of the function.
+        ValueError: a layer cannot be morphed.
+        InexactError: it cannot be morphed with its function unchanged.
     """
     if plan.source is None:
         if parent is not None:
@@ -58,16 +50,7 @@ def network_like(
     source = before[plan.source.folder]
     if plan.morph is not None:
         assert isinstance(source, ResNet)
-        morphing = experiment.morphing
-        change = plan_morph(
-            source.architecture,
-            parse_spec(plan.morph),
-            split=morphing.split,
-            width=morphing.width,
-            padding=morphing.padding,  # type: ignore[arg-type]
-            activation=morphing.activation,
-        )
-        return child_like(source, change)
+        return child_like(source, plan_spec(source.architecture, plan.morph, experiment.morphing))
     if plan.layers is not None:
         return _with_other_layers(experiment, plan, source)
     if plan.parametric:
@@ -79,13 +62,13 @@ def network_like(
 def rehearse(
     experiment: Experiment, plans: Sequence[PhasePlan], architecture: Architecture | None, parent: nn.Module | None
 ) -> None:
-    """Refuses a plan whose layers cannot become what they should, before anything is trained.
+    """Refuses a plan with layers that cannot be morphed, before anything is trained.
 
     Phases that have begun are not rehearsed; nor is a plan of specs alone on a parent that is trained here, which
     :func:`~morphnet.train.plan.plan_phases` has checked.
 
     Raises:
-        ValueError: a phase cannot begin, in the words of its morph.
+        ValueError: a phase cannot begin; the message is that of its morph.
         InexactError: a layer would have no exact solution.
     """
     folder = experiment.run_dir / "phases"
@@ -108,6 +91,6 @@ def _with_other_layers(experiment: Experiment, plan: PhasePlan, source: nn.Modul
     settings = morph_settings(experiment, plan)
     try:
         child, _ = morph_network(source.cpu(), plan.layers, calibration=few, **settings)
-    except MorphError:  # says something of weights that were not trained, and of noise in place of images
+    except MorphError:  # of untrained weights and noise in place of images
         child, _ = morph_network(source.cpu(), plan.layers, calibration=few, allow_inexact=True, **settings)
     return child  # type: ignore[no-any-return]

@@ -1,10 +1,10 @@
-"""What a phase takes over from the one before, beside its network: momentum, rates, and how much of the weights."""
+"""What a phase takes over from the phase before, beside its network: momentum, rates, a share of the weights."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,44 +12,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from morphnet.config import AfterConfig
 from morphnet.nn.initialise import initialise
 from morphnet.store import write_whole
 
-#: Beside the network of a phase: the momentum it ended with.
+#: In the folder of a phase: the momentum that it ended with.
 MOMENTUM_FILE = "momentum.safetensors"
-MOMENTA = ("fresh", "kept")
 
 
 @dataclass(frozen=True)
-class Handover:
-    """How a phase starts from a trained network.
+class Beginning:
+    """What a phase begins with, apart from its network.
 
     Attributes:
-        kept_lr: learning rate of the parameters that were there, over that of new ones.
-        momentum: ``fresh``, zeros; or ``kept``, what the phase before ended with, and zeros for new parameters.
-        shrink, perturb: weights become ``shrink`` times themselves plus ``perturb`` times random ones.
-
-    Source: Ash and Adams 2020, "On warm-starting neural network training", for the last two.
+        kept: names of the parameters that the network before had as well; they are trained at ``kept_lr`` times the
+            rate.
+        momentum: what parameters begin with, by name; zeros for the others.
     """
 
+    kept: frozenset[str] = frozenset()
     kept_lr: float = 1.0
-    momentum: str = "fresh"
-    shrink: float = 1.0
-    perturb: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.kept_lr < float("inf"):
-            raise ValueError(f"after.kept_lr={self.kept_lr}: a number from 0 is needed; 0.1 makes kept layers slower")
-        if self.momentum not in MOMENTA:
-            raise ValueError(f"after.momentum={self.momentum!r}; expected {' or '.join(MOMENTA)}")
-        if not 0 < self.shrink <= 1:
-            raise ValueError(f"after.shrink={self.shrink}: a number above 0 and up to 1 is needed")
-        if not 0 <= self.perturb < float("inf"):
-            raise ValueError(f"after.perturb={self.perturb}: a number from 0 is needed")
-
-    @property
-    def changes_weights(self) -> bool:
-        return self.shrink != 1 or self.perturb != 0
+    momentum: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -58,7 +41,7 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in a saved network, by name, without reading any.
+    """The shape of every tensor in a saved network, by name; no tensor is read.
 
     Raises:
         ValueError: the file is damaged.
@@ -75,10 +58,10 @@ def kept_parameters(network: nn.Module, before: Mapping[str, tuple[int, ...]]) -
     return frozenset(name for name, shape in shapes_of(network).items() if before.get(name) == shape)
 
 
-def shrink_and_perturb(network: nn.Module, handover: Handover, generator: torch.Generator) -> None:
-    """Convolutions and linear layers towards random ones, in place; normalisations and slopes stay.
+def shrink_and_perturb(network: nn.Module, after: AfterConfig, generator: torch.Generator) -> None:
+    """Mixes convolutions and linear layers with random ones, in place; normalisations and slopes stay.
 
-    The running statistics are those of the old weights until training has measured new ones.
+    Running statistics stay those of the old weights until training measures new ones.
     """
     fresh = copy.deepcopy(network)
     initialise(fresh.cpu(), generator)
@@ -88,7 +71,7 @@ def shrink_and_perturb(network: nn.Module, handover: Handover, generator: torch.
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 for key, parameter in module.named_parameters(recurse=False):
                     drawn = random[name].get_parameter(key).to(parameter)
-                    parameter.mul_(handover.shrink).add_(drawn, alpha=handover.perturb)
+                    parameter.mul_(after.shrink).add_(drawn, alpha=after.perturb)
 
 
 def momentum_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -102,7 +85,7 @@ def momentum_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def set_momentum(network: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
-    """Gives parameters the momentum of their name, where it has their shape; the others keep what they have."""
+    """Sets the momentum of parameters whose name and shape ``momentum`` has; the others keep theirs."""
     for name, parameter in network.named_parameters():
         here, given = optimizer.state.get(parameter, {}).get("momentum_buffer"), momentum.get(name)
         if here is not None and given is not None and given.shape == here.shape:
@@ -110,11 +93,11 @@ def set_momentum(network: nn.Module, optimizer: torch.optim.Optimizer, momentum:
 
 
 def save_momentum(momentum: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes ``momentum`` beside the network of a phase."""
+    """Writes ``momentum`` into the folder of a phase."""
     write_whole(folder / MOMENTUM_FILE, save(dict(momentum)))
 
 
-def load_momentum(folder: Path, key: str = "after.momentum=kept") -> dict[str, Tensor]:
+def load_momentum(folder: Path) -> dict[str, Tensor]:
     """The momentum that the phase in ``folder`` ended with.
 
     Raises:
@@ -123,8 +106,8 @@ def load_momentum(folder: Path, key: str = "after.momentum=kept") -> dict[str, T
     path = folder / MOMENTUM_FILE
     if not path.is_file():
         raise ValueError(
-            f"{key} needs the momentum of the network it starts from, and there is no {path}: a network from elsewhere "
-            "has none, nor has a phase of an earlier version; give after.momentum=fresh"
+            f"after.momentum=kept needs the momentum that its parent ended with, and there is no {path}: a network "
+            "from elsewhere has none; give after.momentum=fresh"
         )
     try:
         return load_file(path)

@@ -1,4 +1,4 @@
-"""What makes a phase: a description of everything that decides its result, and the hash that stands for it."""
+"""The identity of a phase: a description of everything that decides its result, and its hash."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from morphnet.morph import Operation
 from morphnet.train.experiment import Experiment
 from morphnet.train.plan import PhasePlan
 
-#: Of what is hashed. To be raised when training itself changes, so that no phase of older code is taken.
+#: Part of what is hashed. Raise it when training itself changes, so that phases of older code are not shared.
 FORMAT = 3
 
 
 def describe_key(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """Everything that decides the result of a phase, as plain values; never weights, nor how its arithmetic is done."""
+    """Everything that decides the result of a phase, as plain values, without weights and kind of arithmetic."""
     data = experiment.data
     return {
         "format": FORMAT,
@@ -36,14 +36,30 @@ def describe_key(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         "augmentation": asdict(experiment.augmentation),
         "batch_size": experiment.batch_size,
         "processes": experiment.ranks.count,
-        "sync_bn": experiment.sync_bn,
-        "optimisation": asdict(experiment.optimisation),
+        "sync_bn": experiment.trainer.sync_bn,
+        "optimisation": optimisation_of(experiment),
         "schedule": None if plan.schedule is None else asdict(plan.schedule),
     }
 
 
+def optimisation_of(experiment: Experiment) -> dict[str, Any]:
+    """What training needs beside the batch size and the learning rate, as plain values."""
+    apart = ("batch_size", "batch_size_per_process", "lr")
+    return {key: value for key, value in asdict(experiment.optimisation).items() if key not in apart}
+
+
+def handover_of(plan: PhasePlan) -> dict[str, Any]:
+    """How the phase starts from its source, beside the morph, as plain values."""
+    return {key: getattr(plan.handover, key) for key in ("kept_lr", "momentum", "shrink", "perturb")}
+
+
+def morphing_of(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
+    """The settings of the phase's morph as plain values, defaults in place of null."""
+    return asdict(experiment.morphing) | experiment.morphing.settings_of(plan.layers is not None)
+
+
 def hash_of(description: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that stand for ``description``."""
+    """Sixteen hexadecimal digits of the hash of ``description``."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -53,17 +69,17 @@ def phase_hash(experiment: Experiment, plan: PhasePlan) -> str:
 
 
 def _start(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
-    """What the phase starts from, and what it does to it first."""
+    """What the phase starts from, and how that is changed first."""
     if plan.source is None:
         return dict(experiment.root)
     if plan.method == "scratch":
         return {"scratch": _structure(experiment, plan.source)}
-    handover = asdict(plan.handover)
-    return {"phase": phase_hash(experiment, plan.source), "change": _change(experiment, plan), "handover": handover}
+    source, change = phase_hash(experiment, plan.source), _change(experiment, plan)
+    return {"phase": source, "change": change, "handover": handover_of(plan)}
 
 
 def _structure(experiment: Experiment, plan: PhasePlan) -> list[dict[str, Any]]:
-    """The network of a phase without its weights: what it began as, and every change since."""
+    """The structure of a phase's network: the first network of the run, and every change since."""
     before = [dict(experiment.root)] if plan.source is None else _structure(experiment, plan.source)
     change = _change(experiment, plan)
     return [*before, change] if change else before
@@ -75,7 +91,7 @@ def _change(experiment: Experiment, plan: PhasePlan) -> dict[str, Any]:
         change["parametric"] = True
     if plan.grows:
         layers = {pattern: _plain(operation) for pattern, operation in (plan.layers or {}).items()}
-        change |= {"morph": plan.morph or layers, "method": plan.method, "morphing": asdict(experiment.morphing)}
+        change |= {"morph": plan.morph or layers, "method": plan.method, "morphing": morphing_of(experiment, plan)}
     return change
 
 

@@ -1,4 +1,4 @@
-"""The control ``linear``: the child with its new slopes held at 1, and what it costs as plain convolutions."""
+"""The control ``linear``: the child with its new slopes held at 1, and its cost as plain convolutions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from morphnet.train.watch import grown_modules
 
 
 def hold_slopes(network: nn.Module, before: Container[str]) -> list[str]:
-    """Takes the slopes of new modules out of training, so that they stay at the 1 of their morph (Eq. 8).
+    """Excludes the slopes of new modules from training, so that they stay at 1 (Eq. 8); returns their names.
 
-    A saved network does not say what is trained: this is done as every phase starts, before its optimizer is made.
+    A saved network does not say what is trained, so every phase calls this before its optimizer is made.
 
     Args:
-        before: names of the parameters of the run's first network. Their slopes are trained, and so are those outside
+        before: names of the parameters of the run's first network, whose slopes are trained. So are slopes outside
             modules, which a spec makes parametric with a = 0.
-
-    Returns:
-        The names of the parameters that are held.
     """
     grown = tuple(f"{name}." for name in grown_modules(network))
     held = []
@@ -33,9 +30,9 @@ def hold_slopes(network: nn.Module, before: Container[str]) -> list[str]:
 
 
 def collapsed_cost(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, int | None]:
-    """What ``network`` costs once its linear modules are one convolution each, as ``morphnet collapse`` makes them.
+    """The cost of ``network`` after ``morphnet collapse`` has made each of its linear modules one convolution.
 
-    A module with a slope that is not exactly 1 counts as it is, and so does one that is no convolution at its borders.
+    A module counts as it is where a slope is not exactly 1, or where it is not a convolution at the borders.
 
     Args:
         input_size: ``(N, C, H, W)``.

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from morphnet.config import OptimConfig
 from morphnet.data import Batches
 from morphnet.report.record import environment
 from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import CheckpointFiles
 from morphnet.train.engine import Engine
-from morphnet.train.handover import momentum_of
+from morphnet.train.handover import Beginning, momentum_of
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.loop import Evaluation, evaluate_together
-from morphnet.train.optimisation import Beginning, Optimisation
 from morphnet.train.progress import Heartbeat, Progress
 from morphnet.train.ranks import ALONE, Ranks
 from morphnet.train.schedule import Schedule
@@ -38,7 +38,7 @@ def run_phase(
     network: nn.Module,
     batches: Batches,
     schedule: Schedule | None,
-    optimisation: Optimisation,
+    optimisation: OptimConfig,
     engine: Engine,
     *,
     name: str,

@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
-from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, TrainConfig
 from morphnet.data.batches import check_calibration
-from morphnet.morph import BN_SETTINGS, LAYER_BN_SETTINGS, Operation, find_targets, plan_morph, words
-from morphnet.nn.resnet import Architecture, bare
+from morphnet.morph import MorphPlan, Operation, plan_morph, words
+from morphnet.nn.resnet import Architecture
 from morphnet.spec import parse_spec
-from morphnet.train.handover import Handover
-from morphnet.train.schedule import Schedule, scaled_schedule
+from morphnet.train.schedule import Schedule, schedule_of
 
 Role = Literal["parent", "child", "control"]
+#: Layers that are morphed, by pattern, and how.
+Layers = Mapping[str, Operation]
 
 #: Fair controls: the parent trained on for the same phases, as it is or with parametric activations; the same child
 #: with its new slopes held at 1, so that its modules stay linear; with identities, or with random weights, in place of
@@ -52,9 +53,8 @@ class PhasePlan:
         parametric: its activations are made parametric first.
         linear: the slopes that morphs have brought since the parent are held at 1.
         schedule: None: the network is evaluated and not trained.
-        offset: iterations of the phases it comes from.
-        is_idle: all that its morph asks for is there already.
         handover: how it starts from its source, beside the morph.
+        is_idle: its morph adds nothing to the network of its source.
     """
 
     index: int
@@ -63,20 +63,29 @@ class PhasePlan:
     role: Role
     source: PhasePlan | None
     morph: str | None
-    parametric: bool
     schedule: Schedule | None
-    offset: int
-    layers: Mapping[str, Operation] | None = None
+    layers: Layers | None = None
     method: str = "auto"
-    handover: Handover = field(default_factory=Handover)
-    is_idle: bool = False
+    handover: AfterConfig = field(default_factory=AfterConfig)
+    parametric: bool = False
     linear: bool = False
+    is_idle: bool = False
     control: str | None = None
     beside: int | None = None
 
     @property
+    def steps(self) -> int:
+        """Iterations it is trained for."""
+        return 0 if self.schedule is None else self.schedule.steps
+
+    @property
+    def offset(self) -> int:
+        """Iterations of the phases it comes from."""
+        return 0 if self.source is None or self.method == "scratch" else self.source.offset + self.source.steps
+
+    @property
     def depth(self) -> int:
-        """How many phases its network has been through before; none for a network that starts from random weights."""
+        """The number of phases before it; 0 for a network that starts from random weights."""
         return 0 if self.source is None or self.method == "scratch" else 1 + self.source.depth
 
     @property
@@ -90,173 +99,165 @@ class PhasePlan:
 
     @property
     def is_proved(self) -> bool:
-        """Whether what it begins with computes what its source computes, which is proved."""
+        """Whether its first network is proved to compute what its source computes."""
         return self.grows and self.method != "random"
 
 
 def plan_phases(
-    phases: Sequence[PhaseConfig],
-    controls: Sequence[str],
-    schedule: ScheduleConfig,
-    lr: float,
-    steps_per_epoch: int,
+    config: TrainConfig,
     parent: Architecture | nn.Module,
-    morphing: MorphConfig,
-    parent_given: bool,
+    steps_per_epoch: int,
     train_images: int,
-    layers: Sequence[Mapping[str, Operation] | None] = (),
-    after: AfterConfig | None = None,
-    trains_given: bool = False,
+    layers: Sequence[Layers | None] = (),
 ) -> tuple[PhasePlan, ...]:
     """Everything a run will do, with every spec and schedule checked.
 
     Args:
         parent: the architecture of the parent, trained here or given; or a given parent of another class.
         train_images: how many there are to measure on.
-        parent_given: the first phase's network comes trained, so it is only evaluated.
         layers: for each phase the layers it morphs, by pattern, and how; None for none.
-        after: what the phases after the first do otherwise.
-        trains_given: the given parent is trained on first, as it has a new last layer.
 
     Raises:
         ValueError: phases, controls, specs or schedules are wrong.
     """
+    layers = layers or [None] * len(config.phases)
+    check_phases(config, layers, train_images)
+    architectures = _architectures(config, parent)
+    _check_controls(config, layers, architectures)
+    schedules = [schedule_of(config, i, steps_per_epoch) for i in range(len(config.phases))]
+    is_trained = config.parent is None or config.new_head
+    name = config.phases[0].name or "parent"
+    first = PhasePlan(0, name, "parent", "parent", None, None, schedules[0] if is_trained else None)
+    children: list[PhasePlan] = []
+    for i, phase in enumerate(config.phases[1:], 1):
+        name, label = _names(phase, layers[i])
+        child = PhasePlan(
+            index=i,
+            name=phase.name or name,
+            label=label,
+            role="child",
+            source=children[-1] if children else first,
+            morph=phase.morph,
+            schedule=schedules[i],
+            layers=layers[i],
+            method=config.morphing.settings_of(layers[i] is not None)["method"],
+            handover=config.after,
+            is_idle=phase.morph is not None and architectures[i] == architectures[i - 1],
+        )
+        children.append(child)
+    controls = [plan for control in config.controls for plan in _plan_control(control, first, children, schedules)]
+    return (first, *children, *controls)
+
+
+def _plan_control(
+    control: str, parent: PhasePlan, children: Sequence[PhasePlan], schedules: Sequence[Schedule]
+) -> list[PhasePlan]:
+    """The phases of a control: one beside each child, or one with the network of the last child."""
+    numbers, label = control_numbers(control, len(schedules)), CONTROLS[control]
+    if control in ANEW:
+        steps = schedules[-1].steps if control == "scratch" else sum(schedule.steps for schedule in schedules)
+        anew = replace(schedules[0], steps=steps)
+        plan = PhasePlan(*numbers[0], label, "control", children[-1], None, anew, method="scratch")
+        return [replace(plan, control=control, beside=children[-1].index)]
+    plans = [parent]
+    for child, (index, name) in zip(children, numbers, strict=True):
+        plan = replace(child, index=index, name=name, label=label, role="control", source=plans[-1], is_idle=False)
+        plan = replace(plan, control=control, beside=child.index)
+        if control in INSERTS:
+            plan = replace(plan, method=control)
+        elif control == "linear":
+            plan = replace(plan, linear=True)
+        else:
+            parametric = control == "prelu" and plan.source is parent
+            plan = replace(plan, morph=None, layers=None, method="auto", parametric=parametric)
+        plans.append(plan)
+    return plans[1:]
+
+
+def check_phases(config: TrainConfig, layers: Sequence[Layers | None], train_images: int) -> None:
+    """Refuses phases, controls and settings of morphs that do not fit each other.
+
+    Raises:
+        ValueError: the first that does not fit.
+    """
+    phases, controls = config.phases, config.controls
     if not phases:
         raise ValueError("phases is empty: at least the parent is needed, such as phases=[{morph: null}]")
-    layers = list(layers) or [None] * len(phases)
     if phases[0].morph is not None or layers[0]:
         given = f"morph={phases[0].morph!r}" if layers[0] is None else f"target={phases[0].target!r}"
         raise ValueError(f"phases.0.{given}: the first phase is the parent, so it morphs nothing")
-    for i, phase in enumerate(phases):
-        if phase.morph is not None and layers[i]:
-            raise ValueError(f"phases.{i}: morph={phase.morph} or target={phase.target}, not both")
-    for i, phase in enumerate(phases):
-        if phase.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", phase.name):
-            raise ValueError(
-                f"phases.{i}.name={phase.name!r}: letters, digits, '_', '-' and '.' are needed; it names a folder"
-            )
-    if controls and len(phases) == 1:
-        raise ValueError(f"controls={list(controls)}: there is no phase after the parent to compare them with")
+    kinds = {bool(found) for phase, found in zip(phases, layers, strict=True) if phase.morph or found}
+    config.morphing.check_fits(kinds or {False, True}, "morphing.")
+    check_calibration("morphing.calibration_batches", config.morphing.calibration_batches, train_images)
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"controls: unknown {control!r}; expected {' or '.join(CONTROLS)}")
     if len(set(controls)) != len(controls):
-        raise ValueError(f"controls={list(controls)}: one is named twice")
-    if morphing.bn not in BN_SETTINGS:
-        raise ValueError(f"morphing.bn={morphing.bn!r}; expected one of {', '.join(BN_SETTINGS)}")
-    if morphing.layers.bn not in LAYER_BN_SETTINGS:
-        known = ", ".join(LAYER_BN_SETTINGS)
-        raise ValueError(f"morphing.layers.bn={morphing.layers.bn!r}; expected one of {known}")
-    check_calibration("morphing.calibration_batches", morphing.calibration_batches, train_images)
-    if "net2net" in controls:
-        other = [i for i, found in enumerate(layers) if found and phases[i].deepen is None]
-        if other or not any(phase.morph or phase.deepen is not None for phase in phases):
-            which = f"phases.{other[0]} has another morph" if other else "no phase has one"
-            raise ValueError(
-                f"controls=[net2net] goes with specs and deepen, where an identity can be inserted; {which}"
-            )
-    if "prelu" in controls and isinstance(parent, nn.Module):
-        raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
-    if "random" in controls:
-        other = [i for i, phase in enumerate(phases) if phase.widen is not None or phase.enlarge is not None]
-        if other or not any(phase.morph or found for phase, found in zip(phases, layers, strict=True)):
-            which = f"phases.{other[0]} has another morph" if other else "no phase has one"
-            raise ValueError(f"controls=[random] goes with specs, modules and deepen, which bring new layers; {which}")
-    if "scratch_total" in controls and parent_given and not trains_given:
+        raise ValueError(f"controls={controls}: one is named twice")
+    if controls and len(phases) == 1:
+        raise ValueError(f"controls={controls}: there is no phase after the parent to compare them with")
+    if "scratch_total" in controls and config.parent is not None and not config.new_head:
         raise ValueError(
             "controls=[scratch_total] needs a parent that is trained here: how long the given one was trained is not "
             "known; give controls=[scratch]"
         )
-    first_layers = next((i for i, found in enumerate(layers) if found), None)
-    if first_layers is not None and isinstance(parent, nn.Module):
-        _check_targets(parent, layers[first_layers], first_layers)
-    architecture, idle = parent, set()
-    for i, phase in enumerate(phases[1:], 1):
-        if i == first_layers and not isinstance(architecture, nn.Module) and not parent_given:
-            _check_targets(bare(architecture), layers[i], i)
-        if phase.morph is None:
-            continue
-        if isinstance(architecture, nn.Module):
-            raise ValueError(
-                f"phases.{i}.morph={phase.morph}: a spec needs one of morphnet's ResNets, and the parent is a "
-                f"{type(parent).__name__}: name layers by target= instead"
-            )
-        before = architecture
-        try:
-            architecture = plan_morph(
-                architecture,
-                parse_spec(phase.morph or ""),
-                split=morphing.split,
-                width=morphing.width,
-                padding=morphing.padding,  # type: ignore[arg-type]
-                activation=morphing.activation,
-            ).child
-        except ValueError as error:
-            raise ValueError(f"phases.{i}.morph={phase.morph}: {error}") from error
-        if architecture == before:
-            idle.add(i)
-    modules = any(found and p.widen is None and p.enlarge is None for p, found in zip(phases, layers, strict=True))
-    if "linear" in controls and not modules and _branches(architecture) <= _branches(parent):
+
+
+def _check_controls(
+    config: TrainConfig, layers: Sequence[Layers | None], architectures: Sequence[Architecture | nn.Module]
+) -> None:
+    """Refuses controls that the morphs, or the parent, cannot have."""
+    parent, controls = architectures[0], config.controls
+    if "prelu" in controls and isinstance(parent, nn.Module):
+        raise ValueError(f"controls=[prelu] needs one of morphnet's ResNets; the parent is a {type(parent).__name__}")
+    morphed = {i: phase for i, phase in enumerate(config.phases) if layers[i]}
+    deepening = {i for i, phase in morphed.items() if phase.deepen is not None}
+    adding = {i for i, phase in morphed.items() if phase.widen is None and phase.enlarge is None}
+    for control, fitting, what in (
+        ("net2net", deepening, "specs and deepen, where an identity can be inserted"),
+        ("random", adding, "specs, modules and deepen, which bring new layers"),
+    ):
+        other = [i for i in morphed if i not in fitting]
+        if control in controls and (other or not (morphed or any(phase.morph for phase in config.phases))):
+            which = f"phases.{other[0]} has another morph" if other else "no phase has one"
+            raise ValueError(f"controls=[{control}] goes with {what}; {which}")
+    if "linear" in controls and not adding and _branches(architectures[-1]) <= _branches(parent):
         raise ValueError(
             "controls=[linear] holds the slopes that specs, modules and deepen bring, and no phase brings one: larger "
             "kernels of a branch that the parent has, wider layers and training on do not; leave linear out"
         )
 
-    after = after or AfterConfig()
-    handover = Handover(after.kept_lr, after.momentum, after.shrink, after.perturb)
-    lengths = [
-        _schedule(i, phase, schedule, after if i else AfterConfig(), lr, steps_per_epoch)
-        for i, phase in enumerate(phases)
-    ]
-    planned: list[PhasePlan] = []
 
-    def add(plan: PhasePlan) -> PhasePlan:
-        planned.append(plan)
-        return plan
-
-    first = phases[0].name or "parent"
-    length = None if parent_given and not trains_given else lengths[0]
-    source = parent_plan = add(PhasePlan(0, first, "parent", "parent", None, None, False, length, 0))
-    changes = [(phase.morph, found) for phase, found in zip(phases, layers, strict=True)]
-    for i, phase in enumerate(phases[1:], 1):
-        name, label = _names(phase, changes[i][1])
-        method = morphing.layers.method if changes[i][1] else "auto"
-        child = PhasePlan(i, phase.name or name, label, "child", source, changes[i][0], False, lengths[i], 0)
-        child = replace(child, layers=changes[i][1], method=method, handover=handover, is_idle=i in idle)
-        source = add(_after(child))
-    children = planned[1:]
-    for control in controls:
-        numbers = control_numbers(control, len(phases))
-        if control in ANEW:
-            trained = sum(length.steps for length in lengths)
-            anew = replace(lengths[0], steps=lengths[-1].steps if control == "scratch" else trained)
-            plan = PhasePlan(*numbers[0], CONTROLS[control], "control", children[-1], None, False, anew, 0)
-            add(replace(plan, method="scratch", control=control, beside=children[-1].index))
+def _architectures(config: TrainConfig, parent: Architecture | nn.Module) -> list[Architecture | nn.Module]:
+    """After every phase, as its specs make it; a network of another class stays what it is."""
+    found = [parent]
+    for i, phase in enumerate(config.phases[1:], 1):
+        before = found[-1]
+        if phase.morph is None:
+            found.append(before)
             continue
-        source = parent_plan
-        for child, (index, name) in zip(children, numbers, strict=True):
-            plan = replace(child, index=index, name=name, label=CONTROLS[control], role="control", source=source)
-            plan = replace(plan, control=control, beside=child.index, is_idle=False)
-            if control in INSERTS:
-                plan = replace(plan, method=control)
-            elif control == "linear":
-                plan = replace(plan, linear=True)
-            else:
-                parametric = control == "prelu" and source is parent_plan
-                plan = replace(plan, morph=None, layers=None, method="auto", parametric=parametric)
-            source = add(_after(plan))
-    return tuple(planned)
+        where = f"phases.{i}.morph={phase.morph}"
+        if isinstance(before, nn.Module):
+            raise ValueError(
+                f"{where}: a spec needs one of morphnet's ResNets, and the parent is a {type(before).__name__}: name "
+                "layers by target= instead"
+            )
+        try:
+            found.append(plan_spec(before, phase.morph, config.morphing).child)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    return found
 
 
-def _after(plan: PhasePlan) -> PhasePlan:
-    """``plan`` with the iterations of the phases that it comes from."""
-    source = plan.source
-    assert source is not None
-    return replace(plan, offset=source.offset + (source.schedule.steps if source.schedule is not None else 0))
+def plan_spec(architecture: Architecture, spec: str, morphing: MorphConfig) -> MorphPlan:
+    """What ``spec`` does to ``architecture``."""
+    settings = morphing.settings_of(layers=False)
+    chosen = {key: settings[key] for key in ("split", "width", "padding", "activation")}
+    return plan_morph(architecture, parse_spec(spec), **chosen)
 
 
 def control_numbers(control: str, phases: int) -> list[tuple[int, str]]:
-    """Index and name of each phase of a control, whatever other controls a run of so many ``phases`` has."""
+    """Index and name of each phase of a control in a run with so many ``phases``; other controls do not matter."""
     index = phases
     for known in CONTROLS:
         count = 1 if known in ANEW else phases - 1
@@ -268,12 +269,12 @@ def control_numbers(control: str, phases: int) -> list[tuple[int, str]]:
 
 
 def folders_of(phases: int, controls: Sequence[str]) -> tuple[set[int], set[str]]:
-    """What :func:`plan_phases` plans: the indices of the phases, and the folders of the controls."""
+    """The indices of the phases and the folders of the controls, as :func:`plan_phases` plans them."""
     numbered = [number for control in controls for number in control_numbers(control, phases)]
     return set(range(phases)), {f"{index}_{name}" for index, name in numbered}
 
 
-def _names(phase: PhaseConfig, layers: Mapping[str, Operation] | None) -> tuple[str, str]:
+def _names(phase: PhaseConfig, layers: Layers | None) -> tuple[str, str]:
     """Folder and label of a phase that has no name of its own."""
     if phase.morph is not None:
         return phase.morph, phase.morph
@@ -285,41 +286,7 @@ def _names(phase: PhaseConfig, layers: Mapping[str, Operation] | None) -> tuple[
 
 
 def _branches(architecture: Architecture | nn.Module) -> int:
-    """How many branches specs have made in it, each with slopes of its own."""
+    """The number of branches that specs have made, each with slopes of its own."""
     if isinstance(architecture, nn.Module):
         return 0
     return sum(1 + shape.two_branches for shape in architecture.shortcuts.values())
-
-
-def _check_targets(network: nn.Module, layers: Mapping[str, Operation] | None, index: int) -> None:
-    try:
-        find_targets(network, layers or {})
-    except ValueError as error:
-        raise ValueError(f"phases.{index}: {error}") from error
-
-
-def _schedule(
-    index: int, phase: PhaseConfig, default: ScheduleConfig, after: AfterConfig, lr: float, steps_per_epoch: int
-) -> Schedule:
-    own_length = phase.steps is not None or phase.epochs is not None
-
-    def choose(*values: Any) -> Any:
-        """The first that is given: the phase's own, that of all phases after the first, the common one."""
-        return next(value for value in values if value is not None)
-
-    try:
-        return scaled_schedule(
-            steps=phase.steps if own_length else default.steps,
-            epochs=phase.epochs if own_length else default.epochs,
-            steps_per_epoch=steps_per_epoch,
-            scale=default.scale,
-            lr=choose(phase.lr, after.lr, lr),
-            milestones=tuple(choose(phase.milestones, after.milestones, default.milestones)),
-            factor=choose(phase.factor, after.factor, default.factor),
-            warmup_steps=choose(phase.warmup_steps, after.warmup_steps, default.warmup_steps),
-            warmup_lr=choose(phase.warmup_lr, after.warmup_lr, default.warmup_lr),
-            decay=choose(after.decay, default.decay),
-            warmup=choose(after.warmup, default.warmup),
-        )
-    except ValueError as error:
-        raise ValueError(f"phases.{index}: {error}") from error

@@ -27,6 +27,7 @@ from morphnet.train.description import describe_phase, facts_of_data, final_erro
 from morphnet.train.experiment import Experiment
 from morphnet.train.growth import morph_settings
 from morphnet.train.handover import (
+    Beginning,
     kept_parameters,
     load_momentum,
     save_momentum,
@@ -36,7 +37,6 @@ from morphnet.train.handover import (
 from morphnet.train.interruption import Interruption
 from morphnet.train.key import describe_key, phase_hash
 from morphnet.train.linear import hold_slopes
-from morphnet.train.optimisation import Beginning
 from morphnet.train.phase import run_phase
 from morphnet.train.plan import PhasePlan
 from morphnet.train.shared import shared_phase
@@ -121,7 +121,7 @@ class _Run:
             if plan.source is not None and plan.method != "scratch":
                 parent = self.finished_record(plan.source).lineage.network
             record = shared_phase(experiment.parents, description, own, parent, folder, tensorboard, train)
-            if experiment.watch[0] and plan.source is not None and not (folder / WATCH_FILE).is_file():
+            if experiment.trainer.watch_steps and plan.source is not None and not (folder / WATCH_FILE).is_file():
                 print(
                     f"{plan.name}: trained without trainer.watch_steps; share_parent=false trains it anew", flush=True
                 )
@@ -188,7 +188,7 @@ class _Run:
     def watch(self, plan: PhasePlan, folder: Path, beginning: Beginning) -> Watch | None:
         """What looks closely at the first steps of a phase after the parent's; None where that is not asked for."""
         experiment = self.experiment
-        steps, every = experiment.watch
+        steps, every = experiment.trainer.watch_steps, experiment.trainer.watch_every
         if not steps or plan.source is None or plan.schedule is None or not experiment.ranks.is_first:
             return None
         key = (experiment.seed, plan.depth, "watch")
@@ -270,10 +270,10 @@ class _Run:
                 log=log,
                 folder=folder,
                 identity=phase_hash(experiment, plan),
-                checkpoint_seconds=experiment.checkpoint_seconds,
-                evaluate_every=experiment.evaluate_every,
+                checkpoint_seconds=experiment.trainer.checkpoint_seconds,
+                evaluate_every=experiment.trainer.evaluate_every,
                 ranks=ranks,
-                sync_bn=experiment.sync_bn,
+                sync_bn=experiment.trainer.sync_bn,
                 interruption=self.interruption,
                 beginning=beginning,
                 watch=self.watch(plan, folder, beginning),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-#: How the rate falls, and how it begins.
-DECAYS, WARMUPS = ("step", "cosine"), ("constant", "linear")
+from morphnet.config import AfterConfig, TrainConfig
+
 #: Nobody trains for so many steps.
 LONGEST = 1e12
 
@@ -36,30 +37,6 @@ class Schedule:
     decay: str = "step"
     warmup: str = "constant"
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"a phase of {self.steps} steps: at least 1 is needed")
-        if not all(0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise ValueError(
-                f"schedule.milestones={list(self.milestones)}: fractions of the phase, between 0 and 1 and "
-                "in order, are needed"
-            )
-        for name, choice, expected in (
-            ("schedule.decay", self.decay, DECAYS),
-            ("schedule.warmup", self.warmup, WARMUPS),
-        ):
-            if choice not in expected:
-                raise ValueError(f"{name}={choice!r}; expected {' or '.join(expected)}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"schedule.warmup_steps={self.warmup_steps}: a number from 0 is needed")
-        for key, value in (
-            ("optim.lr", self.lr),
-            ("schedule.warmup_lr", self.warmup_lr),
-            ("schedule.factor", self.factor),
-        ):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{key}={value}: a positive number is needed")
-
     def rate(self, step: int) -> float:
         """The learning rate of iteration ``step``, counted from 0."""
         if step < self.warmup_steps:
@@ -72,44 +49,29 @@ class Schedule:
         return self.lr * self.factor**passed
 
 
-def scaled_schedule(
-    *,
-    steps: int | None,
-    epochs: float | None,
-    steps_per_epoch: int,
-    scale: float,
-    lr: float,
-    milestones: tuple[float, ...],
-    factor: float,
-    warmup_steps: int,
-    warmup_lr: float,
-    decay: str = "step",
-    warmup: str = "constant",
-) -> Schedule:
-    """The schedule of a phase whose length is given in steps or in epochs; ``scale`` multiplies every length.
+def schedule_of(config: TrainConfig, index: int, steps_per_epoch: int) -> Schedule:
+    """The schedule of phase ``index``: its own values, else those of ``after``, else of ``schedule`` and ``optim``.
 
     Raises:
-        ValueError: not exactly one of ``steps`` and ``epochs`` is given, or a value is out of range.
+        ValueError: not exactly one of ``steps`` and ``epochs`` is given, or the length is out of range.
     """
-    if (steps is None) == (epochs is None):
-        raise ValueError(
-            f"schedule.steps={steps}, schedule.epochs={epochs}: exactly one length is needed; "
-            + ("give one, such as schedule.epochs=30" if steps is None else "set the other to null")
-        )
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"schedule.scale={scale}: a positive number is needed; 0.1 makes every phase a tenth as long")
-    length = float(steps) if steps is not None else float(epochs or 0) * steps_per_epoch
-    if not 0 < length < LONGEST:
-        raise ValueError(
-            f"schedule.steps={steps}, schedule.epochs={epochs}: a length above 0, below {LONGEST:.0e} steps, is needed"
-        )
+    phase, common = config.phases[index], config.schedule
+    sources = (phase, config.after if index else AfterConfig(), common, config.optim)
+
+    def first(key: str) -> Any:
+        return next(value for source in sources if (value := getattr(source, key, None)) is not None)
+
+    length = common if phase.steps is None and phase.epochs is None else phase
+    given = f"phases.{index}: schedule.steps={length.steps}, schedule.epochs={length.epochs}"
+    if (length.steps is None) == (length.epochs is None):
+        advice = "give one, such as schedule.epochs=30" if length.steps is None else "set the other to null"
+        raise ValueError(f"{given}: exactly one length is needed; {advice}")
+    steps = float(length.epochs * steps_per_epoch if length.steps is None else length.steps)  # type: ignore[operator]
+    if not 0 < steps < LONGEST:
+        raise ValueError(f"{given}: a length above 0, below {LONGEST:.0e} steps, is needed")
     return Schedule(
-        max(1, round(length * scale)),
-        lr,
-        tuple(milestones),
-        factor,
-        round(warmup_steps * scale),
-        warmup_lr,
-        decay,
-        warmup,
+        steps=max(1, round(steps * common.scale)),
+        warmup_steps=round(first("warmup_steps") * common.scale),
+        milestones=tuple(first("milestones")),
+        **{key: first(key) for key in ("lr", "factor", "warmup_lr", "decay", "warmup")},
     )

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from morphnet.config import OptimConfig
 from morphnet.data import Batches
 from morphnet.train.anatomy import Anatomy
 from morphnet.train.average import WeightAverage
 from morphnet.train.checkpoint import Checkpoint, CheckpointFiles
 from morphnet.train.engine import Engine
-from morphnet.train.handover import set_momentum
+from morphnet.train.handover import Beginning, set_momentum
 from morphnet.train.loop import Evaluation, evaluate_together
-from morphnet.train.optimisation import Beginning, Optimisation
 from morphnet.train.ranks import Ranks
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import TrainStep, make_optimizer
@@ -90,7 +90,7 @@ class PhaseState:
         network: nn.Module,
         batches: Batches,
         schedule: Schedule,
-        optimisation: Optimisation,
+        optimisation: OptimConfig,
         engine: Engine,
         log: Log,
         ranks: Ranks,

@@ -33,11 +33,8 @@ def _compose(*overrides):
 
 def _plan(config, classes, steps_per_epoch=390):
     architecture = architecture_of(config.network, classes, 3)
-    return plan_phases(
-        config.phases, config.controls, config.schedule, config.optim.lr, steps_per_epoch, architecture,
-        config.morphing, parent_given=False, train_images=1000,
-        layers=[layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)], after=config.after,
-    )  # fmt: skip
+    layers = [layer_morphs(phase, f"phases.{i}.") for i, phase in enumerate(config.phases)]
+    return plan_phases(config, architecture, steps_per_epoch, 1000, layers)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -45,8 +42,9 @@ def test_every_preset_composes_and_plans(preset):
     config = _compose(f"experiment={preset}", *(["schedule.epochs=1"] if preset == "custom" else []))
     plans = _plan(config, 100 if "cifar100" in preset else 10)
     assert plans[0].role == "parent"
-    if preset.startswith("cifar") and not preset.endswith("_long"):
-        assert all(plan.schedule.steps == 64000 for plan in plans)
+    if preset.startswith("cifar"):
+        later = 128000 if preset.endswith("_long") else 64000
+        assert [plan.steps for plan in plans] == [64000] + [later] * (len(plans) - 1)
         assert (config.data.pad, config.data.flip) == (4, True)
         warmup = 400 if "110" in preset else 0
         assert [plan.schedule.warmup_steps for plan in plans] == [warmup] + [0] * (len(plans) - 1)
@@ -104,11 +102,11 @@ def _child(config, architecture, size):
     for phase in config.phases:
         if phase.morph is not None:
             architecture = plan_morph(architecture, parse_spec(phase.morph)).child
-    network, how = bare(architecture), config.morphing.layers
+    network, how = bare(architecture), config.morphing.settings_of(layers=True)
     for patterns in filter(None, layers):
         targets = find_targets(network, patterns)
         channels = identity_channels(network, targets, torch.empty(size, device="meta"))
-        settings = Settings(how.padding, config.morphing.activation, how.bn != "none", how.method, how.init, False)
+        settings = Settings(how["padding"], how["activation"], how["bn"] != "none", how["method"], how["init"], False)
         shapes = plan_layers(network, targets, channels, settings)
         with torch.device("meta"):
             restore_structure(network, {"modules": {name: shape.to_dict() for name, shape in shapes.items()}})

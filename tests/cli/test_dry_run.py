@@ -41,7 +41,7 @@ def test_a_sweep_says_beforehand_how_long_it_takes(train, tmp_path):  # noqa: F8
 
 def test_a_phase_that_changes_nothing_is_said_to(train):  # noqa: F811
     _, _, errors = train("dry_run=true", "phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]", "controls=[]")
-    assert "phase 2_1c1: all that 1c1 asks for is there already" in errors
+    assert "phase 2_1c1: everything that 1c1 adds is there already" in errors
 
 
 def test_layers_that_were_morphed_are_in_the_cost_of_a_spec(train):  # noqa: F811
@@ -57,7 +57,7 @@ def test_cifar_is_planned_without_its_images(train, tmp_path):  # noqa: F811
     small = ["network.depth=8", "network.widths=[2,4,4]", "optim.batch_size=16", "data.root=none"]
     code, output, errors = train("experiment=cifar10_resnet20", *small, "data.download=true", "dry_run=true")
     assert code == 0
-    assert "planned and measured with noise of its shape" in errors
+    assert "noise of its shape is used to plan and measure" in errors
     assert "64,000" in output
     assert list(tmp_path.iterdir()) == []
 
@@ -105,7 +105,7 @@ def test_imagenet_is_planned_without_its_images(train, monkeypatch):  # noqa: F8
     small = ["data.crop=32", "data.shorter_side=[32,48]", "data.eval_shorter_side=36", "data.workers=1"]
     code, output, errors = train("experiment=imagenet_resnet18", *small, "optim.batch_size=8", "dry_run=true")
     assert code == 0, errors
-    assert "planned and measured with a JPEG of noise of ImageNet's usual size" in errors
+    assert "a JPEG of noise of ImageNet's usual size is used to plan and measure" in errors
     assert "11,689,512" in output  # parameters of ResNet-18 with 1000 classes
     code, _, errors = train("experiment=imagenet_resnet18")
     assert code == 2

@@ -9,7 +9,6 @@ import sys
 import time
 
 import numpy as np
-import pytest
 
 from morphnet.cli.train import _stopped_after
 
@@ -108,7 +107,5 @@ def test_a_command_is_stopped_in_time(monkeypatch):
         with _stopped_after(100):
             time.sleep(0.6)
         assert len(heard) == 1
-        with _stopped_after(None), pytest.raises(ValueError, match="seconds above 0"), _stopped_after(-1):
-            pass
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -365,7 +365,7 @@ def test_a_config_that_names_code_is_refused_and_nothing_runs(run, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text(f"data: {evil}\n")
     code, _, error = run("eval", "parent=run")
     assert code == 2
-    assert "config.yaml is damaged: its data is no data set" in error
+    assert "config.yaml is damaged: its data is not a data set" in error
     assert not target.exists()
 
 
@@ -374,7 +374,7 @@ def test_what_is_not_given_comes_from_the_digits_and_a_run_on_other_data_says_so
     np.savez(tmp_path / "d.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     mine = ["data=arrays", "data.path=d.npz", "dry_run=true", "phases=[{morph:null}]", "controls=[]"]
     _, _, error = run("train", *mine, "optim.batch_size=2")
-    assert "note: what is not given is as in experiment=digits" in error
+    assert "note: unset keys, including name, come from experiment=digits" in error
     _, _, error = run("train", *mine, "optim.batch_size=2", "experiment=custom", "schedule.epochs=1")
     assert "experiment=digits" not in error
 

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-import morphnet.config as config
 from morphnet.cli import COMMANDS, main
 from morphnet.cli.completion import SHELLS, script, words_of
 from morphnet.cli.help import help_of
@@ -17,7 +16,7 @@ from morphnet.cli.reference import GROUPS, SCHEMAS, keys_of, options_of
 
 @pytest.mark.parametrize("command", SCHEMAS)
 def test_every_key_of_the_schema_is_in_the_help_with_its_default(command):
-    schema = getattr(config, SCHEMAS[command])
+    schema = SCHEMAS[command]
     keys = {key.name: key for key in keys_of(command)}
     text = help_of(command, 200)
     for field in dataclasses.fields(schema):

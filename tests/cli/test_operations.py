@@ -147,7 +147,7 @@ def test_every_operation_can_be_asked_for(run, saved, tmp_path, overrides, chang
 def test_phases_morph_layers_of_bottlenecks(run, tmp_path):
     phases = "phases=[{},{module: side_1c1, target: 'layer4.*.conv2'},{module: 1c1, target: layer4.1.downsample}]"
     network = ["network=imagenet_resnet50", "network.widths=[2,2,2,2]"]
-    code, _, error = run("train", *network, phases, *SHORT, "morphing.layers.bn=calibrated", "hydra.run.dir=run")
+    code, _, error = run("train", *network, phases, *SHORT, "morphing.bn=calibrated", "hydra.run.dir=run")
     assert code == 0, error
     first, second, third = (_record(tmp_path / "run", name) for name in ("0_parent", "1_side_1c1", "2_1c1"))
     assert second["start_error"] == first["error"]
@@ -239,7 +239,7 @@ def test_other_parents_and_folders_are_refused(run, tmp_path):
         ("{module: brige, target: conv1}", "phases.1.module=brige: there is no such module; did you mean bridge?"),
         ("{module: a}", "phases.1.module needs phases.1.target="),
         ("{target: conv1}", "phases.1.target=conv1: one of module"),
-        ("{module: a, target: layer9}", "phases.1: nothing was morphed:\n  'layer9' matches no layer"),
+        ("{module: a, target: layer9}", "nothing is trained: nothing was morphed:\n  'layer9' matches no layer"),
         ("{module: a, target: conv1, morph: 1c1}", "got both phases.1.morph=1c1 and phases.1.module"),
         ("{module: 5, target: conv1}", "phases.1.module=5: a name in configs/module"),
         ("{module: {edges: [{source: s}]}, target: conv1}", "target"),
@@ -264,10 +264,8 @@ def test_a_module_that_could_not_be_exact_is_refused_before_anything_is_trained(
         code, _, error = run("train", phases, *SHORT, *more)
         assert code == 3
         assert "could not begin, so nothing is trained: nothing was morphed, since it could not be exact" in error
-    code, _, error = run(
-        "train", "phases=[{},{module: a, target: layer2.1.conv1}]", *SHORT, "morphing.layers.method=al"
-    )
-    assert (code, "method='al'; expected auto, als or net2net" in error) == (2, True)
+    code, _, error = run("train", "phases=[{},{module: a, target: layer2.1.conv1}]", *SHORT, "morphing.method=al")
+    assert (code, "morphing.method='al'; expected one of auto, als, net2net" in error) == (2, True)
     assert not list(tmp_path.glob("outputs/**/*.*"))
 
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import PhaseConfig, ScheduleConfig, TrainConfig
 from morphnet.morph import Deepen
 from morphnet.report.contents import Report
 from morphnet.report.page import render_page, write_page
@@ -62,10 +62,9 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     layers = [None, None, {"layer2.*.conv2": module("sa at st")}, {"layer3.1.conv1": Deepen(3)}]
     phases = [PhaseConfig(), PhaseConfig(morph="1c1"), PhaseConfig(name="module"), PhaseConfig(name="deep")]
-    plans = plan_phases(
-        phases, ["relu"], ScheduleConfig(steps=6), 0.1, 3, ARCHITECTURE, MorphConfig(), False, 60, layers
-    )
-    run_experiment(_experiment(folder, watch=(4, 2)), plans, ARCHITECTURE, None)
+    config = TrainConfig(phases=phases, controls=["relu"], schedule=ScheduleConfig(steps=6))
+    plans = plan_phases(config, ARCHITECTURE, 3, 60, layers)
+    run_experiment(_experiment(folder, trainer={"watch_steps": 4, "watch_every": 2}), plans, ARCHITECTURE, None)
     (folder / "first" / "config.yaml").write_text("name: <first> & only\n")
     paths = sorted((folder / "first" / "phases").glob("*/record.json"))
     return [read_record(path) for path in paths]

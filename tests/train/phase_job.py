@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, TrainBatches, load_digits, with_normalisation
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from morphnet.train import Optimisation
 from morphnet.train.engine import choose_engine
 from morphnet.train.phase import run_phase
 from morphnet.train.ranks import joined
@@ -49,7 +49,7 @@ def main(folder: Path, norm: str) -> None:
             network,
             TrainBatches(data, 50, Augmentation(1, False), (0, 0)),
             Schedule(STEPS, 0.05),
-            Optimisation(ema=0.9 if norm == "group" else 0.0),
+            OptimConfig(ema=0.9 if norm == "group" else 0.0),
             engine,
             name="parent",
             log=lambda *entry: None,

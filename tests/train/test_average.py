@@ -2,13 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from morphnet.config import OptimConfig
 from morphnet.data import evaluation_batches
-from morphnet.train import Optimisation, evaluate
+from morphnet.train import evaluate
 from morphnet.train.average import WeightAverage
 from morphnet.train.engine import choose_engine
 from tests.train.test_phase import DiesError, _assert_same, _dies_at, _network, _train, data  # noqa: F401
 
-AVERAGED = Optimisation(ema=0.9)
+AVERAGED = OptimConfig(ema=0.9)
 
 
 def test_the_average_follows_parameters_and_statistics_and_copies_counters():

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, Split, TrainBatches, load_digits, with_normalisation
 from morphnet.data.images import ImageData
 from morphnet.nn.mode import without_tf32
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from morphnet.train import Optimisation, choose_engine
+from morphnet.train import choose_engine
 from morphnet.train.engine import compiler_found
 from morphnet.train.phase import run_phase
 from morphnet.train.schedule import Schedule
@@ -56,7 +57,7 @@ def _train(data, folder, graph, *, network=None, precision="float32", compiled="
         network,
         TrainBatches(data, 50, Augmentation(1, True), (0, 0)),
         Schedule(STEPS, 0.05),
-        Optimisation(ema=0.9),
+        OptimConfig(ema=0.9),
         choose_engine("cuda", precision, compiled, graph),
         name="parent",
         log=lambda *entry: None,

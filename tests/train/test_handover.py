@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import AfterConfig, PhaseConfig, ScheduleConfig, TrainConfig
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import plan_phases, run_experiment
 from morphnet.train.handover import (
     MOMENTUM_FILE,
-    Handover,
     kept_parameters,
     load_momentum,
     momentum_of,
@@ -30,18 +29,13 @@ def _network(**settings):
 
 
 def _run(folder, after, controls=(), **changes):
-    plans = plan_phases(
-        [PhaseConfig(), PhaseConfig(morph="1c1")],
-        list(controls),
-        ScheduleConfig(steps=6),
-        0.1,
-        3,
-        ARCHITECTURE,
-        MorphConfig(),
-        False,
-        len(DATA.train),
+    config = TrainConfig(
+        phases=[PhaseConfig(), PhaseConfig(morph="1c1")],
+        controls=list(controls),
+        schedule=ScheduleConfig(steps=6),
         after=AfterConfig(**after),
     )
+    plans = plan_phases(config, ARCHITECTURE, 3, len(DATA.train))
     return run_experiment(_experiment(folder, **changes), plans, ARCHITECTURE, None), folder / "first" / "phases"
 
 
@@ -53,12 +47,12 @@ def test_kept_are_parameters_of_the_same_name_and_shape():
 def test_shrink_and_perturb_mixes_weights_with_random_ones_and_leaves_normalisations():
     network = _network(activation="prelu")
     before = copy.deepcopy(network.state_dict())
-    shrink_and_perturb(network, Handover(shrink=0.5, perturb=0.0), torch.Generator().manual_seed(3))
+    shrink_and_perturb(network, AfterConfig(shrink=0.5, perturb=0.0), torch.Generator().manual_seed(3))
     for name, value in network.state_dict().items():
         weight = before[name].dim() > 1 or name.startswith("linear")
         torch.testing.assert_close(value, before[name] * (0.5 if weight else 1), rtol=0, atol=0)
     network.load_state_dict(before)
-    shrink_and_perturb(network, Handover(shrink=1.0, perturb=0.1), torch.Generator().manual_seed(3))
+    shrink_and_perturb(network, AfterConfig(shrink=1.0, perturb=0.1), torch.Generator().manual_seed(3))
     fresh = ResNet(network.architecture, torch.Generator().manual_seed(3))
     torch.testing.assert_close(network.conv1.weight, before["conv1.weight"] + 0.1 * fresh.conv1.weight)
 
@@ -109,7 +103,7 @@ def test_momentum_that_is_not_there_or_damaged_is_named(tmp_path):
 )
 def test_what_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.").replace("(", r"\(")):
-        Handover(**change)
+        AfterConfig(**change)
 
 
 def test_a_run_whose_kept_layers_stand_still_changes_new_ones_alone(tmp_path):

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from morphnet import collapse
-from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import AfterConfig, MorphConfig, OptimConfig, PhaseConfig, ScheduleConfig, TrainConfig
 from morphnet.data import evaluation_batches
 from morphnet.morph import Deepen, Widen, morph_network
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.store import load_network
-from morphnet.train import Optimisation, plan_phases, run_experiment
+from morphnet.train import plan_phases, run_experiment
 from morphnet.train.handover import load_momentum
 from morphnet.train.state import PhaseState
 from tests.modules import module
@@ -19,15 +19,20 @@ FORK = module("sa at st")
 
 
 def _plans(*phases, layers=(), parent=ARCHITECTURE, given=False, controls=("linear",), morphing=None, after=None):
-    return plan_phases(
-        [PhaseConfig(), *(PhaseConfig(**phase) for phase in phases)], list(controls), ScheduleConfig(steps=6), 0.1, 3,
-        parent, morphing or MorphConfig(), given, len(DATA.train), layers, after,
-    )  # fmt: skip
+    config = TrainConfig(
+        phases=[PhaseConfig(), *(PhaseConfig(**phase) for phase in phases)],
+        controls=list(controls),
+        schedule=ScheduleConfig(steps=6),
+        morphing=morphing or MorphConfig(),
+        after=after or AfterConfig(),
+        parent="given" if given else None,
+    )
+    return plan_phases(config, parent, 3, len(DATA.train), layers)
 
 
 def _run(folder, plans, parent=None, **changes):
     """The records, and for each phase the network it began with and the one it left, by name."""
-    experiment = _experiment(folder, **{"checkpoint_seconds": 1000.0, **changes})
+    experiment = _experiment(folder, **{"trainer": {"checkpoint_seconds": 1000.0}, **changes})
     records = run_experiment(experiment, plans, None if parent else ARCHITECTURE, parent)
     networks = {
         plan.name: [
@@ -66,9 +71,9 @@ def test_new_slopes_stay_at_1_and_all_else_is_trained_from_where_the_child_start
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optimisation": Optimisation(ema=0.9, nesterov=True)},
-        {"optimisation": Optimisation(momentum=0.0)},
-        {"watch": (4, 2)},
+        {"optimisation": OptimConfig(ema=0.9, nesterov=True)},
+        {"optimisation": OptimConfig(momentum=0.0)},
+        {"trainer": {"watch_steps": 4, "watch_every": 2}},
     ],
     ids=["average", "no momentum", "watched"],
 )
@@ -128,7 +133,7 @@ def test_a_phase_that_goes_on_holds_them_too(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(PhaseState, "save", die)
         with pytest.raises(KeyboardInterrupt):
-            _run(tmp_path / "parts", plans, checkpoint_seconds=0.0)
+            _run(tmp_path / "parts", plans, trainer={"checkpoint_seconds": 0.0})
     records, parts = _run(tmp_path / "parts", plans)
     assert records[2].resumed == 1
     _assert_held(*parts["linear"])

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, Split, TrainBatches, load_digits, with_normalisation
 from morphnet.data.images import ImageData
 from morphnet.nn.resnet import ResNet, cifar_architecture
-from morphnet.train import Optimisation, evaluate_data
+from morphnet.train import evaluate_data
 from morphnet.train.checkpoint import CheckpointError, CheckpointFiles
 from morphnet.train.engine import choose_engine
 from morphnet.train.interruption import Interrupted, Interruption
@@ -49,7 +50,7 @@ def _train(data, folder, *, network=None, precision="float32", steps=14, lr=0.05
         network,
         TrainBatches(data, 50, Augmentation(1, True), (0, 0)),
         Schedule(steps, lr),
-        more.pop("optimisation", Optimisation()),
+        more.pop("optimisation", OptimConfig()),
         choose_engine("cpu", precision, "false"),
         name="parent",
         log=log or (lambda *entry: logged.append(entry)),
@@ -187,7 +188,7 @@ def test_a_network_that_is_only_evaluated_has_predictions(data, tmp_path):
     engine = choose_engine("cpu", "float32")
     network, batches = _network(), TrainBatches(data, 50, Augmentation(), (0, 0))
     result = run_phase(
-        network, batches, None, Optimisation(), engine, name="parent", log=lambda *entry: None, folder=tmp_path
+        network, batches, None, OptimConfig(), engine, name="parent", log=lambda *entry: None, folder=tmp_path
     )
     assert int((result.final.predictions != data.test.labels).sum()) == result.final.errors
 

@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from morphnet.config import AfterConfig, LayerMorphConfig, MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import AfterConfig, MorphConfig, PhaseConfig, ScheduleConfig, TrainConfig
 from morphnet.morph import Deepen, Widen
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.train import plan_phases
@@ -11,19 +11,16 @@ from tests.modules import module
 PAIR = module("sa at")
 
 
-def _plan(phases, controls=(), parent_given=False, parent=None, layers=(), morphing=None, **schedule):
-    return plan_phases(
-        [PhaseConfig(**phase) for phase in phases],
-        list(controls),
-        ScheduleConfig(**{"epochs": 10, **schedule}),
-        0.1,
-        6,
-        cifar_architecture(20, 10) if parent is None else parent,
-        MorphConfig() if morphing is None else morphing,
-        parent_given,
-        1000,
-        layers,
+def _plan(phases, controls=(), given=False, parent=None, layers=(), morphing=None, after=None, **schedule):
+    config = TrainConfig(
+        phases=[PhaseConfig(**phase) for phase in phases],
+        controls=list(controls),
+        schedule=ScheduleConfig(**{"epochs": 10, **schedule}),
+        morphing=MorphConfig(**morphing or {}),
+        after=AfterConfig(**after or {}),
+        parent="given" if given else None,
     )
+    return plan_phases(config, cifar_architecture(20, 10) if parent is None else parent, 6, 1000, layers)
 
 
 def test_phases_come_from_each_other_and_controls_from_the_parent():
@@ -40,7 +37,7 @@ def test_phases_come_from_each_other_and_controls_from_the_parent():
 
 
 def test_a_given_parent_is_not_trained():
-    plans = _plan([{}, {"morph": "1c1"}], parent_given=True)
+    plans = _plan([{}, {"morph": "1c1"}], given=True)
     assert plans[0].schedule is None
     assert plans[1].offset == 0
 
@@ -83,7 +80,7 @@ def test_a_phase_without_a_morph_is_trained_on():
 def test_phases_that_morph_layers():
     layers = [None, {"layer1.*.conv2": PAIR}, {"conv1": Widen(1.5)}]
     phases = [{}, {"module": "a", "target": "layer1.*.conv2"}, {"widen": 1.5, "target": "conv1"}]
-    plans = _plan(phases, layers=layers, morphing=MorphConfig(layers=LayerMorphConfig(method="als")))
+    plans = _plan(phases, layers=layers, morphing={"method": "als"})
     assert [p.folder for p in plans] == ["0_parent", "1_a", "2_widen_1.5"]
     assert [p.label for p in plans] == ["parent", "a on layer1.*.conv2", "widen(1.5) on conv1"]
     assert [p.layers for p in plans] == layers
@@ -161,14 +158,6 @@ FOREIGN = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
             {"layers": [{"conv1": PAIR}]},
             "phases.0.target='conv1': the first phase is the parent",
         ),
-        (
-            [{}, {"morph": "1c1", "target": "conv1"}],
-            {"layers": [None, {"conv1": PAIR}]},
-            "phases.1: morph=1c1 or target=conv1, not both",
-        ),
-        ([{}, {}], {"layers": [None, {"bn1": PAIR}]}, r"phases\.1: (.|\n)*bn1 cannot be morphed: BatchNorm2d"),
-        ([{}, {"morph": "1c1"}, {}], {"layers": [None, None, {"layer1": PAIR}]}, r"phases\.2: (.|\n)*layer1 cannot be"),
-        ([{}, {}], {"layers": [None, {"9": PAIR}], "parent": FOREIGN}, r"phases\.1: (.|\n)*'9' matches no layer"),
         ([{}, {"morph": "1c1"}], {"parent": FOREIGN}, "the parent is a Sequential: name layers by target= instead"),
         ([{}, {}], {"parent": FOREIGN, "controls": ["prelu"]}, r"controls=\[prelu\] needs one of morphnet's ResNets"),
         ([{}, {}], {"controls": ["net2net"]}, "no phase has one"),
@@ -183,7 +172,13 @@ FOREIGN = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
             {"controls": ["net2net"], "layers": [None, None, {"conv1": PAIR}]},
             "phases.2 has another morph",
         ),
-        ([{}, {}], {"morphing": MorphConfig(layers=LayerMorphConfig(bn="folded"))}, "morphing.layers.bn='folded'"),
+        ([{}, {}], {"morphing": {"bn": "all"}}, "morphing.bn='all'; expected one of calibrated, folded, .*, none$"),
+        ([{}, {"morph": "1c1"}], {"morphing": {"bn": "none"}}, "morphing.bn='none'; .*paper_first with a spec"),
+        (
+            [{}, {"module": "a"}],
+            {"layers": [None, {"conv1": PAIR}], "morphing": {"bn": "folded"}},
+            "morphing.bn='folded'; expected one of none, calibrated, paper with target=",
+        ),
     ],
 )
 def test_wrong_layers_and_controls_are_refused_before_anything_runs(phases, settings, message):
@@ -192,13 +187,23 @@ def test_wrong_layers_and_controls_are_refused_before_anything_runs(phases, sett
 
 
 def test_phases_after_the_first_may_differ_from_it_in_schedule_and_beginning():
-    given = [PhaseConfig(), PhaseConfig(morph="1c1"), PhaseConfig(morph="3c1", lr=0.5)]
-    after = AfterConfig(lr=0.01, milestones=[0.2], decay="cosine", warmup_steps=3, kept_lr=0.1)
-    plans = plan_phases(
-        given, ["relu", "scratch"], ScheduleConfig(epochs=10), 0.1, 6, cifar_architecture(20, 10), MorphConfig(),
-        False, 1000, after=after,
-    )  # fmt: skip
+    phases = [{}, {"morph": "1c1"}, {"morph": "3c1", "lr": 0.5}]
+    after = {"lr": 0.01, "milestones": [0.2], "decay": "cosine", "warmup_steps": 3, "kept_lr": 0.1}
+    plans = _plan(phases, ["relu", "scratch"], after=after)
     assert [p.schedule.lr for p in plans] == [0.1, 0.01, 0.5, 0.01, 0.5, 0.1]
     assert [p.schedule.decay for p in plans] == ["step", *["cosine"] * 4, "step"]
     assert [p.handover.kept_lr for p in plans] == [1.0, *[0.1] * 4, 1.0]
     assert plans[1].schedule.milestones == (0.2,)
+
+
+def test_a_setting_of_morphs_holds_for_what_it_fits():
+    config = MorphConfig(bn="folded", padding="exact", init="sparse")
+    spec, layers = config.settings_of(layers=False), config.settings_of(layers=True)
+    assert [spec[key] for key in ("bn", "padding", "method", "init")] == ["folded", "exact", "auto", "sparse"]
+    assert [layers[key] for key in ("bn", "padding", "method", "init")] == ["none", "exact", "auto", "sparse"]
+    assert (MorphConfig().settings_of(False)["bn"], MorphConfig().settings_of(False)["padding"]) == (
+        "calibrated",
+        "same",
+    )
+    phases = [{}, {"morph": "1c1"}, {"module": "a", "target": "*.conv1"}]
+    assert len(_plan(phases, layers=[None, None, {"*.conv1": PAIR}], morphing={"bn": "none"})) == 3

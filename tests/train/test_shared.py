@@ -15,12 +15,12 @@ import torch
 
 import morphnet.train.run as run_module
 from morphnet.cli import main
-from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import MorphConfig, OptimConfig, PhaseConfig, ScheduleConfig, TrainConfig, TrainerConfig
 from morphnet.data import Augmentation
 from morphnet.data.images import ImageData, Split
 from morphnet.nn.resnet import cifar_architecture
 from morphnet.store import load_network
-from morphnet.train import Engine, Experiment, Optimisation, plan_phases, run_experiment
+from morphnet.train import Engine, Experiment, plan_phases, run_experiment
 from morphnet.train.key import describe_key, hash_of, phase_hash
 
 PARENT = ({"morph": None},)
@@ -37,7 +37,7 @@ def _split(count, seed):
 DATA = ImageData("noise", _split(60, 0), _split(30, 1), ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
 
 
-def _experiment(folder, name="first", parents=None, **changes):
+def _experiment(folder, name="first", parents=None, trainer=None, **changes):
     settings = {
         "name": name,
         "seed": 0,
@@ -45,23 +45,25 @@ def _experiment(folder, name="first", parents=None, **changes):
         "data": DATA,
         "augmentation": Augmentation(1, True),
         "batch_size": 20,
-        "optimisation": Optimisation(),
+        "optimisation": OptimConfig(),
         "morphing": MorphConfig(),
         "engine": Engine(torch.device("cpu"), compile="false"),
-        "evaluate_every": 1,
-        "checkpoint_seconds": 0.0,
+        "trainer": TrainerConfig(**{"checkpoint_seconds": 0.0, **(trainer or {})}),
         "root": {"network": ARCHITECTURE.to_dict()},
         "settings": {"variant": name},
-        "threads": 1,
         "parents": parents,
     }
     return Experiment(**{**settings, **changes})
 
 
 def _plans(phases=({"morph": None}, {"morph": "1c1"}), lr=0.1, controls=(), **schedule):
-    given = [PhaseConfig(**phase) for phase in phases]
-    length = ScheduleConfig(**{"steps": 6, **schedule})
-    return plan_phases(given, controls, length, lr, 3, ARCHITECTURE, MorphConfig(), False, len(DATA.train))
+    config = TrainConfig(
+        phases=[PhaseConfig(**phase) for phase in phases],
+        controls=list(controls),
+        schedule=ScheduleConfig(**{"steps": 6, **schedule}),
+        optim=OptimConfig(lr=lr),
+    )
+    return plan_phases(config, ARCHITECTURE, 3, len(DATA.train))
 
 
 def _weights(path):
@@ -141,7 +143,7 @@ def test_a_finished_phase_that_is_kept_with_the_results_is_taken(tmp_path, monke
 def test_a_phase_that_started_from_another_network_is_not_taken(tmp_path, capsys):
     parents = tmp_path / "parents"
     run_experiment(_experiment(tmp_path, "first", parents), _plans(), ARCHITECTURE, None)
-    other = _experiment(tmp_path, "second", None, evaluate_every=2, seed=1)
+    other = _experiment(tmp_path, "second", None, seed=1)
     run_experiment(other, _plans(PARENT), ARCHITECTURE, None)  # in its place, a parent of other weights
     capsys.readouterr()
     records = run_experiment(_experiment(tmp_path, "second", parents), _plans(), ARCHITECTURE, None)
@@ -290,7 +292,7 @@ OTHER = {
     "split": ({"data": replace(DATA, evaluated_on="validation")}, {}),
     "augmentation": ({"augmentation": Augmentation(1, False)}, {}),
     "batch size": ({"batch_size": 10}, {}),
-    "optimizer": ({"optimisation": Optimisation(weight_decay=0.0)}, {}),
+    "optimizer": ({"optimisation": OptimConfig(weight_decay=0.0)}, {}),
     "network": ({"root": {"network": cifar_architecture(14, 3, widths=(4, 4, 8)).to_dict()}}, {}),
     "learning rate": ({}, {"lr": 0.2}),
     "length": ({}, {"steps": 7}),
@@ -310,10 +312,10 @@ def test_what_decides_the_result_of_a_phase_makes_another_one(tmp_path, what):
 ARITHMETIC = {
     "precision": {"engine": Engine(torch.device("cpu"), torch.bfloat16)},
     "compilation": {"engine": Engine(torch.device("cpu"), compile="true")},
-    "threads": {"threads": 2},
-    "evaluation": {"evaluate_every": 2},
-    "checkpoints": {"checkpoint_seconds": 9.0},
-    "diagnostics": {"watch": (5, 1)},
+    "threads": {"trainer": {"threads": 2}},
+    "evaluation": {"trainer": {"evaluate_every": 2}},
+    "checkpoints": {"trainer": {"checkpoint_seconds": 9.0}},
+    "diagnostics": {"trainer": {"watch_steps": 5, "watch_every": 1}},
 }
 
 

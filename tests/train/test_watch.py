@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
+from morphnet.config import PhaseConfig, ScheduleConfig, TrainConfig
 from morphnet.report.first_steps import draw_first_steps, first_steps_table, read_first_steps
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
@@ -13,19 +13,17 @@ from morphnet.train.watch import COLUMNS
 from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
+def _plans(controls):
+    phases = [PhaseConfig(), PhaseConfig(morph="1c1")]
+    config = TrainConfig(phases=phases, controls=list(controls), schedule=ScheduleConfig(steps=9))
+    return plan_phases(config, ARCHITECTURE, 3, len(DATA.train))
+
+
 def _run(folder, controls=("prelu",), **changes):
-    plans = plan_phases(
-        [PhaseConfig(), PhaseConfig(morph="1c1")],
-        list(controls),
-        ScheduleConfig(steps=9),
-        0.1,
-        3,
-        ARCHITECTURE,
-        MorphConfig(),
-        False,
-        len(DATA.train),
+    plans = _plans(controls)
+    return run_experiment(
+        _experiment(folder, trainer={"watch_steps": 6, "watch_every": 2}, **changes), plans, ARCHITECTURE, None
     )
-    return run_experiment(_experiment(folder, watch=(6, 2), **changes), plans, ARCHITECTURE, None)
 
 
 def _rows(folder, phase="1_1c1"):
@@ -63,17 +61,7 @@ def test_a_control_has_no_modules_to_grow_and_a_parent_is_not_watched(tmp_path):
 @pytest.mark.slow
 def test_watching_changes_nothing_in_the_training(tmp_path):
     watched = _run(tmp_path / "watched")
-    plans = plan_phases(
-        [PhaseConfig(), PhaseConfig(morph="1c1")],
-        ["prelu"],
-        ScheduleConfig(steps=9),
-        0.1,
-        3,
-        ARCHITECTURE,
-        MorphConfig(),
-        False,
-        len(DATA.train),
-    )
+    plans = _plans(["prelu"])
     plain = run_experiment(_experiment(tmp_path / "plain"), plans, ARCHITECTURE, None)
     assert [r.lineage.network for r in watched] == [r.lineage.network for r in plain]
 
