@@ -19,8 +19,7 @@ from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, edge_key
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.nn.replace import replace_module
-from morphnet.nn.resnet import ResNet, describe_morphs
-from morphnet.nn.structure import restore_structure
+from morphnet.nn.resnet import ResNet, rebuild
 from morphnet.solvers.algebra import add, compose
 
 #: How far a slope may be from 1 (Eq. 8) in a module that is collapsed.
@@ -260,26 +259,18 @@ def _linear_part(activation: ParametricActivation) -> Tensor:
     return (1 + a) / 2 if activation.function == "relu" else torch.ones_like(a)
 
 
-def _with(network: nn.Module, done: Mapping[str, GraphConv2d]) -> nn.Module:
-    """A copy of ``network`` with other modules in the places of ``done``."""
-    if not isinstance(network, ResNet):
+def _with(network: nn.Module, replaced: Mapping[str, GraphConv2d]) -> nn.Module:
+    """A copy of ``network``, in evaluation mode, with the modules of ``replaced`` in their places."""
+    if isinstance(network, ResNet):
+        blocks = {f"{name}.{block.shortcut_name}": name for name, block in network.named_blocks()}
+        gone = {blocks[name] for name in replaced if name in blocks}
+        kept = {name: shape for name, shape in network.architecture.shortcuts.items() if name not in gone}
+        result: nn.Module = rebuild(network, replace(network.architecture, shortcuts=kept))
+    else:
         result = copy.deepcopy(network)
-        for name, made in done.items():
-            replace_module(result, result.get_submodule(name), made)
-        return result.eval()
-    architecture = network.architecture
-    blocks = {f"{name}.{block.shortcut_name}": name for name, block in network.named_blocks()}
-    gone = {blocks[name] for name in done if name in blocks}
-    left = {name: shape for name, shape in architecture.shortcuts.items() if name not in gone}
-    plain = ResNet(replace(architecture, shortcuts=left))
-    restore_structure(plain, describe_morphs(network))
-    plain = plain.to(next(network.parameters()))
-    state = network.state_dict()
-    plain.load_state_dict({name: state[name] for name in plain.state_dict()})
-    for name, made in done.items():
-        replace_module(plain, plain.get_submodule(name), made)
-    plain.metadata = copy.deepcopy(network.metadata)
-    return plain.eval()
+    for name, made in replaced.items():
+        replace_module(result, result.get_submodule(name), made)
+    return result.eval()
 
 
 def _compare(

@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import difflib
 import fnmatch
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from morphnet.graph import SINK, GraphError, ModuleGraph
+from morphnet.morph.apply import zero_share
 from morphnet.morph.enlarging import enlarge_layer
-from morphnet.morph.layer import InexactError, activation_name, feasible_or_why, grow, why_not
+from morphnet.morph.layer import GrownLayer, InexactError, activation_name, feasible_or_why, grow, why_not
 from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen, words
+from morphnet.morph.plan import Settings
 from morphnet.morph.report import LayerReport
 from morphnet.morph.widening import widen_layer
-from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, Padding
+from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape
 from morphnet.nn.replace import replace_module, what_a_fresh_one_would_lose
 from morphnet.solvers import TOLERANCE
 
@@ -29,18 +32,6 @@ class Target:
 
     name: str
     operation: Operation
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How named layers are morphed; see :func:`~morphnet.morph.morph_network`."""
-
-    padding: Padding
-    activation: str
-    norm: bool
-    method: str
-    init: str
-    allow_inexact: bool
 
 
 def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[Target]:
@@ -184,66 +175,68 @@ def apply_layers(
         InexactError: filters were not found exactly; every such layer is named.
     """
     reports, modules, inexact = [], [], []
-    weak: tuple[str, ...]
     for target in targets:
         started = time.perf_counter()
         if target.name in shapes:
-            layer = exact.get_submodule(target.name)
-            conv = layer if isinstance(layer, nn.Conv2d) else None
-            if conv is not None and ConvShape.of(conv) != shapes[target.name].conv:
-                raise ValueError(
-                    f"{target.name}: widening another layer changes its channels, so its module would not fit; "
-                    "widen first, then morph the child"
-                )
-            if settings.method == "net2net":
-                grown = _net2net(conv, shapes[target.name])
-                residual, condition, zeros, outcome, weak = 0.0, 1.0, _zeros(grown), "identity insert", ()
-            else:
-                found = grow(conv, shapes[target.name], generator, settings.method, settings.init)
-                grown, residual, condition = found.module, found.residual, found.condition
-                zeros, outcome, weak = found.zero_share, found.outcome, found.weak
-            if not residual <= TOLERANCE:
-                inexact.append(f"{target.name}: {outcome}")
-            device = next(exact.parameters()).device
-            replace_module(exact, layer, grown.to(device))
-            modules.append(grown)
-            reports.append(
-                LayerReport(
-                    name=target.name,
-                    change=f"{type(layer).__name__} -> {words(target.operation)}",
-                    residual=residual,
-                    condition=condition,
-                    zero_share=zeros,
-                    seconds=time.perf_counter() - started,
-                    module=grown.shape.to_dict(),
-                    outcome=outcome,
-                    weak=weak,
-                )
-            )
-            continue
-        operation = target.operation
-        if isinstance(operation, Widen):
-            layer = exact.get_submodule(target.name)
-            assert isinstance(layer, nn.Conv2d)
-            wide = -int(-layer.out_channels * operation.factor // 1)
-            changed = widen_layer(exact, target.name, wide, generator)
+            report, module = _become_module(exact, target, shapes[target.name], settings, generator)
+            modules.append(module)
         else:
-            assert isinstance(operation, Enlarge)
-            changed = enlarge_layer(exact, target.name, operation.kernel)
-        reports.append(
-            LayerReport(
-                name=target.name,
-                change="; ".join(f"{name}: {what}" for name, what in changed.items()) or "had it already",
-                residual=0.0,
-                condition=1.0,
-                zero_share=_zeros(exact.get_submodule(target.name)),
-                seconds=time.perf_counter() - started,
-                outcome=str(operation),
-            )
-        )
+            report = _change_size(exact, target, generator)
+        reports.append(replace(report, seconds=time.perf_counter() - started))
+        if not report.residual <= TOLERANCE:
+            inexact.append(f"{target.name}: {report.outcome}")
     if inexact and not settings.allow_inexact:
         raise InexactError("no exact solution was found:\n  " + "\n  ".join(inexact))
     return tuple(reports), modules
+
+
+def _become_module(
+    exact: nn.Module, target: Target, shape: ModuleShape, settings: Settings, generator: torch.Generator
+) -> tuple[LayerReport, GraphConv2d]:
+    layer = exact.get_submodule(target.name)
+    conv = layer if isinstance(layer, nn.Conv2d) else None
+    if conv is not None and ConvShape.of(conv) != shape.conv:
+        raise ValueError(
+            f"{target.name}: widening another layer changes its channels, so its module would not fit; "
+            "widen first, then morph the child"
+        )
+    if settings.method == "net2net":
+        module = _net2net(conv, shape)
+        grown = GrownLayer(module, 0.0, 1.0, zero_share(module), "identity insert", ())
+    else:
+        grown = grow(conv, shape, generator, settings.method, settings.init)
+    replace_module(exact, layer, grown.module.to(next(exact.parameters()).device))
+    report = LayerReport(
+        name=target.name,
+        change=f"{type(layer).__name__} -> {words(target.operation)}",
+        residual=grown.residual,
+        condition=grown.condition,
+        zero_share=grown.zero_share,
+        seconds=0.0,
+        module=shape.to_dict(),
+        outcome=grown.outcome,
+        weak=grown.weak,
+    )
+    return report, grown.module
+
+
+def _change_size(exact: nn.Module, target: Target, generator: torch.Generator) -> LayerReport:
+    operation = target.operation
+    if isinstance(operation, Widen):
+        channels = exact.get_parameter(f"{target.name}.weight").shape[0]
+        changed = widen_layer(exact, target.name, math.ceil(channels * operation.factor), generator)
+    else:
+        assert isinstance(operation, Enlarge)
+        changed = enlarge_layer(exact, target.name, operation.kernel)
+    return LayerReport(
+        name=target.name,
+        change="; ".join(f"{name}: {what}" for name, what in changed.items()) or "had it already",
+        residual=0.0,
+        condition=1.0,
+        zero_share=zero_share(exact.get_submodule(target.name)),
+        seconds=0.0,
+        outcome=str(operation),
+    )
 
 
 def _net2net(conv: nn.Conv2d | None, shape: ModuleShape) -> GraphConv2d:
@@ -261,11 +254,6 @@ def _net2net(conv: nn.Conv2d | None, shape: ModuleShape) -> GraphConv2d:
             if conv.bias is not None:
                 grown.get_parameter("biases.a").copy_(conv.bias)
     return grown
-
-
-def _zeros(layer: nn.Module) -> float:
-    filters = [p for p in layer.parameters() if p.dim() == 4]
-    return sum(int((f == 0).sum()) for f in filters) / max(sum(f.numel() for f in filters), 1)
 
 
 def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[Target]) -> nn.Module:

@@ -1,12 +1,64 @@
-"""Which blocks a spec touches, and what becomes of each: all that can be known before a filter is solved."""
+"""Everything known before a filter is solved: the settings of a morph, and what a spec does to each block."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from morphnet.morph.layer import activation_name
+from morphnet.morph.statistics import BN_SETTINGS
 from morphnet.nn.branch import Padding, ShortcutShape
 from morphnet.nn.resnet import Architecture, parametric_name, phi_of
+from morphnet.solvers import INITS
 from morphnet.spec import MorphSpec
+
+#: Values of ``bn`` with patterns of layer names.
+LAYER_BN_SETTINGS = ("none", "calibrated", "paper")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is morphed; see :func:`~morphnet.morph.morph_network`. Only a spec string has split and width."""
+
+    bn: str
+    padding: Padding
+    activation: str
+    method: str = "auto"
+    init: str = "dense"
+    allow_inexact: bool = False
+    split: float | None = None
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        named = self.split is None
+        known = LAYER_BN_SETTINGS if named else BN_SETTINGS
+        if self.bn not in known:
+            place = "with named layers expected" if named else "expected"
+            raise ValueError(f"bn={self.bn!r}; {place} one of {', '.join(known)}")
+        if self.padding not in ("same", "exact"):
+            raise ValueError(f"padding={self.padding!r}; expected 'same' or 'exact'")
+        if self.method not in (("auto", "als", "net2net") if named else ("auto", "net2net")):
+            methods = (
+                "expected auto, als or net2net"
+                if named
+                else "auto solves the shortcuts of a spec exactly; net2net is a control"
+            )
+            raise ValueError(f"method={self.method!r}; {methods}")
+        if self.init not in INITS:
+            raise ValueError(f"init={self.init!r}; expected {' or '.join(INITS)}")
+        activation_name(self.activation)
+
+    @property
+    def norm(self) -> bool:
+        """Whether new batch normalisations are built."""
+        return self.bn != "none"
+
+    def check_batches(self, calibration: object, needed: bool) -> None:
+        """Refuses settings that need batches of images where there are none."""
+        if needed and calibration is None:
+            raise ValueError(
+                f"bn={self.bn} sets new batch normalisations from data, and there is none: give calibration=, "
+                "an iterable of batches of images"
+            )
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,12 @@ class ParametricActivation(nn.Module):
         super().__init__()
         self.function = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         self._call = FUNCTIONS[function] if isinstance(function, str) else function
-        self.a = nn.Parameter(torch.full((channels,), float(a)))
+        self.start = float(a)
+        self.a = nn.Parameter(torch.full((channels,), self.start))
+
+    def reset_parameters(self) -> None:
+        """Sets every slope to the value it started with."""
+        nn.init.constant_(self.a, self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.function == "relu":

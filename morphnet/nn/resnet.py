@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -364,23 +365,36 @@ def restore_morphs(network: ResNet, structure: dict[str, Any]) -> None:
             replace_module(network, act, wider.train(act.training))
 
 
-def with_parametric_activations(network: ResNet) -> ResNet:
-    """A copy of ``network`` whose activations are of the parametric form with a = 0: the same function.
+def rebuild(network: ResNet, architecture: Architecture | None = None) -> ResNet:
+    """A network of ``architecture`` with the morphed layers, weights, metadata, dtype and mode of ``network``.
 
-    Parametric activations that are there already keep their slopes. Source: Sec. 3.7 ("all ReLUs are
-    replaced with PReLUs").
+    Layers that ``network`` does not have, or has in another shape, start as in a fresh network. No tensor is shared.
+
+    Args:
+        architecture: by default that of ``network``.
     """
-    architecture = replace(network.architecture, activation=parametric_name(network.architecture.activation))
-    copy = ResNet(architecture)
-    restore_morphs(copy, describe_morphs(network))
-    copy = copy.to(next(network.parameters()))
-    state = network.state_dict()
-    for name, value in copy.state_dict().items():
-        if name not in state:
-            state[name] = torch.zeros_like(value)
-    copy.load_state_dict(state)
-    copy.metadata = dict(network.metadata)
-    return copy.train(network.training)
+    with torch.device("meta"):  # drawing initial weights would take longer than all else
+        built = ResNet(architecture or network.architecture)
+        restore_morphs(built, describe_morphs(network))
+    like, state = next(network.parameters()), network.state_dict()
+    built = built.to_empty(device=like.device).to(like.dtype)
+    kept = {k: state[k] for k, v in built.state_dict().items() if k in state and state[k].shape == v.shape}
+    built.load_state_dict(kept, strict=False)
+    for name, module in built.named_modules():
+        tensors = [*module.named_parameters(name, recurse=False), *module.named_buffers(name, recurse=False)]
+        if any(key not in kept for key, _ in tensors):
+            module.reset_parameters()  # type: ignore[operator]
+    built.metadata = copy.deepcopy(network.metadata)
+    return built.train(network.training)
+
+
+def with_parametric_activations(network: ResNet) -> ResNet:
+    """A copy of ``network`` whose plain activations are of the parametric form with a = 0: the same function.
+
+    Source: Sec. 3.7 ("all ReLUs are replaced with PReLUs").
+    """
+    architecture = network.architecture
+    return rebuild(network, replace(architecture, activation=parametric_name(architecture.activation)))
 
 
 def _activation(arch: Architecture, channels: int) -> nn.Module:

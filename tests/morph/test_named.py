@@ -627,5 +627,5 @@ def test_a_spec_on_a_block_whose_shortcut_became_a_module_is_refused(make_networ
 def test_a_spec_on_a_branch_that_has_a_module_in_it_is_refused(make_network, batches):
     child, _ = morph_network(make_network(14), "1c1", calibration=batches)
     child, _ = morph_network(child, {"layer2.1.shortcut.branches.0.conv2": PAIR_1X1}, calibration=batches)
-    with pytest.raises(ValueError, match=r"layer2\.1 is a module already, or has one in it, which 3c1 knows nothing"):
+    with pytest.raises(ValueError, match=r"layer2\.1 is a module already, or has one in it; 3c1 cannot morph it"):
         morph_network(child, "3c1", calibration=batches)
