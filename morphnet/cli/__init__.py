@@ -8,7 +8,6 @@ stopped by Ctrl-C, 143 by SIGTERM.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import signal
 import sys
@@ -16,6 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib import import_module
+
+from morphnet.suggest import suggest
 
 #: Every command with what its help says; the module of the same name holds its ``main``.
 COMMANDS = {
@@ -95,9 +96,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"morphnet {__version__}")
         return 0
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        print(f"morphnet: error: unknown command {command!r}; {hint}", file=sys.stderr)
+        known = f"expected one of {', '.join(COMMANDS)}{suggest(command, list(COMMANDS), '{!r}')}"
+        print(f"morphnet: error: unknown command {command!r}; {known}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(rest) and command != "completion":
         from morphnet.cli.help import help_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from morphnet.cli.compose import configs_dir
 from morphnet.cli.files import load_own
 from morphnet.graph import ModuleGraph
+from morphnet.suggest import suggest
 
 #: Keys of which one says what becomes of the layers of ``target``.
 LAYER_MORPHS = ("module", "deepen", "widen", "enlarge")
@@ -83,9 +83,7 @@ def _file_of(name: str, key: str) -> dict[str, Any]:
         folders += [Path(source.path) for source in sources if source.schema == "file"]
     known = sorted({path.stem for folder in folders for path in (folder / "module").glob("*.yaml")})
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"{key}={name}: there is no such module; {hint}There are: {', '.join(known)}")
+        raise ValueError(f"{key}={name}: there is no such module among {', '.join(known)}{suggest(name, known)}")
     path = next(p for folder in reversed(folders) if (p := folder / "module" / f"{name}.yaml").is_file())
     content = load_own(path)
     return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import fnmatch
 import math
 import time
@@ -24,6 +23,7 @@ from morphnet.morph.widening import widen_layer
 from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape
 from morphnet.nn.replace import replace_module, what_a_fresh_one_would_lose
 from morphnet.solvers import TOLERANCE
+from morphnet.suggest import suggest
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
 
 def _near(pattern: str, network: nn.Module) -> str:
     morphable = [name for name, layer in network.named_modules() if name and why_not(layer) is None]
-    near = difflib.get_close_matches(pattern, morphable, 3, 0.4) or morphable[:3]
-    return f"; there are {', '.join(near)}, ..." if near else "; there is no convolution and no identity to morph"
+    if not morphable:
+        return "; there is no convolution and no identity to morph"
+    return suggest(pattern, morphable, count=3, cutoff=0.4) or f"; there are {', '.join(morphable[:3])}, ..."
 
 
 def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor | None) -> dict[str, int]:

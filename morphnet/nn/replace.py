@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import Tensor, nn
+
+from morphnet.suggest import suggest
 
 
 def names_of(network: nn.Module, module: nn.Module) -> list[str]:
@@ -44,8 +45,8 @@ def plain_convolution(network: nn.Module, name: str) -> nn.Conv2d:
     parts = dict(network.named_modules(remove_duplicate=False))
     if not name or name not in parts:
         convolutions = [key for key, part in parts.items() if isinstance(part, nn.Conv2d)]
-        near = difflib.get_close_matches(name, convolutions, 3) or convolutions[:3]
-        known = f"; try {', '.join(near)}" if near else ", nor any convolution"
+        first = f"; there are {', '.join(convolutions[:3])}" if convolutions else ", nor any convolution"
+        known = suggest(name, convolutions, count=3) or first
         raise ValueError(f"{name!r}: no layer of this {type(network).__name__} has that name{known}")
     conv = parts[name]
     if type(conv) is not nn.Conv2d:

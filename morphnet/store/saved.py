@@ -238,6 +238,12 @@ def network_hash(network: nn.Module) -> str:
     return _digest(network, describe_network(network))
 
 
+def trace_back(network: nn.Module, parent: nn.Module, change: dict[str, Any]) -> None:
+    """Sets the lineage of ``network``: that of ``parent``, then ``change`` with the hash of ``parent``."""
+    lineage = metadata_of(parent).get("lineage", [])
+    metadata_of(network)["lineage"] = [*lineage, {"network": network_hash(parent), **change}]
+
+
 def _digest(network: nn.Module, kind: dict[str, Any]) -> str:
     if "architecture" in kind and "structure" not in kind:
         kind = kind["architecture"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from morphnet.nn.resnet import Architecture
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.store.saved import load_network, read_description
 from morphnet.store.state_dict import State, load_state_dict_file, load_weights
+from morphnet.suggest import suggest
 
 #: What files of weights are called.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
@@ -106,9 +106,8 @@ def trained_on(source: str) -> str | None:
 
 def _check_name(name: str) -> None:
     if name not in zoo.NAMES:
-        near = difflib.get_close_matches(name, zoo.NAMES, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"parent=torchvision:{name}: {hint}expected one of {', '.join(zoo.NAMES)}")
+        known = f"expected one of {', '.join(zoo.NAMES)}{suggest(name, zoo.NAMES)}"
+        raise ValueError(f"parent=torchvision:{name}: {known}")
 
 
 def _from_torchvision(name: str, weights: str, classes: int | None, convert: bool) -> nn.Module:

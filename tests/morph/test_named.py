@@ -512,7 +512,7 @@ def test_everything_that_cannot_be_morphed_is_listed_at_once():
         "hooked cannot be morphed: it carries hooks",
         "body cannot be morphed: ModuleDict is no convolution",
         "head cannot be morphed: Linear is no convolution",
-        "'stm' matches no layer; there are stem",
+        "'stm' matches no layer; did you mean stem",
         "stem is matched by two patterns",
         "shortcut cannot be morphed: widen(2) needs a convolution",
     ):
