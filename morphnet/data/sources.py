@@ -1,4 +1,4 @@
-"""Where images in memory come from: scikit-learn's digits, torchvision's CIFAR, an ``.npz`` of one's own."""
+"""Data sets in memory: scikit-learn's digits, torchvision's CIFAR, and ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from morphnet.data.images import ImageData, Split
 
-#: The arrays an ``.npz`` has to hold; ``class_names`` may stand beside them.
+#: The arrays of an ``.npz``; ``class_names`` is optional.
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 DIGITS_TRAINING_IMAGES = 300
@@ -20,8 +20,7 @@ DIGITS_TRAINING_IMAGES = 300
 def load_digits() -> ImageData:
     """scikit-learn's 1,797 handwritten digits, 8x8, grayscale: 300 to train on, 1,497 to test.
 
-    The choice is stratified and always the same. So few to train on, because the usual split is solved and
-    could show no difference between two networks.
+    The split is stratified and always the same. With more training images two networks would hardly differ.
     """
     from sklearn.datasets import load_digits as sklearn_digits
     from sklearn.model_selection import train_test_split
@@ -37,10 +36,10 @@ def load_digits() -> ImageData:
 
 
 def load_cifar(name: str, root: Path, download: bool) -> ImageData:
-    """CIFAR-10 or -100 by torchvision, which checks the files it downloads or finds.
+    """CIFAR-10 or -100 by torchvision, which checks the files.
 
     Raises:
-        FileNotFoundError: the files are not in ``root`` (or damaged), and may not be downloaded.
+        FileNotFoundError: the files are missing or damaged and could not be downloaded.
     """
     import torchvision.datasets
 
@@ -71,11 +70,11 @@ def load_arrays(name: str, path: Path) -> ImageData:
     is executed.
 
     Raises:
-        FileNotFoundError, ValueError: in words that name the array and what it should be.
+        FileNotFoundError, ValueError: there is no such file, or an array is missing or wrong.
     """
     if not path.is_file():
-        of_files = "is a folder; an .npz file is needed here: a folder of images goes with data=folder or data=imagenet"
-        problem = of_files if path.is_dir() else "there is no such file"
+        folder = "is a folder; an .npz file is needed here: a folder of images goes with data=folder or data=imagenet"
+        problem = folder if path.is_dir() else "there is no such file"
         raise FileNotFoundError(f"data.path={path}: {problem}")
     if not zipfile.is_zipfile(path) and path.read_bytes()[:6] != b"\x93NUMPY":
         raise ValueError(f"data.path={path} is no .npz, or not whole: arrays saved by numpy.savez are needed")
@@ -85,7 +84,7 @@ def load_arrays(name: str, path: Path) -> ImageData:
             raise ValueError("it is a single array")
         with opened as file:
             arrays = {key: file[key] for key in file.files if key in (*KEYS, "class_names")}
-    except Exception as error:  # whatever numpy's reader stumbles over in a file that is none of its own
+    except Exception as error:
         raise ValueError(f"data.path={path} cannot be read as an .npz of plain arrays: {error}") from error
     missing = [key for key in KEYS if key not in arrays]
     if missing:

@@ -1,4 +1,4 @@
-"""Layers that are named: which ones a pattern means, what becomes of them, and the child they are in."""
+"""The morph of named layers: targets of patterns, plans, new layers, and the delivered child."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from morphnet.suggest import suggest
 
 @dataclass(frozen=True)
 class Target:
-    """One layer and what becomes of it."""
+    """A layer and its operation."""
 
     name: str
     operation: Operation
 
 
 def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[Target]:
-    """Every layer that a pattern means, in the order of the network.
+    """The layers that the patterns match, in the order of the network.
 
     Args:
-        patterns: globs on module names, as ``fnmatch`` reads them (``*`` matches dots too), each with an operation.
-            A layer registered under several names goes by any of them, and is called by its first.
+        patterns: globs of ``fnmatch`` on module names (``*`` matches dots too), each with an operation. Any name of a
+            layer may match; the first one is used.
 
     Raises:
-        ValueError: a pattern matches nothing, a layer that cannot be morphed, or the same layer as another pattern.
-            All of them are listed.
+        ValueError: a pattern matches nothing, a layer that cannot be morphed, or a layer of another pattern; all such
+            problems are listed.
     """
     if not patterns:
         raise ValueError("no pattern of layer names was given")
@@ -83,18 +83,18 @@ def _near(pattern: str, network: nn.Module) -> str:
 
 
 def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor | None) -> dict[str, int]:
-    """Channels that pass through the identities among ``targets``, found by running ``network`` on ``x``.
+    """Channels of the identities among ``targets``, found by running ``network`` on ``x``.
 
     Raises:
-        ValueError: there is no input to find them with, or what passes is no blob ``(N, C, H, W)``.
+        ValueError: there is no input, or an identity gets no blob ``(N, C, H, W)``.
     """
-    wanted = {t.name: network.get_submodule(t.name) for t in targets}
-    wanted = {name: layer for name, layer in wanted.items() if not isinstance(layer, nn.Conv2d)}
-    if not wanted:
+    layers = {t.name: network.get_submodule(t.name) for t in targets}
+    identities = {name: layer for name, layer in layers.items() if not isinstance(layer, nn.Conv2d)}
+    if not identities:
         return {}
     if x is None:
         raise ValueError(
-            f"{', '.join(wanted)}: how many channels pass through an identity is found by running the network; "
+            f"{', '.join(identities)}: how many channels pass through an identity is found by running the network; "
             "give example_input= or calibration="
         )
     shapes: dict[str, tuple[int, ...]] = {}
@@ -105,14 +105,14 @@ def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor |
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in wanted.items()]
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in identities.items()]
     try:
         with torch.no_grad():
             network(x[:2])
     finally:
         for handle in handles:
             handle.remove()
-    for name in wanted:
+    for name in identities:
         if len(shapes.get(name, ())) != 4:
             got = f"a tensor of shape {shapes[name]}" if name in shapes else "nothing"
             raise ValueError(f"{name}: blobs (N, C, H, W) have to pass through it to be morphed; {got} does")
@@ -122,11 +122,11 @@ def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor |
 def plan_layers(
     network: nn.Module, targets: Sequence[Target], channels: Mapping[str, int], settings: Settings
 ) -> dict[str, ModuleShape]:
-    """The module that each target becomes, where it becomes one; everything that can be refused is refused here.
+    """The shapes of the new modules.
 
     Raises:
         ValueError: widths or groups do not fit a layer.
-        InexactError: a layer has no exact solution as far as the graph tells; all such layers are named.
+        InexactError: a layer has no exact solution, as far as its graph shows; all such layers are named.
     """
     shapes: dict[str, ModuleShape] = {}
     problems, inexact = [], []
@@ -144,7 +144,8 @@ def plan_layers(
         except (GraphError, ValueError) as error:
             problems.append(f"{target.name}: {error}")
             continue
-        if why and settings.method == "auto" and _hopeless(shape):
+        too_small = any(k > m for k, m in zip(conv.kernel_size, operation.kernel, strict=True))
+        if why and settings.method == "auto" and too_small:
             inexact.append(f"{target.name}: {why}")
         shapes[target.name] = shape
     if problems:
@@ -152,11 +153,6 @@ def plan_layers(
     if inexact and not settings.allow_inexact:
         raise InexactError("nothing was morphed, since it could not be exact:\n  " + "\n  ".join(inexact))
     return shapes
-
-
-def _hopeless(shape: ModuleShape) -> bool:
-    """Whether the module's filter has not even the taps of the parent's, so that solving need not be tried."""
-    return any(k > m for k, m in zip(shape.conv.kernel_size, shape.graph.kernel, strict=True))
 
 
 def apply_layers(
@@ -257,11 +253,8 @@ def _net2net(conv: nn.Conv2d | None, shape: ModuleShape) -> GraphConv2d:
     return grown
 
 
-def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[Target]) -> nn.Module:
-    """``exact_child`` as it will be used: every layer in the parent's dtype, mode and trainability.
-
-    What a target became takes after that target.
-    """
+def deliver_layers(exact_child: nn.Module, parent: nn.Module) -> nn.Module:
+    """A copy of ``exact_child`` with the dtype, mode and trainability of each layer of ``parent``."""
     child = copy.deepcopy(exact_child)
     parts = dict(parent.named_modules(remove_duplicate=False))
     tensors = {**dict(parent.named_parameters()), **dict(parent.named_buffers())}
@@ -284,7 +277,7 @@ def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[
             value.data = value.data.to(dtype)
             if isinstance(value, nn.Parameter):
                 own = before if isinstance(before, nn.Parameter) else like
-                if name.endswith("biases") and key == SINK:  # that of the convolution itself
+                if name.endswith("biases") and key == SINK:  # the bias of the convolution
                     own = next((p for k, p in old.named_parameters() if k == "bias"), own)
                 value.requires_grad_(own is None or own.requires_grad)
     return child

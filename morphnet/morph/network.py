@@ -48,9 +48,8 @@ def morph_network(
 ) -> tuple[Any, MorphReport]:
     """A child that computes what ``parent`` computes, its layers morphed as ``spec`` says, and the proof of it.
 
-    The parent is copied, never changed, and no tensor is shared. Everything that can be refused is refused
-    before anything is built. Solved, measured and proved in float64; the child has the parent's dtype, device
-    and training mode.
+    The parent is copied, never changed, and no tensor is shared. The morph is computed and proved in float64; the child
+    has the parent's dtype, device and training mode.
 
     Args:
         parent: with a spec string, one of our ResNets, plain or already morphed, or a torchvision ResNet
@@ -59,10 +58,10 @@ def morph_network(
             target of the blocks it touches. Or a dictionary from patterns of layer names (globs, as ``fnmatch`` reads
             them) to what becomes of those layers: a :class:`~morphnet.graph.ModuleGraph`, for any ``nn.Conv2d``,
             ``nn.Identity`` or empty ``nn.Sequential``, or ``Deepen``, ``Widen``, ``Enlarge``.
-        calibration: batches of images, ``(N, C, H, W)``, or (images, labels). The first half is measured on,
-            the rest kept for the proof; without labels no loss is reported. Needed for new batch normalisations.
-        example_input: where there is no calibration, the proof runs on random normal images of this shape. Where there
-            is neither, and the network's input is unknown, every replaced layer is compared by itself.
+        calibration: batches of images, ``(N, C, H, W)``, or (images, labels): half to measure new batch normalisations
+            on, half for the proof; without labels no loss is reported.
+        example_input: without calibration, the proof uses random normal images of this shape. Without both, and if the
+            network's input is unknown, every replaced layer is compared alone.
         bn: how new batch normalisations are set. With a spec string ``calibrated`` (default), ``folded``, ``paper`` or
             ``paper_first``; see :func:`~morphnet.morph.statistics.set_batch_norms`. With patterns ``none`` (default: no
             new ones), ``calibrated`` or ``paper``, one after every convolution.
@@ -74,9 +73,9 @@ def morph_network(
         generator: a CPU generator that the random filters are drawn from; by default one with seed 0.
         init: ``dense`` or ``sparse`` filters; see :func:`~morphnet.solvers.solve`. With a spec string they differ
             where ``padding="exact"`` and a kernel exceeds 1x1.
-        split: of a spec: the share of the identity that becomes the first branch.
-        width: of a spec: C_l as a multiple of the block's channels.
-        allow_inexact: return a child that failed its proof, or has no exact solution, instead of raising.
+        split: with a spec string, the share of the identity that becomes the first branch.
+        width: with a spec string, C_l as a multiple of the block's channels.
+        allow_inexact: return a child that failed its proof or has no exact solution.
 
     Returns:
         The child (of the parent's class; with a spec string a :class:`~morphnet.nn.resnet.ResNet`) and its
@@ -97,9 +96,9 @@ def morph_network(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     named = isinstance(spec, Mapping)
     settings = Settings(
-        bn=bn or ("none" if named else "calibrated"),
-        padding=padding or ("exact" if named else "same"),  # type: ignore[arg-type]
-        activation=activation or ("none" if named else "prelu"),
+        bn=bn if bn is not None else "none" if named else "calibrated",
+        padding=padding if padding is not None else "exact" if named else "same",  # type: ignore[arg-type]
+        activation=activation if activation is not None else "none" if named else "prelu",
         method=method,
         init=init,
         allow_inexact=allow_inexact,
@@ -116,9 +115,9 @@ def morph_network(
 Inputs = tuple[Iterable[Batch] | None, Tensor | None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Morph:
-    """A morph in progress.
+    """A morph that is to be proved.
 
     Attributes:
         parent, child: as they are used, in their own dtype.
@@ -129,19 +128,12 @@ class _Morph:
 
     parent: nn.Module
     exact_parent: nn.Module
-    marks: list[float]
-    exact_child: nn.Module = field(init=False)
-    child: nn.Module = field(init=False)
-    layers: tuple[LayerReport, ...] = ()
+    exact_child: nn.Module
+    child: nn.Module
+    layers: tuple[LayerReport, ...]
+    marks: tuple[float, float, float]
     left_alone: tuple[str, ...] = ()
     replaced: list[tuple[nn.Module, nn.Module, nn.Module]] = field(default_factory=list)
-
-    @classmethod
-    def begin(cls, parent: nn.Module, started: float) -> _Morph:
-        return cls(parent, copy.deepcopy(parent).double().eval(), [started])
-
-    def mark(self) -> None:
-        self.marks.append(time.perf_counter())
 
 
 def _morph_layers(
@@ -159,27 +151,27 @@ def _morph_layers(
         raise ValueError(f"this {type(parent).__name__} has no weights to morph")
     targets = find_targets(parent, patterns)
     images = _read(parent, inputs)
-    morph = _Morph.begin(parent, started)
-    channels = identity_channels(morph.exact_parent, targets, None if images is None else images.held_out[0])
+    exact_parent = copy.deepcopy(parent).double().eval()
+    channels = identity_channels(exact_parent, targets, None if images is None else images.held_out[0])
     shapes = plan_layers(parent, targets, channels, settings)
     if images is None and len(shapes) < len(targets):
         raise ValueError(
             "widen and enlarge change more than one layer: give example_input= or calibration= to prove them"
         )
-    morph.exact_child = copy.deepcopy(morph.exact_parent)
-    morph.layers, modules = apply_layers(morph.exact_child, targets, shapes, settings, generator)
-    morph.mark()
+    exact_child = copy.deepcopy(exact_parent)
+    layers, modules = apply_layers(exact_child, targets, shapes, settings, generator)
+    solved = time.perf_counter()
     if settings.norm and modules:
         assert images is not None
         norms = [norm for module in modules for norm in batch_norms(module)]
-        set_identity_norms(morph.exact_child, norms, images.measured, paper=settings.bn == "paper")
-    morph.mark()
-    morph.child = deliver_layers(morph.exact_child, parent, targets)
-    networks = (parent, morph.exact_child, morph.child)
+        set_identity_norms(exact_child, norms, images.measured, paper=settings.bn == "paper")
+    marks = (started, solved, time.perf_counter())
+    child = deliver_layers(exact_child, parent)
+    morph = _Morph(parent, exact_parent, exact_child, child, layers, marks)
     for name in shapes:
-        old, new, cast = (network.get_submodule(name) for network in networks)
+        old, new, cast = (network.get_submodule(name) for network in (parent, exact_child, child))
         morph.replaced.append((old, new, cast))
-    unsolved = any(not layer.residual <= TOLERANCE for layer in morph.layers)
+    unsolved = any(not layer.residual <= TOLERANCE for layer in layers)
     drifts = unsolved or (bool(shapes) and (settings.padding == "same" or settings.bn in DRIFTING))
     words = "; ".join(f"{pattern}: {describe(operation)}" for pattern, operation in patterns.items())
     return _proved(morph, words, images, settings, drifts)
@@ -202,15 +194,14 @@ def _morph_shortcuts(
     settings.check_batches(inputs[0], needed=any(change.new_branches for change in plan.blocks))
     images = _read(parent, inputs)
     assert images is not None
-    morph = _Morph.begin(parent, started)
-    assert isinstance(morph.exact_parent, ResNet)
-    applied = apply_morph(morph.exact_parent, plan, generator, settings.method, settings.init)
-    morph.exact_child, morph.layers, morph.left_alone = applied.child, applied.layers, plan.left_alone
-    morph.mark()
+    exact_parent = copy.deepcopy(parent).double().eval()
+    applied = apply_morph(exact_parent, plan, generator, settings.method, settings.init)
+    solved = time.perf_counter()
     if applied.new_branches:
         set_batch_norms(applied.child, applied.new_branches, settings.bn, images.measured)
-    morph.mark()
-    morph.child = _deliver(applied.child, parent)
+    marks = (started, solved, time.perf_counter())
+    child = _deliver(applied.child, parent)
+    morph = _Morph(parent, exact_parent, applied.child, child, applied.layers, marks, plan.left_alone)
     drifts = settings.bn in DRIFTING and bool(applied.new_branches)
     return _proved(morph, str(plan.spec), images, settings, drifts)
 
@@ -243,8 +234,8 @@ def _proved(
         MorphError: the child failed its proof.
     """
     proof = _prove(morph, images, settings)
-    morph.mark()
-    steps = zip(("solve", "measure", "prove"), morph.marks, morph.marks[1:], strict=False)
+    marks = (*morph.marks, time.perf_counter())
+    steps = zip(("solve", "measure", "prove"), marks, marks[1:], strict=False)
     input_size = None if images is None else (1, *images.held_out[0].shape[1:])
     report = MorphReport(
         spec=spec,

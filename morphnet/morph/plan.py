@@ -79,13 +79,11 @@ class BlockMorph:
 
 @dataclass(frozen=True)
 class MorphPlan:
-    """What a morph will do to a network.
+    """The changes of a morph.
 
     Attributes:
-        spec: the spec it carries out.
-        child: the architecture of the child.
         blocks: the shortcuts that change, in the order of the data.
-        left_alone: blocks that the spec touches and that already are what it asks for.
+        left_alone: blocks of the spec that already have its form.
     """
 
     spec: MorphSpec
@@ -103,22 +101,21 @@ def plan_morph(
     padding: Padding = "same",
     activation: str = "prelu",
 ) -> MorphPlan:
-    """The plan that turns the shortcuts ``spec`` touches into what it names.
+    """Plans the morph of the shortcuts that ``spec`` touches.
 
-    The first block of every stage is left alone, and with ``half`` every block of even index (counted from
-    0 within its stage). Blocks the spec does not touch stay as they are. A block that was morphed before
-    keeps its split, padding and activation; a second branch or larger kernels are added to it.
+    The first block of every stage is not touched, and with ``half`` no block of even index (from 0 within its stage). A
+    block that was morphed before keeps its split, padding and activation, and gets a second branch or larger kernels.
 
     Args:
-        parent: the architecture of the network to be morphed, plain or already morphed.
+        parent: the architecture of the parent, plain or morphed.
         split: the share of the identity that becomes the first branch, in (0, 1).
         width: C_l as a multiple of the block's channels, at least 1.
         padding: see :class:`~morphnet.nn.branch.ShortcutShape`.
         activation: the parametric activation of the new places, such as ``prelu`` (``relu`` means the same).
 
     Raises:
-        ValueError: an argument is out of range, no block can be touched, or a block would have to give up
-            a branch, a kernel size or channels it already has (a step backwards).
+        ValueError: an argument is out of range, no block is touched, or a block would lose a branch, kernel size or
+            channels (a step backwards).
 
     Source: Sec. 4.1.
     """
@@ -129,7 +126,9 @@ def plan_morph(
     if not 1 <= width < float("inf"):
         raise ValueError(f"width={width}: an identity does not fit through fewer channels than it has; use 1 or more")
     phi = phi_of(activation)
-    touched = [(name, channels) for name, index, channels in _blocks(parent) if _touches(spec, index)]
+    stages = enumerate(zip(parent.blocks, parent.block_channels, strict=True), 1)
+    in_stages = [(f"layer{s}.{i}", i, channels) for s, (count, channels) in stages for i in range(count)]
+    touched = [(name, channels) for name, i, channels in in_stages if (i % 2 == 1 if spec.half else i > 0)]
     if not touched:
         raise ValueError(
             f"{spec} touches no block of this network ({' + '.join(map(str, parent.blocks))} blocks): the first of "
@@ -151,16 +150,6 @@ def plan_morph(
     shortcuts = {**parent.shortcuts, **{block.block: block.after for block in blocks}}
     child = replace(parent, shortcuts=shortcuts, activation=parametric_name(parent.activation))
     return MorphPlan(spec, child, tuple(blocks), tuple(left_alone))
-
-
-def _blocks(architecture: Architecture) -> list[tuple[str, int, int]]:
-    """Name, index within its stage, and channels on the shortcut of every block."""
-    stages = enumerate(zip(architecture.blocks, architecture.block_channels, strict=True), 1)
-    return [(f"layer{s}.{i}", i, channels) for s, (count, channels) in stages for i in range(count)]
-
-
-def _touches(spec: MorphSpec, index: int) -> bool:
-    return index % 2 == 1 if spec.half else index > 0
 
 
 def _check_forward(name: str, before: ShortcutShape, after: ShortcutShape, spec: MorphSpec) -> None:

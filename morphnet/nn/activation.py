@@ -121,8 +121,7 @@ class _PReLU(torch.autograd.Function):
 
 
 def _channels_last(x: Tensor) -> bool:
-    # A tensor that is both (one channel, or one pixel) is treated as plain; either reading is right.
-    return not x.is_contiguous()
+    return not x.is_contiguous()  # both readings are right for one channel or one pixel
 
 
 def _rows(x: Tensor) -> Tensor:
