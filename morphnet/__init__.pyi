@@ -1,39 +1,19 @@
-from .export import export_network
-from .flops import count_macs
-from .graph import Edge, ModuleGraph, reduce
-from .morph import (
-    Deepen,
-    Enlarge,
-    InexactError,
-    MorphError,
-    MorphReport,
-    Widen,
-    collapse,
-    morph_conv,
-    morph_network,
-)
-from .solvers import Solution, solve
-from .store import load_network, save_network
-from .version import __version__
-
-__all__ = [
-    "Deepen",
-    "Edge",
-    "Enlarge",
-    "InexactError",
-    "ModuleGraph",
-    "MorphError",
-    "MorphReport",
-    "Solution",
-    "Widen",
-    "__version__",
-    "collapse",
-    "count_macs",
-    "export_network",
-    "load_network",
-    "morph_conv",
-    "morph_network",
-    "reduce",
-    "save_network",
-    "solve",
-]
+from .export import export_network as export_network
+from .flops import count_macs as count_macs
+from .graph import Edge as Edge
+from .graph import ModuleGraph as ModuleGraph
+from .graph import reduce as reduce
+from .morph import Deepen as Deepen
+from .morph import Enlarge as Enlarge
+from .morph import InexactError as InexactError
+from .morph import MorphError as MorphError
+from .morph import MorphReport as MorphReport
+from .morph import Widen as Widen
+from .morph import collapse as collapse
+from .morph import morph_conv as morph_conv
+from .morph import morph_network as morph_network
+from .solvers import Solution as Solution
+from .solvers import solve as solve
+from .store import load_network as load_network
+from .store import save_network as save_network
+from .version import __version__ as __version__
