@@ -61,8 +61,7 @@ def graph(composed: DictConfig) -> None:
         raise ValueError("output is empty: give a folder for the pictures, or pictures=false")
     name, module = _module(config)
     kernel = _parent_kernel(config)
-    widths = module.widths(config.in_channels, config.out_channels)
-    reduction = reduce(module)
+    widths, reduction = module.widths(config.in_channels, config.out_channels), reduce(module)
     solutions = _solve(config, module, kernel)
     pictures: Sequence[Path] = ()
     if config.pictures:
@@ -149,7 +148,9 @@ def _to_text(it: _Findings) -> str:
     lines += [f"{'':11}{'G = ' if i == 0 else '  + '}{term}" for i, term in enumerate(terms)]
     if paths > TERMS:
         lines.append(f"{'':11}  + {paths - TERMS:,} more")
-    lines.append(f"{'kernel':11}{_filter(module)}, {_holds(module, it.kernel)}")
+    (rows, columns), taps = module.kernel, len(module.support)
+    few = f" with {taps} of {rows * columns} taps" if taps < rows * columns else ""
+    lines.append(f"{'kernel':11}{rows}x{columns}{few}, {_holds(module, it.kernel)}")
     lines += _wrapped("solvable", str(it.feasible))
     lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(it.reduction).splitlines())]
     for how, solution in it.solutions.items():
@@ -180,12 +181,6 @@ def _term(path: tuple[Edge, ...]) -> str:
         return "I" if edge.scale == 1 else f"{edge.scale:g} I"
 
     return " ⊛ ".join(factor(edge) for edge in reversed(path))
-
-
-def _filter(module: ModuleGraph) -> str:
-    rows, columns = module.kernel
-    few = f" with {len(module.support)} of {rows * columns} taps" if len(module.support) < rows * columns else ""
-    return f"{rows}x{columns}{few}"
 
 
 def _holds(module: ModuleGraph, kernel: tuple[int, int]) -> str:

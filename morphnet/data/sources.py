@@ -46,16 +46,12 @@ def load_cifar(name: str, root: Path, download: bool) -> ImageData:
     dataset = getattr(torchvision.datasets, CIFAR[name])
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
-        raise FileNotFoundError(
-            f"{name} is not in data.root={str(root)!r}, or not whole: give data={name} data.download=true to fetch it, "
-            "data.root=FOLDER if it lies elsewhere, or data.path=FILE, an .npz of it"
-        ) from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name} could not be downloaded to data.root={str(root)!r} ({error}): give data.root=FOLDER if it lies "
-            "elsewhere, or data.path=FILE, an .npz of it"
-        ) from error
+    except (RuntimeError, OSError) as error:
+        problem = f"is not in data.root={str(root)!r}, or not whole: give data={name} data.download=true to fetch it,"
+        if isinstance(error, OSError):
+            problem = f"could not be downloaded to data.root={str(root)!r} ({error}): give"
+        elsewhere = "data.root=FOLDER if it lies elsewhere, or data.path=FILE, an .npz of it"
+        raise FileNotFoundError(f"{name} {problem} {elsewhere}") from error
     train, test = (
         Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for part in parts
@@ -105,24 +101,16 @@ def load_arrays(name: str, path: Path) -> ImageData:
 
 
 def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Split:
+    name, got = f"data.path={path}: {part}_images", f"{images.dtype} {images.shape}"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise ValueError(
-            f"data.path={path}: {part}_images must be uint8 of shape (N, H, W, C) or (N, H, W); "
-            f"got {images.dtype} {images.shape}"
-        )
+        raise ValueError(f"{name} must be uint8 of shape (N, H, W, C) or (N, H, W); got {got}")
     if images.ndim == 4 and images.shape[3] > 4:
-        raise ValueError(
-            f"data.path={path}: {part}_images has {images.shape[3]} channels in last place; at most 4 are expected"
-        )
+        raise ValueError(f"{name} has {images.shape[3]} channels in last place; at most 4 are expected")
+    name, got = f"data.path={path}: {part}_labels", f"{labels.dtype} {labels.shape}"
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1] or labels.min() < 0:
-        raise ValueError(
-            f"data.path={path}: {part}_labels must be {len(images)} whole numbers from 0; "
-            f"got {labels.dtype} {labels.shape}"
-        )
+        raise ValueError(f"{name} must be {len(images)} whole numbers from 0; got {got}")
     if labels.max() >= max(len(labels), 1000):
-        raise ValueError(
-            f"data.path={path}: {part}_labels goes up to {labels.max()}, with {len(labels)} images; number them from 0"
-        )
+        raise ValueError(f"{name} goes up to {labels.max()}, with {len(labels)} images; number them from 0")
     tensor: Tensor = torch.from_numpy(images)
     tensor = tensor[:, None] if images.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
     return Split(tensor, torch.from_numpy(labels.astype(np.int64)))

@@ -254,9 +254,7 @@ def _training_mode(
                 answers = torch.cat(list(labels[group]))
                 parent_losses.append(F.cross_entropy(ours, answers))
                 child_losses.append(F.cross_entropy(theirs, answers))
-    difference = float(torch.stack(differences).mean().sqrt())
-    noise = float(torch.stack(noises).mean().sqrt())
-    logit = float(torch.stack(sizes).mean().sqrt())
+    difference, noise, logit = (float(torch.stack(each).mean().sqrt()) for each in (differences, noises, sizes))
     silent = noise <= NO_NOISE * logit
     few = len(batches) < TRAINING_BATCHES or size < TRAINING_BATCH_SIZE
     unjudged = f"too few images to judge: {TRAINING_BATCHES} batches of {TRAINING_BATCH_SIZE} are needed" if few else ""

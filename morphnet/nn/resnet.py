@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from morphnet.nn.subsample import subsample
 
 Family = Literal["cifar", "imagenet"]
 BlockKind = Literal["basic", "bottleneck"]
+ShortcutKind = Literal["projection", "padding"]
 
 #: Layers with weights in a block of each kind, and the channels that leave it over the width of its stage.
 BLOCK_LAYERS = {"basic": 2, "bottleneck": 3}
@@ -53,18 +54,17 @@ class Architecture:
     widths: tuple[int, ...]
     classes: int
     in_channels: int = 3
-    shortcut: Literal["projection", "padding"] = "projection"
+    shortcut: ShortcutKind = "projection"
     activation: str = "relu"
     shortcuts: dict[str, ShortcutShape] = field(default_factory=dict)
     block: BlockKind = "basic"
 
     def __post_init__(self) -> None:
-        if self.family not in ("cifar", "imagenet"):
-            raise ValueError(f"network.family={self.family!r}; expected 'cifar' or 'imagenet'")
-        if self.shortcut not in ("projection", "padding"):
-            raise ValueError(f"network.shortcut={self.shortcut!r}; expected 'projection' or 'padding'")
-        if self.block not in ("basic", "bottleneck"):
-            raise ValueError(f"block={self.block!r}; expected 'basic' or 'bottleneck'")
+        choices = {"network.family": Family, "network.shortcut": ShortcutKind, "block": BlockKind}
+        for key, kind in choices.items():
+            choice, allowed = getattr(self, key.removeprefix("network.")), get_args(kind)
+            if choice not in allowed:
+                raise ValueError(f"{key}={choice!r}; expected {' or '.join(map(repr, allowed))}")
         if not self.blocks or len(self.blocks) != len(self.widths):
             raise ValueError(
                 f"network.widths={list(self.widths)}: one width per stage is needed, {len(self.blocks)} in all"

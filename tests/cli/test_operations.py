@@ -187,7 +187,7 @@ WRONG = [
     (["target=conv1", "widen=2", "enlarge=5"], 2, "got widen and enlarge"),
     (["module=a"], 2, "module needs target="),
     (["module=brige", "target=conv1"], 2, "did you mean module=bridge?"),
-    (["module=a", "target=layer9.*"], 2, "'layer9.*' matches no layer; there are"),
+    (["module=a", "target=layer9.*"], 2, "'layer9.*' matches no layer; did you mean"),
     (["module=a", "target=bn1"], 2, "bn1 cannot be morphed: BatchNorm2d"),
     (["module=a", "target=conv1", "bn=folded"], 2, "bn='folded'"),
     (["module=a", "target=conv1", "init=wurst"], 2, "init='wurst'"),
