@@ -103,7 +103,8 @@ def _explain_hydra(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         options = sorted(error.options)
-        return f"{group}={name}: there is none among {', '.join(options)}{suggest(name, options, f'{group}={{}}')}"
+        hint = suggest(name, options, f"{group}={{}}")
+        return f"{group}={name}: there is no such {group} among {', '.join(options)}{hint}"
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -100,18 +100,18 @@ def _parts(root: Path, evaluation_only: bool, note: Note) -> tuple[str, bool]:
     if not root.is_dir():
         problem = "is a file" if root.exists() else "is not there"
         raise FileNotFoundError(f"data.path={root} {problem}: {needs}")
-    there = [f for f in EVALUATION_FOLDERS if (root / f).is_dir()]
+    folders = [f for f in EVALUATION_FOLDERS if (root / f).is_dir()]
     train = (root / "train").is_dir()
-    without_train = bool(not train and evaluation_only and there and _subfolders(root / there[0]))
-    if not there or not (train or without_train):
+    without_train = bool(not train and evaluation_only and folders and _subfolders(root / folders[0]))
+    if not folders or not (train or without_train):
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         missing = " or ".join(EVALUATION_FOLDERS) if train else "train"
         raise FileNotFoundError(f"data.path={root} has no folder {missing} (there is {inside}): {needs}")
-    if there[1:]:
-        note(f"errors are counted on {root / there[0]}; {', '.join(there[1:])} beside it is left alone")
+    if folders[1:]:
+        note(f"errors are counted on {root / folders[0]}; {', '.join(folders[1:])} beside it is left alone")
     if without_train:
-        note(f"{root} has no train: classes are the subfolders of {there[0]}")
-    return there[0], without_train
+        note(f"{root} has no train: classes are the subfolders of {folders[0]}")
+    return folders[0], without_train
 
 
 @dataclass

@@ -120,9 +120,9 @@ def _solve_branch(
     eye = torch.eye(change.channels, dtype=torch.float64)[:, :, None, None]
     if method == "auto" and init == "dense" and change.after.padding == "exact" and max(kernels) > 1:
         first, second = Edge("s", "a", kernels[0]), Edge("a", "t", kernels[1])
-        found = solve(ModuleGraph([first, second], {"a": mid}), share * eye, generator=generator)
-        inner, outer = found.filters[first], found.filters[second]
-        solution = Type1Solution(inner, outer, found.residual, found.condition, found.converged, found.outcome)
+        module = solve(ModuleGraph([first, second], {"a": mid}), share * eye, generator=generator)
+        inner, outer = module.filters[first], module.filters[second]
+        solution = Type1Solution(inner, outer, module.residual, module.condition, module.converged, module.outcome)
     else:
         if method == "net2net":
             inner = torch.eye(mid, change.channels, dtype=torch.float64)[:, :, None, None]

@@ -51,7 +51,7 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
     names.pop("", None)
     first = {layer: name for name, layer in names.items()}
     own = {name: first[layer] for name, layer in network.named_modules(remove_duplicate=False) if layer in first}
-    found: dict[str, Target] = {}
+    chosen: dict[str, Target] = {}
     problems = []
     for pattern, operation in patterns.items():
         if not isinstance(operation, (ModuleGraph, Deepen, Widen, Enlarge)):
@@ -65,14 +65,14 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
                 refusal = f"{operation} needs a convolution"
             if refusal:
                 problems.append(f"{name} cannot be morphed: {refusal}")
-            elif name in found:
+            elif name in chosen:
                 problems.append(f"{name} is matched by two patterns")
             else:
-                found[name] = Target(name, operation)
+                chosen[name] = Target(name, operation)
     if problems:
         listed = "\n  ".join(problems[:30]) + (f"\n  and {len(problems) - 30} more" if len(problems) > 30 else "")
         raise ValueError(f"nothing was morphed:\n  {listed}")
-    return [found[name] for name in names if name in found]
+    return [chosen[name] for name in names if name in chosen]
 
 
 def _near(pattern: str, network: nn.Module) -> str:
