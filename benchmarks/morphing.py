@@ -33,7 +33,7 @@ from morphnet.graph import Edge, ModuleGraph
 from morphnet.morph import plan_morph
 from morphnet.morph.apply import apply_morph
 from morphnet.morph.layer import morph_conv
-from morphnet.nn.resnet import BasicBlock, ResNet, cifar_architecture
+from morphnet.nn.resnet import ResidualBlock, ResNet, cifar_architecture
 from morphnet.solvers import solve
 from morphnet.spec import parse_spec
 
@@ -131,7 +131,7 @@ class Grown(nn.Module):
         return self.inserted(self.block(x))
 
 
-def resnet20_block(inputs: Tensor) -> BasicBlock:
+def resnet20_block(inputs: Tensor) -> ResidualBlock:
     """layer1.1 of a fresh ResNet-20 with the running statistics of the inputs."""
     network = ResNet(cifar_architecture(20, 10), torch.Generator().manual_seed(0))
     block = dict(network.named_blocks())["layer1.1"].train()
@@ -141,7 +141,7 @@ def resnet20_block(inputs: Tensor) -> BasicBlock:
     return block.eval()
 
 
-def grow_by_1c1(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
+def grow_by_1c1(block: ResidualBlock, inputs: Tensor) -> tuple[nn.Module, float]:
     graph = ModuleGraph([Edge("s", "a"), Edge("a", "t"), Edge("s", "t", identity=True, scale=0.5)])
     identity = dirac(1).eval()
     grown = copy.deepcopy(block)
@@ -149,7 +149,7 @@ def grow_by_1c1(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
     return grown, zero_share(grown.shortcut)
 
 
-def insert_branch(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
+def insert_branch(block: ResidualBlock, inputs: Tensor) -> tuple[nn.Module, float]:
     """The block with the same branch beside half of the shortcut, whose two filters are identities."""
 
     class Half(nn.Module):
@@ -167,10 +167,10 @@ def insert_branch(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
     return grown, zero_share(half)
 
 
-def deepen(measured: bool) -> Callable[[BasicBlock, Tensor], tuple[nn.Module, float]]:
+def deepen(measured: bool) -> Callable[[ResidualBlock, Tensor], tuple[nn.Module, float]]:
     """Net2DeeperNet: the block followed by conv - BN - ReLU, an identity for non-negative inputs."""
 
-    def grow(block: BasicBlock, inputs: Tensor) -> tuple[nn.Module, float]:
+    def grow(block: ResidualBlock, inputs: Tensor) -> tuple[nn.Module, float]:
         conv, norm = dirac(3), nn.BatchNorm2d(CHANNELS)
         grown = Grown(copy.deepcopy(block), conv, norm, nn.ReLU()).eval()
         with torch.no_grad():
@@ -208,7 +208,7 @@ def zero_share(part: nn.Module) -> float:
     return sum(int((f == 0).sum()) for f in filters) / sum(f.numel() for f in filters)
 
 
-def grow_by_gromo(block: BasicBlock, inputs: Tensor, labels: Tensor) -> tuple[Grown, Grown]:
+def grow_by_gromo(block: ResidualBlock, inputs: Tensor, labels: Tensor) -> tuple[Grown, Grown]:
     """The block in gromo, before and after one TINY step.
 
     The loss is the cross-entropy of a random linear classifier on the block's outputs; adds the two best channels.
@@ -263,7 +263,7 @@ def growth(rounds: int, gromo: Path | None) -> list[dict[str, Any]]:
     seen, unseen = (torch.randn(BATCH, CHANNELS, 32, 32, generator=generator).relu() for _ in range(2))
     labels = torch.randint(10, (BATCH,), generator=generator)
     block = resnet20_block(seen)
-    ways: dict[str, Callable[[BasicBlock, Tensor], tuple[nn.Module, float]]] = {
+    ways: dict[str, Callable[[ResidualBlock, Tensor], tuple[nn.Module, float]]] = {
         "morphnet, 1c1 shortcut": grow_by_1c1,
         "the same branch of identities (Net2Net), BN measured": insert_branch,
         "Net2DeeperNet, conv3x3 - BN - ReLU behind the block, BN measured": deepen(True),

@@ -41,7 +41,7 @@ def test_wheel_and_sdist_hold_every_module_and_every_preset(built):
     names = set(zipfile.ZipFile(wheel).namelist())
     with tarfile.open(sdist) as archive:
         packed = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    for path in (ROOT / "morphnet").rglob("*.py"):
+    for path in [*(ROOT / "morphnet").rglob("*.py"), *(ROOT / "morphnet").rglob("*.pyi")]:
         name = path.relative_to(ROOT).as_posix()
         assert name in names
         assert name in packed

@@ -1,14 +1,12 @@
 """The command line: ``morphnet COMMAND key=value ...``.
 
-One file per command. This one finds the command, hands over to Hydra, and turns what goes wrong into one
-message and an exit code: 0 done, 1 failed, 2 wrong input, 3 a morph failed its proof or has no exact solution, 130
-stopped by Ctrl-C, 143 by SIGTERM.
+One file per command; this one runs it and turns an error into one message and an exit code: 0 done, 1 failed, 2 wrong
+input, 3 a morph failed its proof or has no exact solution, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import signal
 import sys
@@ -17,7 +15,9 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 
-#: Every command with what its help says; the module of the same name holds its ``main``.
+from morphnet.suggest import suggest
+
+#: Every command and its help; the module of the same name holds its ``main``.
 COMMANDS = {
     "train": "train a parent, morph it, train the child on, and print a table",
     "morph": "morph a trained network once, with its proof",
@@ -56,7 +56,7 @@ examples:
 HYDRA_FULL_ERROR=1 shows where an error comes from.
 """
 
-#: What Hydra is given beside overrides: these words alone, and none that it takes for another of its options.
+#: Options that are passed on to Hydra.
 OPTIONS = {
     "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m", "--info", "-i",
     "--config-dir", "-cd",
@@ -66,11 +66,11 @@ OPTIONS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed
+        if getattr(sys, name) is None:  # closed
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
-    except BrokenPipeError:  # whoever read standard output wants no more of it, as head does
+    except BrokenPipeError:  # the reader of standard output has ended, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:  # standard output is full or gone
@@ -95,33 +95,40 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"morphnet {__version__}")
         return 0
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        print(f"morphnet: error: unknown command {command!r}; {hint}", file=sys.stderr)
-        return 2
-    if {"-h", "--help"} & set(rest) and command != "completion":
-        from morphnet.cli.help import help_of
+        known = f"expected one of {', '.join(COMMANDS)}{suggest(command, list(COMMANDS), '{!r}')}"
+        return _refuse(f"unknown command {command!r}; {known}")
+    if command != "completion":
+        if {"-h", "--help"} & set(rest):
+            from morphnet.cli.help import help_of
 
-        print(help_of(command), flush=True)
-        return 0
-    unknown = next((word for word in rest if word.startswith("-") and word.split("=")[0] not in OPTIONS), None)
-    if unknown is not None and command != "completion":
-        name, _, value = unknown.lstrip("-").replace("-", "_").partition("=")
-        said = f"there is no option {unknown}; settings are key=value: {name}={value or 'true'}"
-        print(f"morphnet: error: {said} (morphnet {command} --help lists them)", file=sys.stderr)
-        return 2
+            print(help_of(command), flush=True)
+            return 0
+        unknown = next((word for word in rest if word.startswith("-") and word.split("=")[0] not in OPTIONS), None)
+        if unknown is not None:
+            name, _, value = unknown.lstrip("-").replace("-", "_").partition("=")
+            setting = f"there is no option {unknown}; settings are key=value: {name}={value or 'true'}"
+            return _refuse(f"{setting} (morphnet {command} --help lists them)")
+    return _run(command, rest)
+
+
+def _refuse(message: str) -> int:
+    print(f"morphnet: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _run(command: str, rest: list[str]) -> int:
     sys.argv = [f"morphnet {command}", *rest]
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and what a person reads is written here
-    with _safe_path(), _listening() as asked:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    with _safe_path(), _noting_interrupts() as interrupts:
         try:
             import_module(f"morphnet.cli.{command}").main()
             sys.stdout.flush()
         except BrokenPipeError:
             raise
         except (KeyboardInterrupt, Exception) as error:
-            if isinstance(error, KeyboardInterrupt) or asked:
-                what = "interrupted" if not isinstance(error, KeyboardInterrupt) else str(error) or "interrupted"
+            if isinstance(error, KeyboardInterrupt) or interrupts:
+                what = (str(error) if isinstance(error, KeyboardInterrupt) else "") or "interrupted"
                 what += "; the same command goes on" if command == "train" else ""
                 print(f"\nmorphnet: {what}", file=sys.stderr)
                 return 128 + getattr(error, "signum", signal.SIGINT)
@@ -136,7 +143,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """Python in the processes that are started within imports nothing from the current folder."""
+    """Within, Python processes that are started import nothing from the current folder."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -147,23 +154,23 @@ def _safe_path() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Notes every Ctrl-C: in the middle of an import it may come out as any other error."""
-    asked: list[int] = []
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Lists every Ctrl-C: during an import, KeyboardInterrupt may surface as another error."""
+    interrupts: list[int] = []
 
     def interrupt(signum: int, frame: object) -> None:
-        asked.append(signum)
+        interrupts.append(signum)
         raise KeyboardInterrupt
 
-    ours = threading.current_thread() is threading.main_thread()
-    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, interrupt)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        yield asked
+        yield interrupts
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
-"""``morphnet collapse``: modules that stayed near linear become one convolution again, for inference."""
+"""``morphnet collapse``: turns near-linear modules back into one convolution each, for inference."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass, to_yaml
+from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.cli.output import new_folder
 from morphnet.config import CollapseConfig
 
@@ -21,39 +17,19 @@ def main() -> None:
 def collapse_source(composed: DictConfig) -> None:
     config = to_dataclass(composed, CollapseConfig)
     with new_folder(config.output) as output:
-        _collapse_into(output, config)
+        from morphnet.cli.networks import load_to_evaluate, write, write_report
+        from morphnet.data import evaluation_batches
+        from morphnet.morph import collapse
 
-
-def _collapse_into(output: Path, config: CollapseConfig) -> None:
-    from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
-    from morphnet.data import evaluation_batches
-    from morphnet.morph import collapse
-    from morphnet.nn.metadata import metadata_of
-    from morphnet.store import network_hash, save_network
-    from morphnet.train import choose_engine
-
-    data_config = data_of_source(config.parent, config.data)
-    data = load_data(data_config, evaluation_only=True)
-    network = load_parent(config.parent, config.network, data, config.weights)
-    engine = choose_engine(config.device, "float32")
-    data = normalised(data, data_config, network).to(engine.device)
-    engine.place(network.float())
-    result, report = collapse(
-        network,
-        tolerance=config.tolerance,
-        images=evaluation_batches(data),
-        input_size=(1, *data.input_size),
-    )
-    print(report)
-    if not report.collapsed:
-        raise ValueError(
-            "no module is near linear, so nothing was written; a larger tolerance= would change the function"
+        loaded, data = load_to_evaluate(config)
+        size = (1, *data.input_size)
+        result, report = collapse(
+            loaded.network, tolerance=config.tolerance, images=evaluation_batches(data), input_size=size
         )
-    metadata = metadata_of(result)
-    metadata["lineage"] = [
-        *metadata.get("lineage", []),
-        {"network": network_hash(network), "collapse": config.tolerance},
-    ]
-    (output / "config.yaml").write_text(to_yaml(asdict(replace(config, data=data_config))))
-    (output / "collapse_report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
-    print(f"written to  {save_network(result, output / 'network.safetensors')}")
+        print(report)
+        if not report.collapsed:
+            raise ValueError(
+                "no module is near linear, so nothing was written; a larger tolerance= would change the function"
+            )
+        write_report(output / "collapse_report.json", report.to_dict())
+        write(output, result, loaded, {"collapse": config.tolerance}, config)

@@ -44,7 +44,7 @@ def main() -> None:
         print(USAGE)
         return
     if shell not in SHELLS:
-        raise ValueError(f"{shell!r} is no shell this knows\n{USAGE}" if shell else f"a shell is needed\n{USAGE}")
+        raise ValueError(f"{f'unknown shell {shell!r}' if shell else 'a shell is needed'}\n{USAGE}")
     print(script(shell))
 
 
@@ -56,14 +56,13 @@ def script(shell: str) -> str:
     words["completion"] = list(SHELLS)
     if shell == "fish":
         return _fish(words, COMMANDS)
-    cases = "\n".join(f'    {command}) words="{" ".join(found)}" ;;' for command, found in words.items())
+    cases = "\n".join(f'    {command}) words="{" ".join(values)}" ;;' for command, values in words.items())
     body = _BASH % (cases, " ".join(COMMANDS))
     return "autoload -U +X bashcompinit && bashcompinit\n" + body if shell == "zsh" else body
 
 
 def words_of(command: str) -> list[str]:
-    """What may follow a command: ``key=`` of every key, or ``key=value`` where its comment lists values, and
-    ``group=option`` of every file."""
+    """Completions of a command: ``key=`` (``key=value`` where its comment lists values), ``group=option``, options."""
     words = [f"{group}={option}" for group in GROUPS[command] for option in options_of(group)]
     for key in keys_of(command):
         if ".N." not in key.name:
@@ -76,8 +75,8 @@ def words_of(command: str) -> list[str]:
 def _fish(words: dict[str, list[str]], commands: dict[str, str]) -> str:
     lines = ["complete -c morphnet -n __fish_use_subcommand -f"]
     for command, what in commands.items():
-        said = what.replace("'", "\\'")
-        lines.append(f"complete -c morphnet -n __fish_use_subcommand -a {command} -d '{said}'")
-    for command, found in words.items():
-        lines.append(f"complete -c morphnet -n '__fish_seen_subcommand_from {command}' -a '{' '.join(found)}'")
+        help_text = what.replace("'", "\\'")
+        lines.append(f"complete -c morphnet -n __fish_use_subcommand -a {command} -d '{help_text}'")
+    for command, values in words.items():
+        lines.append(f"complete -c morphnet -n '__fish_seen_subcommand_from {command}' -a '{' '.join(values)}'")
     return "\n".join(lines)

@@ -1,23 +1,21 @@
-"""What goes wrong as one message: what was given, what is needed, what to try."""
+"""Errors as one message for the user: what was given, what is needed, what to try."""
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
-import re
 import sys
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from morphnet.cli.reference import GROUPS, SCHEMAS, keys_of
+from morphnet.suggest import suggest
 
-#: Errors that say what is wrong with what was given; anything else is shown with its type.
+#: Errors whose message is for the user; any other is shown with its type.
 EXPECTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FloatingPointError, NotADirectoryError)
-#: Those of them that are wrong input.
+#: Errors that mean wrong input.
 WRONG_INPUT = (
     HydraException,
     OmegaConfBaseException,
@@ -29,6 +27,8 @@ WRONG_INPUT = (
     YAMLError,
 )
 
+#: Keys of ``morph`` that in ``train`` belong to a phase.
+OF_PHASES = ("morph", "module", "target", "deepen", "widen", "enlarge")
 #: What other programs call things.
 OTHER_NAMES = {
     "model": "network",
@@ -55,14 +55,14 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_hydra(error)
     if isinstance(error, YAMLError):
-        return f"a configuration is no YAML: {' '.join(str(error).split())}"
+        return f"a configuration is not valid YAML: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         goes_on = "goes on from the last checkpoint" if sys.argv[0].endswith(" train") else "can be given again"
         return message + (f"; make room, and the same command {goes_on}" if full else "")
     if _is_of_absent_group(error):
-        words = [word for word in sys.argv[1:] if re.match(r"[+~]*\w+\.", word)]
+        words = [word for word in sys.argv[1:] if "." in word.partition("=")[0]]
         groups = sorted({word.lstrip("+~").partition(".")[0] for word in words})
         return f"{' '.join(words)}: give the group as well, such as {' '.join(f'{group}=...' for group in groups)}"
     if isinstance(error, EXPECTED) or hasattr(error, "exit_code"):
@@ -101,74 +101,60 @@ def exit_code(error: BaseException) -> int:
 
 def _explain_hydra(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
-        missing = (error.missing_cfg_file or "").rsplit("/", 1)
-        group, name = (missing[0], missing[1]) if len(missing) == 2 else ("", missing[0])
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
         options = sorted(error.options)
-        near = difflib.get_close_matches(name, options, 1)
-        hint = f"did you mean {group}={near[0]}? " if near else ""
-        return f"{group}={name}: there is no such {group}; {hint}There are: {', '.join(options)}"
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    lines: list[str] = []
-    for part in chain:
-        for line in str(part).splitlines():
-            line = line.strip()
-            if (
-                line
-                and line not in lines
-                and not line.startswith(
-                    ("object_type=", "full_key:", "reference_type=", "See https://hydra.cc", "To append to")
-                )
-            ):
-                lines.append(line)
-    message = re.sub(r"^\w+ raised while resolving interpolation: ", "", "\n  ".join(lines))
-    listed = re.search(r"Error merging override (\S+)=(\S+)\n.* is not a ListConfig", message)
-    if listed and listed[1] == "phases":
-        return f"phases={listed[2]}: a list of phases is needed: 'phases=[{{morph: null}},{{morph: {listed[2]}}}]'"
-    if listed:
-        return f"{listed[1]}={listed[2]}: a list is needed: '{listed[1]}=[{listed[2]}]'"
-    if "LexerNoViableAlt" in message or "mismatched input" in message:
-        key, _, value = _unreadable_override().partition("=")
+        hint = suggest(name, options, f"{group}={{}}")
+        return f"{group}={name}: there is no such {group} among {', '.join(options)}{hint}"
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    message = "\n  ".join(dict.fromkeys(line for part in (error, cause) for line in _plain_lines(part)))
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
         if value and value[0] not in "[{'\"":
             return f"{key}={value}: such a value needs quotes of its own: {key}='\"{value}\"'"
-    beyond = re.search(r"Error merging override phases\.(\d+)\.(\S+)\n.* not a subclass of PhaseConfig", message)
-    if beyond:
+        return message if value else f"{message}\n  an override is key=value, such as seed=1 or dry_run=true"
+    command = sys.argv[0].rpartition(" ")[2]
+    given = {word.partition("=")[0].lstrip("+~"): word.partition("=")[2] for word in sys.argv[1:]}
+    of_phase = next((key for key in given if key in OF_PHASES), None)
+    if command == "train" and of_phase is not None:
         return (
-            f"phases.{beyond[1]}.{beyond[2]}: there is no phase {beyond[1]}, and none can be appended so; give all of "
-            "them: 'phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]'"
-        )
-    of_phase = re.search(r"Could not override '(morph|module|target|deepen|widen|enlarge)'", message)
-    if of_phase and sys.argv[0].endswith(" train"):
-        return (
-            f"{of_phase[1]}: in train this is of a phase: 'phases=[{{morph: null}},{{morph: 1c1}}]' or "
+            f"{of_phase}: in train this is of a phase: 'phases=[{{morph: null}},{{morph: 1c1}}]' or "
             "\"phases=[{morph: null},{module: bridge, target: 'layer2.*.conv2'}]\""
         )
-    unknown = re.search(r"Key '([^']+)' (?:not in|is not in)", message)
-    if unknown:
-        whole = re.search(r"Could not override '([^']+)'", message)
-        given = whole[1] if whole else unknown[1]
-        near = _near(given) or _near(unknown[1])
-        if re.fullmatch(r"module\.channels\.\w+", given):
-            message += f"\n  the module says nothing of that vertex yet: write +{given}=..."
-        elif near:
-            message += f"\n  did you mean {' or '.join(map(repr, near))}?"
-        else:
-            message += _whose(given)
-    elif "Error parsing override" in message and "EQUAL" in message:
-        message += "\n  an override is key=value, such as seed=1 or dry_run=true"
+    key = str(getattr(cause, "full_key", None) or "").replace("[", ".").replace("]", "")
+    if isinstance(cause, ValidationError):
+        return _explain_value(command, key, given) or message
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+        if key.startswith("module.channels."):
+            return f"{message}\n  the module says nothing of that vertex yet: write +{key}=..."
+        return message + (_near(command, key) or _whose(command, key))
     return message
 
 
-def _unreadable_override() -> str:
-    """The first word of the command line that Hydra's grammar cannot read; empty if it can read all."""
-    parser = OverridesParser.create()
-    for word in sys.argv[1:]:
-        try:
-            parser.parse_override(word)
-        except HydraException:
-            if not word.startswith("-"):
-                return word
+def _plain_lines(error: BaseException) -> list[str]:
+    """The message of an error of Hydra or OmegaConf without what is of no use on a command line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    if isinstance(error, OmegaConfBaseException):
+        return lines[:1]  # then come the names of classes
+    return [line for line in lines if line and not line.startswith(("See https://hydra.cc", "To append to"))]
+
+
+def _explain_value(command: str, key: str, given: dict[str, str]) -> str:
+    """What is wrong with the value of ``key`` where a list is needed; empty if that is not it."""
+    types = {known.name: known.type for known in keys_of(command)} if command in SCHEMAS else {}
+    if key in given and types.get(key, "").startswith("list") and not given[key].startswith("["):
+        if key == "phases":
+            return (
+                f"phases={given[key]}: a list of phases is needed: 'phases=[{{morph: null}},{{morph: {given[key]}}}]'"
+            )
+        return f"{key}={given[key]}: a list is needed: '{key}=[{given[key]}]'"
+    beyond = next((word for word in given if word.startswith(f"{key}.")), None)
+    if key.startswith("phases.") and beyond is not None:
+        return (
+            f"{beyond}={given[beyond]}: there is no phase {key.removeprefix('phases.')}, and none can be appended so; "
+            "give all of them: 'phases=[{morph: null},{morph: 1c1_half},{morph: 1c1}]'"
+        )
     return ""
 
 
@@ -177,9 +163,8 @@ def _names(command: str) -> set[str]:
     return {key.name for key in keys_of(command)} | set(GROUPS[command])
 
 
-def _whose(given: str) -> str:
-    """Of which other commands ``given`` is a key, as lines of a message; and where those of this one stand."""
-    command = sys.argv[0].rpartition(" ")[2]
+def _whose(command: str, given: str) -> str:
+    """The other commands that have the key ``given``, as lines of a message, and where the keys of this one are."""
     if command not in SCHEMAS:
         return ""
     others = [f"morphnet {other}" for other in SCHEMAS if other != command and given in _names(other)]
@@ -188,19 +173,18 @@ def _whose(given: str) -> str:
     return f"\n  {of_others}morphnet {command} --help lists the keys of this command{threads}"
 
 
-def _near(given: str) -> list[str]:
-    """Keys and groups of the command that ``given`` may stand for, best first; none if it is one."""
-    command = sys.argv[0].rpartition(" ")[2]
+def _near(command: str, given: str) -> str:
+    """A line that suggests keys or groups of the command for ``given``; empty if none is close."""
     names = set.union(*map(_names, [command] if command in SCHEMAS else SCHEMAS))
-    place = re.search(r"\.\d+\.", given)
-    name = re.sub(r"\.\d+\.", ".N.", given)
+    words = given.split(".")
+    place = next((word for word in words if word.isdecimal()), "N")
+    name = ".".join("N" if word.isdecimal() else word for word in words)
     name = OTHER_NAMES.get(name, name)
-    if name in names:
-        return [] if name == given else [name]
     last = sorted((n for n in names if n.endswith(f".{name}")), key=lambda n: (".N." in n, n.startswith("after."), n))
-    parts = {n.rpartition(".")[2]: n for n in sorted(names, reverse=True)}
-    # What keys of one group share makes them no more alike.
-    close = last[:2] or difflib.get_close_matches(name, names, 1, cutoff=0.75 if "." in name else 0.6)
-    if not close and "." not in name:
-        close = [parts[part] for part in difflib.get_close_matches(name, parts, 1)]
-    return [n.replace(".N.", place[0]) if place else n for n in close]
+    if name in names or last:
+        near = "; did you mean " + " or ".join(map(repr, [name] if name in names else last[:2])) + "?"
+    else:
+        parts = {n.rpartition(".")[2]: n for n in sorted(names, reverse=True)}
+        # Keys of one group share a prefix, which makes them no more alike.
+        near = suggest(name, {**parts, **{n: n for n in names}}, "{!r}", cutoff=0.75 if "." in name else 0.6)
+    return near.replace("; ", "\n  ").replace(".N.", f".{place}.")

@@ -23,33 +23,29 @@ def evaluate_source(composed: DictConfig) -> None:
         raise ValueError(f"format={config.format!r}; expected text or json")
     predictions = None if config.predictions is None else _file_for_predictions(config.predictions)
 
-    from morphnet.cli.inputs import data_of_source, load_data, load_parent, normalised
+    from morphnet.cli.networks import load_to_evaluate
     from morphnet.flops import count_macs, count_parameters
     from morphnet.report.outcomes import over_views, write_classes
     from morphnet.store import network_hash
-    from morphnet.train import choose_engine, evaluate_data
+    from morphnet.train import evaluate_data
 
-    data_config = data_of_source(config.parent, config.data)
-    data = load_data(data_config, evaluation_only=True)
-    network = load_parent(config.parent, config.network, data, config.weights)
-    engine = choose_engine(config.device, config.precision)
-    data = normalised(data, data_config, network).to(engine.device)
-    engine = engine.place(network.float())
-    found = evaluate_data(network, data, engine)
+    loaded, data = load_to_evaluate(config, config.precision)
+    network, engine = loaded.network, loaded.engine
+    single = evaluate_data(network, data, engine)
     views = evaluate_data(network, data, engine, views=data.views) if data.views > 1 else None
-    if not math.isfinite(found.loss):
-        raise FloatingPointError(f"parent={config.parent} computes {found.loss}: check its weights and data.normalize")
+    if not math.isfinite(single.loss):
+        raise FloatingPointError(f"parent={config.parent} computes {single.loss}: check its weights and data.normalize")
     if predictions is not None:
-        for path, result in ((predictions, found), (over_views(predictions, data.views), views)):
+        for path, result in ((predictions, single), (over_views(predictions, data.views), views)):
             if result is not None and result.predictions is not None:
                 write_classes(path, result.predictions, data.classes)
     precision = str(engine.precision).removeprefix("torch.")
     if config.format == "json":
         figures = {
-            "errors": found.errors,
-            "images": found.images,
-            "error": found.error,
-            "loss": found.loss,
+            "errors": single.errors,
+            "images": single.images,
+            "error": single.error,
+            "loss": single.loss,
             "views": views and {"count": data.views, "error": views.error, "errors": views.errors, "loss": views.loss},
             "unreadable": data.unreadable.count() if data.unreadable else 0,
             "data": data.name,
@@ -63,7 +59,7 @@ def evaluate_source(composed: DictConfig) -> None:
         print(json.dumps(figures, indent=1))
         return
     where = f"{data.name}, {data.evaluated_on} images, {precision} on {engine.device.type}"
-    for result, how in ((found, ""), (views, f", {data.views} views of each")):
+    for result, how in ((single, ""), (views, f", {data.views} views of each")):
         if result is not None:
             print(
                 f"{result.errors:,} errors of {result.images:,} ({100 * result.error:.2f} %), "
@@ -74,12 +70,7 @@ def evaluate_source(composed: DictConfig) -> None:
 
 
 def _file_for_predictions(given: str) -> Path:
-    """``given`` as a file that can be written.
-
-    Raises:
-        ValueError, FileNotFoundError, FileExistsError: it does not end in ``.npy``, its folder is not there, or it is
-            a folder.
-    """
+    """``given`` as the path of a new file; refuses one that cannot be written."""
     path = Path(given)
     if path.suffix != ".npy":
         raise ValueError(f"predictions={given}: a file that ends in .npy is needed, such as predictions=grown.npy")

@@ -29,25 +29,21 @@ def flops(composed: DictConfig) -> None:
 
     rows = count_rows()
     if config.format == "json":
-        print(
-            json.dumps(
-                [
-                    {
-                        "table": counted.row.table,
-                        "network": counted.row.name,
-                        "phases": list(counted.row.via),
-                        "paper_million": counted.row.flop,
-                        "macs": counted.macs,
-                        "difference_million": round(counted.difference, 6),
-                        "paper_relative": counted.row.relative_flop,
-                        "relative": counted.relative,
-                        "agrees": counted.agrees,
-                    }
-                    for counted in rows
-                ],
-                indent=1,
-            )
-        )
+        plain = [
+            {
+                "table": counted.row.table,
+                "network": counted.row.name,
+                "phases": list(counted.row.via),
+                "paper_million": counted.row.flop,
+                "macs": counted.macs,
+                "difference_million": round(counted.difference, 6),
+                "paper_relative": counted.row.relative_flop,
+                "relative": counted.relative,
+                "agrees": counted.agrees,
+            }
+            for counted in rows
+        ]
+        print(json.dumps(plain, indent=1))
         return
     body = [
         [
@@ -67,5 +63,6 @@ def flops(composed: DictConfig) -> None:
         return
     agreeing = sum(counted.agrees for counted in rows)
     comment = "% " if config.format == "latex" else ""
-    found = f"{agreeing} of {len(rows)} counts round to the paper's figure"
-    print(f"\n{comment}One FLOP is one multiply-accumulate. {found}.")
+    print(
+        f"\n{comment}One FLOP is one multiply-accumulate. {agreeing} of {len(rows)} counts round to the paper's figure."
+    )

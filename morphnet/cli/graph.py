@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from morphnet.solvers import Solution
 
 FORMATS = ("text", "json")
-#: Ways to find the filters.
+#: Values of ``solve``.
 SOLVE = ("dense", "sparse", "als")
-#: After which ``als`` begins no further sweep.
+#: Time limit of ``als``.
 SECONDS = 30.0
-#: Paths that are written out as text.
+#: At most so many paths are printed.
 TERMS = 12
 WIDTH = 100
 
 
 @dataclass(frozen=True)
 class _Findings:
-    """All that is said about a module."""
+    """Everything that is printed about a module."""
 
     name: str
     reduction: Reduction
@@ -61,8 +61,7 @@ def graph(composed: DictConfig) -> None:
         raise ValueError("output is empty: give a folder for the pictures, or pictures=false")
     name, module = _module(config)
     kernel = _parent_kernel(config)
-    widths = module.widths(config.in_channels, config.out_channels)
-    reduction = reduce(module)
+    widths, reduction = module.widths(config.in_channels, config.out_channels), reduce(module)
     solutions = _solve(config, module, kernel)
     pictures: Sequence[Path] = ()
     if config.pictures:
@@ -73,16 +72,15 @@ def graph(composed: DictConfig) -> None:
         if solutions:
             from morphnet.report.filters import draw_filters
 
-            titles = {f"{how}: residual {found.residual:.1e}": found.filters for how, found in solutions.items()}
-            drawn = draw_filters(titles)
-            pictures = [*pictures, *save_picture(drawn, place.with_name(f"{place.name}_filters"))]
+            titles = {f"{how}: residual {each.residual:.1e}": each.filters for how, each in solutions.items()}
+            pictures = [*pictures, *save_picture(draw_filters(titles), place.with_name(f"{place.name}_filters"))]
     feasible = check_feasible(module, (config.out_channels, config.in_channels, *kernel))
     findings = _Findings(name, reduction, widths, kernel, feasible, solutions, pictures)
     print(json.dumps(_to_dict(findings), indent=1) if config.format == "json" else _to_text(findings))
 
 
 def _solve(config: GraphConfig, module: ModuleGraph, kernel: tuple[int, int]) -> dict[str, Solution]:
-    """The module solved in each way that is asked for, for one parent: random normal, or with a spec the identity."""
+    """Solutions of the module by each value of ``solve``, for a random normal parent, or with a spec the identity."""
     ways = [config.solve] if isinstance(config.solve, str) else config.solve or []
     if not isinstance(ways, list) or any(how not in SOLVE for how in ways):
         raise ValueError(f"solve={config.solve}: expected one or a list of {', '.join(SOLVE)}")
@@ -99,17 +97,16 @@ def _solve(config: GraphConfig, module: ModuleGraph, kernel: tuple[int, int]) ->
     else:
         scale = (config.in_channels * kernel[0] * kernel[1]) ** -0.5
         weight = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-    found = {}
+    solutions = {}
     for how in ways:
         method, init = ("als", "dense") if how == "als" else ("auto", how)
-        found[how] = solve(
-            module, weight, method, torch.Generator().manual_seed(config.seed), init=init, max_seconds=SECONDS
-        )
-    return found
+        generator = torch.Generator().manual_seed(config.seed)
+        solutions[how] = solve(module, weight, method, generator, init=init, max_seconds=SECONDS)
+    return solutions
 
 
 def _module(config: GraphConfig) -> tuple[str, ModuleGraph]:
-    """The module that is asked for, and what its pictures are called."""
+    """The module and its name, which its pictures get."""
     choice = HydraConfig.get().runtime.choices.get("module")
     has_module = choice is not None or bool(config.module.edges or config.module.channels)
     if has_module == (config.morph is not None):
@@ -137,14 +134,11 @@ def _parent_kernel(config: GraphConfig) -> tuple[int, int]:
 def _to_text(it: _Findings) -> str:
     module = it.reduction.module
     paths, convolutions = module.count_paths(), len(module.convolutions)
+    vertices = ", ".join(f"{vertex} {width}" for vertex, width in it.widths.items())
     lines = [
         f"module {it.name}: {len(it.widths)} vertices, {len(module.edges)} edges ({convolutions} with a filter)",
         "",
-        *textwrap.wrap(
-            "vertices   " + ", ".join(f"{vertex} {width}" for vertex, width in it.widths.items()) + " (name, channels)",
-            WIDTH,
-            subsequent_indent=" " * 11,
-        ),
+        *_wrapped("vertices", f"{vertices} (name, channels)"),
     ]
     wide = max(len(edge.name) for edge in module.edges)
     for i, edge in enumerate(module.edges):
@@ -154,8 +148,10 @@ def _to_text(it: _Findings) -> str:
     lines += [f"{'':11}{'G = ' if i == 0 else '  + '}{term}" for i, term in enumerate(terms)]
     if paths > TERMS:
         lines.append(f"{'':11}  + {paths - TERMS:,} more")
-    lines.append(f"{'kernel':11}{_filter(module)}, {_holds(module, it.kernel)}")
-    lines += textwrap.wrap(f"{'solvable':11}{it.feasible}", WIDTH, subsequent_indent=" " * 11)
+    (rows, columns), taps = module.kernel, len(module.support)
+    few = f" with {taps} of {rows * columns} taps" if taps < rows * columns else ""
+    lines.append(f"{'kernel':11}{rows}x{columns}{few}, {_holds(module, it.kernel)}")
+    lines += _wrapped("solvable", str(it.feasible))
     lines += [f"{'reduction' if i == 0 else '':11}{line}" for i, line in enumerate(str(it.reduction).splitlines())]
     for how, solution in it.solutions.items():
         facts = [
@@ -166,10 +162,14 @@ def _to_text(it: _Findings) -> str:
             *([] if solution.converged else [solution.outcome]),
             *solution.weak,
         ]
-        lines += textwrap.wrap(f"{how:11}{'; '.join(facts)}", WIDTH, subsequent_indent=" " * 11)
+        lines += _wrapped(how, "; ".join(facts))
     if it.pictures:
         lines.append(f"{'pictures':11}{', '.join(map(str, it.pictures))}")
     return "\n".join(lines)
+
+
+def _wrapped(title: str, text: str) -> list[str]:
+    return textwrap.wrap(f"{title:11}{text}", WIDTH, subsequent_indent=" " * 11)
 
 
 def _term(path: tuple[Edge, ...]) -> str:
@@ -181,12 +181,6 @@ def _term(path: tuple[Edge, ...]) -> str:
         return "I" if edge.scale == 1 else f"{edge.scale:g} I"
 
     return " ⊛ ".join(factor(edge) for edge in reversed(path))
-
-
-def _filter(module: ModuleGraph) -> str:
-    rows, columns = module.kernel
-    few = f" with {len(module.support)} of {rows * columns} taps" if len(module.support) < rows * columns else ""
-    return f"{rows}x{columns}{few}"
 
 
 def _holds(module: ModuleGraph, kernel: tuple[int, int]) -> str:
@@ -230,14 +224,9 @@ def _to_dict(it: _Findings) -> dict[str, Any]:
         "irreducible": [edge.name for edge in it.reduction.irreducible.edges],
         "solutions": {
             how: {
-                "residual": solution.residual,
-                "converged": solution.converged,
-                "outcome": solution.outcome,
+                **{key: getattr(solution, key) for key in ("residual", "converged", "outcome")},
                 "condition": solution.condition if math.isfinite(solution.condition) else None,
-                "zero_share": solution.zero_share,
-                "iterations": solution.iterations,
-                "seconds": solution.seconds,
-                "weak": list(solution.weak),
+                **{key: getattr(solution, key) for key in ("zero_share", "iterations", "seconds", "weak")},
             }
             for how, solution in it.solutions.items()
         },

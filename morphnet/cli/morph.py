@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from morphnet.cli.compose import run_job, to_dataclass, to_yaml
+from morphnet.cli.compose import run_job, to_dataclass
 from morphnet.cli.output import new_folder, note
 from morphnet.config import DataConfig, MorphCommandConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from morphnet.cli.networks import Loaded
     from morphnet.data import ImageData
 
 
@@ -31,14 +28,13 @@ def morph(composed: DictConfig) -> None:
 
 
 def _morph_into(output: Path, config: MorphCommandConfig) -> None:
-    from morphnet.cli.inputs import load_parent
+    from morphnet.cli.networks import load, write, write_report
     from morphnet.cli.operations import layer_morphs
     from morphnet.data import generator_for
     from morphnet.morph import InexactError, MorphError, morph_network
     from morphnet.nn.metadata import metadata_of
     from morphnet.spec import parse_spec
-    from morphnet.store import network_hash, save_network
-    from morphnet.train import choose_engine
+    from morphnet.store import network_hash
 
     layers = layer_morphs(config)
     if layers is None and config.morph is None:
@@ -49,36 +45,28 @@ def _morph_into(output: Path, config: MorphCommandConfig) -> None:
     spec = layers if layers is not None else str(parse_spec(str(config.morph)))
     config.check_fits({layers is not None})
     settings = config.settings_of(layers is not None)
-    data, data_config = _data(config, needed=settings["bn"] != "none")
-    parent = load_parent(config.parent, config.network, data, config.weights, convert=layers is None)
-    engine = choose_engine(config.device, "float32")
-    engine.place(parent)
-    images, facts = _images(config, data, data_config, parent)
+    loaded = load(config, *_data(config, needed=settings["bn"] != "none"), convert=layers is None)
+    images, facts = _images(config, loaded)
+    report_file = output / "morph_report.json"
     try:
         child, report = morph_network(
-            parent, spec, generator=generator_for(config.seed, "filters"), **images, **settings
+            loaded.network, spec, generator=generator_for(config.seed, "filters"), **images, **settings
         )
     except MorphError as error:
-        _write_report(output, error.report.to_dict())
+        write_report(report_file, error.report.to_dict())
         raise
     except InexactError as error:
-        _write_report(output, {"passed": False, "failures": [str(error)]})
+        write_report(report_file, {"passed": False, "failures": [str(error)]})
         raise
-    metadata = metadata_of(child)
-    metadata.update(facts)
-    metadata["lineage"] = [
-        *metadata_of(parent).get("lineage", []),
-        {"network": network_hash(parent), "morph": report.spec},
-    ]
-    _write_report(output, {**report.to_dict(), "parent_hash": network_hash(parent), "child_hash": network_hash(child)})
-    (output / "config.yaml").write_text(to_yaml(asdict(replace(config, data=data_config))))
-    saved = save_network(child, output / "network.safetensors")
+    metadata_of(child).update(facts)
+    hashes = {"parent_hash": network_hash(loaded.network), "child_hash": network_hash(child)}
+    write_report(report_file, {**report.to_dict(), **hashes})
     print(report)
-    print(f"written to  {saved}")
+    write(output, child, loaded, {"morph": report.spec}, config)
 
 
 def _data(config: MorphCommandConfig, *, needed: bool) -> tuple[ImageData | None, DataConfig | None]:
-    """The images asked for, or those of the parent's run; None where none are needed, and none are there or named."""
+    """The images asked for, or those of the parent's run; None where none are needed and none are found."""
     from morphnet.cli.inputs import data_of_source, load_data
 
     named = needed or config.data is not None or config.network is not None
@@ -99,34 +87,25 @@ def _data(config: MorphCommandConfig, *, needed: bool) -> tuple[ImageData | None
         return None, None
 
 
-def _images(
-    config: MorphCommandConfig, data: ImageData | None, data_config: DataConfig | None, parent: nn.Module
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the morph is measured and proved on, and what the child's file says of its images."""
+def _images(config: MorphCommandConfig, loaded: Loaded) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Images to measure and prove the morph on, and what the child's file says of its data."""
     import torch
 
-    from morphnet.cli.inputs import augmentation_of, normalised
+    from morphnet.cli.inputs import augmentation_of
     from morphnet.data import calibration_batches
     from morphnet.data.batches import check_calibration
     from morphnet.train.description import facts_of_data
 
-    if data is None or data_config is None:
-        if config.input_size is None:
+    data, size = loaded.data, config.input_size
+    if data is None or loaded.data_config is None:
+        if size is None:
             return {}, {}
-        size = config.input_size
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"input_size={size}: [C,H,W] of an image is needed, such as [3,224,224]")
         return {"example_input": torch.zeros(4, *size)}, {}
-    if config.input_size is not None:
-        raise ValueError(f"input_size={config.input_size} goes without data; the images of {data.name} have a size")
-    data = normalised(data, data_config, parent)
-    check_calibration("calibration_batches", config.calibration_batches, len(data.train))
-    batches = calibration_batches(
-        data, augmentation_of(data_config), (config.seed, "calibration"), config.calibration_batches
-    )
+    if size is not None:
+        raise ValueError(f"input_size={size} goes without data; the images of {data.name} have a size")
+    count = config.calibration_batches
+    check_calibration("calibration_batches", count, len(data.train))
+    batches = calibration_batches(data, augmentation_of(loaded.data_config), (config.seed, "calibration"), count)
     return {"calibration": batches}, facts_of_data(data)
-
-
-def _write_report(output: Path, report: dict[str, object]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "morph_report.json").write_text(json.dumps(report, indent=1) + "\n")

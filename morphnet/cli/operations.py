@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from morphnet.cli.files import load_own
 from morphnet.cli.reference import configs_dir
 from morphnet.config import ModuleConfig, MorphCommandConfig, PhaseConfig
 from morphnet.graph import ModuleGraph
+from morphnet.suggest import suggest
 
 #: Exactly one of these keys goes with ``target``.
 LAYER_MORPHS = ("module", "deepen", "widen", "enlarge")
@@ -76,9 +76,7 @@ def _file_of(name: str, key: str) -> dict[str, Any]:
         folders += [Path(source.path) for source in sources if source.schema == "file"]
     known = sorted({path.stem for folder in folders for path in (folder / "module").glob("*.yaml")})
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"{key}={name}: there is no such module; {hint}There are: {', '.join(known)}")
+        raise ValueError(f"{key}={name}: there is no such module among {', '.join(known)}{suggest(name, known)}")
     path = next(p for folder in reversed(folders) if (p := folder / "module" / f"{name}.yaml").is_file())
     content = load_own(path)
     return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}

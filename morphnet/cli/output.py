@@ -1,4 +1,4 @@
-"""The folders commands write to, and what they say beside their results."""
+"""Output folders of commands, and their notes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from morphnet.store import hold_or_refuse
 
 
 def refuse_file(output: Path) -> None:
-    """Refuses what cannot be a folder.
-
-    Raises:
-        FileExistsError: it, or a part of the way there, is a file.
-    """
+    """Raises ``FileExistsError`` if ``output`` or a folder above it is a file."""
     for place in (output, *output.parents):
         if place.exists() and not place.is_dir():
             raise FileExistsError(f"output={output}: {place} is a file; give a folder")
@@ -24,9 +20,7 @@ def refuse_file(output: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(name: str) -> Iterator[Path]:
-    """``name`` as a folder that was not there, or empty; within, no other command takes it.
-
-    It is taken away again where nothing was put into it.
+    """``name`` as a new or empty folder, locked against other commands; removed if nothing is written to it.
 
     Raises:
         ValueError, FileExistsError: it is no such folder.
@@ -35,37 +29,43 @@ def new_folder(name: str) -> Iterator[Path]:
         raise ValueError("output is empty: give a new folder")
     output = Path(name)
     refuse_file(output)
-    there = output.exists()
+    existed = output.exists()
     lock = output / ".lock"
-    try:
-        if there and set(output.iterdir()) - {lock}:
+
+    def files() -> set[Path]:
+        return set(output.iterdir()) - {lock} if output.exists() else set()
+
+    def refuse_files() -> None:
+        if files():
             raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
+
+    try:
+        refuse_files()
         with hold_or_refuse(lock, f"output={output}: another command is at work there; give a new folder"):
-            if set(output.iterdir()) - {lock}:  # that other command has ended a moment ago
-                raise FileExistsError(f"output={output} is not empty; give a new folder, or delete that one")
             try:
+                refuse_files()  # another command may have ended a moment ago
                 yield output
-            except OSError:  # such as a full disk: what is there is not whole
-                for file in set(output.iterdir()) - {lock}:
+            except OSError:  # such as a full disk: the files are not whole
+                for file in files():
                     with contextlib.suppress(OSError):
                         file.unlink()
                 raise
             finally:
                 lock.unlink(missing_ok=True)
     finally:
-        if not there:
+        if not existed:
             with contextlib.suppress(OSError):
                 output.rmdir()
 
 
 def short(path: Path) -> str:
-    """``path`` as a person here would write it."""
+    """``path``, relative to the current folder if it is inside."""
     with contextlib.suppress(ValueError):
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
 
 
 def note(line: str) -> None:
-    """What is allowed, and often not meant; of several processes one says it."""
+    """Prints a likely mistake to standard error, from the first process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"morphnet: note: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Lines of jobs that run side by side: each says which job it is of."""
+"""A prefix before each output line of jobs that run side by side."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TextIO
 
 
 class PrefixedLines(io.TextIOBase):
-    """Writes whole lines to ``stream``, each with ``prefix`` before it; no terminal, so that nobody draws a bar there.
+    """Writes whole lines to ``stream``, each with ``prefix`` before it, so that those of several jobs do not mix.
 
-    A line is passed on in one piece, so that lines of several processes do not run into each other.
+    It is no terminal, so no progress bar is drawn on it.
     """
 
     def __init__(self, stream: TextIO, prefix: str) -> None:
@@ -32,26 +32,24 @@ class PrefixedLines(io.TextIOBase):
         return self._stream.fileno()
 
     def finish(self) -> None:
-        """Passes on a last line that has no end."""
+        """Writes a last line that has no end."""
         if self._rest:
             self.write("\n")
 
 
 @contextlib.contextmanager
 def prefixed(prefix: str | None) -> Iterator[None]:
-    """What this process prints meanwhile has ``prefix`` before every line; as ever if that is None."""
+    """Within, everything this process prints has ``prefix`` before every line; None changes nothing."""
     if prefix is None:
         yield
         return
-    before = sys.stdout, sys.stderr
-    out, errors = (PrefixedLines(stream, prefix) for stream in before)
-    sys.stdout, sys.stderr = out, errors  # type: ignore[assignment]
+    out, errors = PrefixedLines(sys.stdout, prefix), PrefixedLines(sys.stderr, prefix)
     try:
-        yield
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):  # type: ignore[type-var]
+            yield
     finally:
         out.finish()
         errors.finish()
-        sys.stdout, sys.stderr = before
 
 
 def prefix_now() -> str | None:

@@ -1,7 +1,7 @@
-"""The jobs of one command, by whatever launcher: what came of each, one table of all, and every failure.
+"""The jobs of one ``train`` command, with any Hydra launcher: one table of all jobs, and a list of the failures.
 
 Jobs run in this process, in other processes, or on other machines. Each writes its outcome to its run directory and to
-a folder of the sweep, where the process that launched them reads it; nothing comes back by way of the launcher.
+a folder of the sweep, which the launching process reads; nothing is returned through the launcher.
 """
 
 from __future__ import annotations
@@ -37,34 +37,35 @@ from morphnet.store import hold_or_refuse, is_held
 if TYPE_CHECKING:
     from morphnet.report.record import Record
 
-#: Launchers whose jobs run on this machine, as far as one can tell.
+#: Launchers whose jobs run on this machine.
 LOCAL = ("basic", "joblib")
 #: Launchers whose jobs share the GPUs of one machine.
 ONE_MACHINE = ("joblib", "submitit_local")
-#: How long jobs that the launcher has given to another process may take to begin, once the launcher has failed.
+#: Seconds that a job may still take to begin after the launcher has failed.
 GRACE_SECONDS = {"basic": 0.0, "joblib": 0.0}
 OTHER_GRACE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 BUSY = "another process is at work there; wait for it or stop it, or give another hydra.run.dir=..."
-KILLED = "ended without a word (killed, out of memory or out of time); the same command goes on from its checkpoint"
+KILLED = "ended without a message (killed, out of memory or out of time); the same command goes on from its checkpoint"
 
 Records = list["Record"]
-#: Runs a composed configuration in a directory; tells the status when the directory is its own.
+#: Runs a composed configuration in a directory.
 Train = Callable[[DictConfig, Path, RunStatus], Records]
 
 
 def launch(train: Train) -> None:
-    """Composes the jobs of the command line, runs them, prints one table, and raises what went wrong.
+    """Runs the jobs of the command line and prints one table.
 
     Raises:
-        SweepError: jobs of a sweep failed, or did not end; all of them are named.
+        SweepError: jobs of a sweep failed or did not end; all are named.
     """
     if "RANK" in os.environ and {"-m", "--multirun"} & set(sys.argv):
         raise ValueError("a sweep (-m) under torchrun: give devices=N instead, and every job starts its own processes")
     sweep = _Sweep(train, list(sys.argv))
     Jobs.current = sweep
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if ours:  # by default a signal would leave the folder of outcomes behind
+    in_main = threading.current_thread() is threading.main_thread()
+    handles_stop = in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if handles_stop:  # by default a signal would leave the folder of outcomes behind
         signal.signal(signal.SIGTERM, _end)
     try:
         try:
@@ -77,14 +78,14 @@ def launch(train: Train) -> None:
         else:
             sweep.report(None)
     finally:
-        if ours:
+        if handles_stop:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         Jobs.current = None
         if sweep.folder is not None:
             shutil.rmtree(sweep.folder, ignore_errors=True)
             if sweep.made_output:
                 with contextlib.suppress(OSError):
-                    sweep.folder.parent.rmdir()  # if nothing was made there
+                    sweep.folder.parent.rmdir()  # if it is empty
 
 
 def _end(signum: int, frame: Any) -> None:
@@ -94,7 +95,7 @@ def _end(signum: int, frame: Any) -> None:
 
 
 class Jobs(Callback):
-    """Hydra's call before a sweep: notes which jobs were asked for."""
+    """Hydra's callback before a sweep."""
 
     current: _Sweep | None = None
 
@@ -104,18 +105,18 @@ class Jobs(Callback):
 
 
 class _Sweep:
-    """The jobs of one command; the job function carries it to wherever a job runs.
+    """The jobs of one command; it is pickled to wherever a job runs.
 
     Attributes:
-        arguments: the command line; a worker has another one.
-        folder: of the outcomes, one file for each job; None for a single run.
-        asked: the overrides of every job, in order; None where the sweeper chooses them as it goes.
+        arguments: the command line, which a worker does not have.
+        folder: one outcome file for each job; None for a single run.
+        asked: the overrides of every job, in order; None if the sweeper chooses them one by one.
     """
 
     def __init__(self, train: Train, arguments: list[str]) -> None:
         self.train, self.arguments = train, arguments
         self.folder: Path | None = None
-        self.made_output = False  # its parent was not there before
+        self.made_output = False  # whether the parent of the folder is new
         self.asked: list[list[str]] | None = None
         self.dry_run = False
         self.unknown = 0  # jobs that could not be estimated
@@ -124,13 +125,13 @@ class _Sweep:
         self.run_dir: Path | None = None
 
     def begin(self, config: DictConfig) -> None:
-        """Before the first job of a sweep, in the process that launches them."""
+        """Prepares a sweep, in the process that launches its jobs."""
         self.launcher = str(config.hydra.runtime.choices.get("hydra/launcher", "basic"))
         folder = Path(str(config.hydra.sweep.dir)).resolve() / f".sweep-{uuid.uuid4().hex[:8]}"
         self.made_output = not folder.parent.exists()
         folder.mkdir(parents=True)
         self.folder = folder
-        with contextlib.suppress(HydraException):  # which the sweeper will raise in a moment
+        with contextlib.suppress(HydraException):  # the sweeper will raise it
             self.asked = asked_jobs(config)
         self.dry_run = bool(config.get("dry_run"))
         if self.asked and (self.dry_run or self.launcher in LOCAL):
@@ -141,7 +142,7 @@ class _Sweep:
                 print(text, flush=True)
 
     def job(self, composed: DictConfig) -> None:
-        """One job, in any process. In a sweep a failure is written down and not raised: the other jobs go on."""
+        """Runs one job, in any process. In a sweep a failure is written to a file and not raised: other jobs go on."""
         hydra_config = HydraConfig.get()
         run_dir = Path(hydra_config.runtime.output_dir)
         entry = None if self.folder is None else self.folder / f"{hydra_config.job.num}.json"
@@ -151,12 +152,12 @@ class _Sweep:
             self._run(composed, hydra_config, run_dir, entry)
 
     def _run(self, composed: DictConfig, hydra_config: Any, run_dir: Path, entry: Path | None) -> None:
-        if int(os.environ.get("RANK", "0")):  # torchrun started several processes, and the first one keeps the books
+        if int(os.environ.get("RANK", "0")):  # of the processes of torchrun, the first one writes the status
             self.train(composed, run_dir, RunStatus(run_dir, None))
             return
         if composed.dry_run:
             try:
-                if hydra_config.mode != RunMode.MULTIRUN:  # a sweep has said it of all jobs
+                if hydra_config.mode != RunMode.MULTIRUN:  # a sweep has printed it for all jobs
                     self.train(composed, run_dir, RunStatus(run_dir, None))
             finally:
                 _remove_empty(run_dir, keep=False)
@@ -173,7 +174,7 @@ class _Sweep:
                     _remove_empty(run_dir, keep)
                     raise
         except Exception as error:
-            if not status.ended:  # not even the lock could be had
+            if not status.ended:  # the lock was not free
                 status.failed(error, ours=False)
             if hydra_config.mode != RunMode.MULTIRUN:
                 raise
@@ -187,21 +188,21 @@ class _Sweep:
         return bool(self._entries()) or not isinstance(error, (HydraException, OmegaConfBaseException))
 
     def settle(self) -> None:
-        """Waits for jobs that go on although the launcher has failed."""
+        """Waits for jobs that go on after the launcher has failed."""
         until = time.monotonic() + GRACE_SECONDS.get(self.launcher, OTHER_GRACE_SECONDS)
-        told, quiet = False, 0
-        while quiet < 2:  # a job has its entry a moment before its lock
+        announced, quiet = False, 0
+        while quiet < 2:  # a job writes its entry just before it takes its lock
             entries = self._entries()
             alive = sum(e["state"] == "running" and is_held(Path(e["run_dir"]) / LOCK) for e in entries.values())
             coming = len(self.asked or []) > len(entries) and time.monotonic() < until
             quiet = 0 if alive or coming else quiet + 1
-            if alive and not told:
+            if alive and not announced:
                 print(f"the launcher has failed; waiting for {alive} jobs that go on", flush=True)
-                told = True
+                announced = True
             time.sleep(LOOK_SECONDS)
 
     def report(self, error: Exception | None) -> None:
-        """Prints the table of all runs that are done, and raises the list of the others."""
+        """Prints the table of the finished runs and raises an error that lists the others."""
         if self.folder is None:
             _print_table({} if self.run_dir is None else {str(self.run_dir): self.records})
             return
@@ -224,9 +225,9 @@ class _Sweep:
                 failed.append((f"job {number} ({overrides})", f"never began{queued}", exit_code(error) if error else 1))
                 continue
             run_dir = Path(entry["run_dir"])
-            found = finished_records(run_dir) if entry["state"] == "done" else None
-            if found is not None:
-                runs[entry["run_dir"]] = found
+            records = finished_records(run_dir) if entry["state"] == "done" else None
+            if records is not None:
+                runs[entry["run_dir"]] = records
             elif entry["state"] == "done":
                 failed.append((short(run_dir), "its records are gone", 1))
             elif entry["state"] in ("failed", "stopped"):
@@ -238,20 +239,20 @@ class _Sweep:
         if failed:
             total = len(entries) if self.asked is None else len(self.asked)
             listed = "".join(f"\n  {name}: {message}" for name, message, _ in failed)
-            said = f"\nthe launcher said: {str(error).strip().splitlines()[0][:500]}" if error and str(error) else ""
-            raise SweepError(f"{len(failed)} of {total} jobs failed:{listed}{said}", max(code for *_, code in failed))
+            reason = f"\nthe launcher said: {str(error).strip().splitlines()[0][:500]}" if error and str(error) else ""
+            raise SweepError(f"{len(failed)} of {total} jobs failed:{listed}{reason}", max(code for *_, code in failed))
         if error is not None:
             raise error
 
     def _entries(self) -> dict[int, dict[str, Any]]:
-        """What jobs have written, by their number."""
+        """The outcomes of jobs, by their number."""
         assert self.folder is not None
-        found = {int(path.stem): read_status(path) for path in self.folder.glob("[0-9]*.json")}
-        return {number: entry for number, entry in found.items() if entry is not None}
+        entries = {int(path.stem): read_status(path) for path in self.folder.glob("[0-9]*.json")}
+        return {number: entry for number, entry in entries.items() if entry is not None}
 
 
 def asked_jobs(config: DictConfig) -> list[list[str]] | None:
-    """The overrides of every job of a sweep, in their order; None for a sweeper that chooses them as it goes."""
+    """The overrides of every job of a sweep, in order; None if the sweeper chooses them one by one."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     sweeper = config.hydra.sweeper
@@ -265,12 +266,11 @@ def asked_jobs(config: DictConfig) -> list[list[str]] | None:
 
 
 def device_of_job(device: str, launcher: str, job: int | None, gpus: int) -> str:
-    """The device of job number ``job``: jobs that share the GPUs of one machine take them in turn.
+    """The device of job number ``job``, None for a single run: jobs on one machine take its GPUs in turn.
 
     Args:
-        device: as asked for; one that names its GPU, or the CPU, stays as it is.
-        launcher: Hydra's name of it.
-        job: None for a single run.
+        device: as configured; one that names a GPU or the CPU is kept.
+        launcher: Hydra's name.
     """
     if job is None or gpus < 2 or launcher not in ONE_MACHINE or device not in ("auto", "cuda"):
         return device
@@ -284,21 +284,21 @@ def device_of_this_job(device: str) -> str:
     config = HydraConfig.get()
     job = None if OmegaConf.is_missing(config.job, "num") else int(config.job.num)
     launcher = str(config.runtime.choices.get("hydra/launcher", "basic"))
-    found = device_of_job(device, launcher, job, torch.cuda.device_count())
-    if found != device:
-        torch.cuda.set_device(found)
-    return found
+    own = device_of_job(device, launcher, job, torch.cuda.device_count())
+    if own != device:
+        torch.cuda.set_device(own)
+    return own
 
 
 def _mark_killed(run_dir: Path, entry: dict[str, Any]) -> None:
-    """Says in the run directory as well that the process is gone."""
-    found = read_status(run_dir / STATUS)
-    if found is not None and found["state"] == "running" and found.get("pid") == entry.get("pid"):
-        write_status(run_dir / STATUS, {**found, "state": "failed", "message": KILLED, "exit_code": 1})
+    """Writes to the run directory that its process is gone."""
+    status = read_status(run_dir / STATUS)
+    if status is not None and status["state"] == "running" and status.get("pid") == entry.get("pid"):
+        write_status(run_dir / STATUS, {**status, "state": "failed", "message": KILLED, "exit_code": 1})
 
 
 def _remove_empty(folder: Path, keep: bool) -> None:
-    """Takes away what a run that made nothing has left; the folder itself too, unless the user has named it."""
+    """Removes what a run without results has left, and ``folder`` unless ``keep``."""
     if (folder / "config.yaml").exists():
         return
     with contextlib.suppress(OSError):
@@ -310,7 +310,7 @@ def _remove_empty(folder: Path, keep: bool) -> None:
 
 
 def _print_table(runs: dict[str, Records]) -> None:
-    runs = {folder: found for folder, found in runs.items() if found}
+    runs = {folder: records for folder, records in runs.items() if records}
     if not runs:
         return
     from morphnet.report.table import caption, rows_of, runs_table
@@ -321,8 +321,8 @@ def _print_table(runs: dict[str, Records]) -> None:
         text = runs_table(rows_of(records)).write()
     except ValueError:  # one seed in several output folders: a table for each
         text = "\n\n".join(
-            f"{short(Path(folder))}\n{runs_table(rows_of(found)).write()}" for folder, found in runs.items()
+            f"{short(Path(folder))}\n{runs_table(rows_of(each)).write()}" for folder, each in runs.items()
         )
     print(f"\n{text}\n\n{caption(records)}", flush=True)
-    for folder, found in runs.items():
-        (Path(folder) / "table.txt").write_text(runs_table(rows_of(found)).write() + "\n")
+    for folder, each in runs.items():
+        (Path(folder) / "table.txt").write_text(runs_table(rows_of(each)).write() + "\n")

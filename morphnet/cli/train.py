@@ -32,9 +32,9 @@ def main() -> None:
 
 
 def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[Record]:
-    """Runs what ``composed`` describes in ``run_dir``, in as many processes as it says; returns its records.
+    """Runs ``composed`` in ``run_dir``, in ``devices`` processes; returns its records.
 
-    Where that is done already, as its files say, neither data nor networks are loaded.
+    If the run is finished already, neither data nor networks are loaded.
     """
     config = to_dataclass(composed, TrainConfig)
     with _stopped_after(config.trainer.stop_after):
@@ -43,7 +43,7 @@ def train(composed: DictConfig, run_dir: Path, status: RunStatus) -> list[Record
 
 @contextlib.contextmanager
 def _stopped_after(seconds: float | None) -> Iterator[None]:
-    """Within, this process gets a SIGTERM so many seconds after the command began."""
+    """Within, this process gets a SIGTERM ``seconds`` after the command began."""
     if seconds is None:
         yield
         return

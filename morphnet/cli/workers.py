@@ -1,4 +1,4 @@
-"""``devices=2``: the workers of one run, started, watched and, if one is killed, started again."""
+"""``devices=2``: starts and watches the workers of one run, and restarts them if one is killed."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from morphnet.config import TrainConfig
 
 #: Exit code of a worker that only lost the others: EX_TEMPFAIL.
 LOST = 75
-#: What is wrong with the input, every process finds out; the first one may say it before the others do.
+#: Every process finds wrong input; the others wait so long for the first one's message.
 SECONDS_FOR_THE_FIRST = 3.0
-#: By which a run is asked to stop.
+#: Signals that stop a run.
 STOPS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between two looks at the workers.
 WATCH_SECONDS = 0.2
-#: Beside the job: the first worker has made the run directory this run's.
+#: A file beside the job: the first worker has claimed the run directory.
 CLAIMED = "claimed"
 
 
 def run_workers(
     config: TrainConfig, run_dir: Path, recipe: str | None, devices: int, restarts: int, status: RunStatus
 ) -> None:
-    """Runs what ``config`` describes in ``devices`` processes on this machine.
+    """Runs ``config`` in ``devices`` processes on this machine.
 
-    If one of them is killed, all are started again and go on from the last checkpoint, ``restarts`` times at most. A
-    worker that fails with a message of its own is not: it would fail again.
+    If one is killed, all restart from the last checkpoint, at most ``restarts`` times. A worker that failed with a
+    message is not restarted: it would fail again.
 
     Raises:
         SweepError: a worker failed.
-        KeyboardInterrupt: the run was asked to stop, and its workers have.
+        KeyboardInterrupt: the run was stopped.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     from morphnet.train.interruption import Interrupted
 
-    logging.disable(logging.CRITICAL)  # what the agent would log, the messages here and of the workers say already
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the workers: DDP warns of what is meant to be
+    logging.disable(logging.CRITICAL)  # the agent repeats the messages of the workers
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides warnings of DDP in the workers
     job = {
         "config": asdict(config),
         "run_dir": str(run_dir),
@@ -63,7 +63,8 @@ def run_workers(
         "status": status.values,
         "prefix": prefix_now(),
     }
-    handlers = {signum: signal.getsignal(signum) for signum in STOPS} if _in_main_thread() else {}
+    in_main = threading.current_thread() is threading.main_thread()
+    handlers = {signum: signal.getsignal(signum) for signum in STOPS} if in_main else {}
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "job.json"
@@ -88,12 +89,12 @@ def run_workers(
         raise Interrupted(int(stop.sigval), "stopped") from None
     finally:
         logging.disable(logging.NOTSET)
-        for signum, handler in handlers.items():  # the agent leaves its own
+        for signum, handler in handlers.items():  # the agent does not restore them
             signal.signal(signum, handler)
 
 
 def _attempt(path: Path, devices: int) -> dict[int, int]:
-    """Starts the workers and waits for them; the exit codes of those that failed, a signal's number negative."""
+    """Starts the workers, waits, and returns the exit codes of those that failed; a signal's number is negative."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -116,14 +117,14 @@ def _attempt(path: Path, devices: int) -> dict[int, int]:
 
 
 def judge(codes: Mapping[int, int]) -> tuple[str, int | None]:
-    """What exit codes of workers come to, and the exit code of the run.
+    """A summary of the workers' exit codes, and the exit code of the run.
 
-    When one worker ends, the agent ends the others by SIGTERM: 143 of a worker that heard it, -15 of one that did not.
-    The code is None if all is well, and :data:`LOST` if they may be started again.
+    When one worker ends, the agent sends SIGTERM to the others, which end with 143, or -15 if they did not handle it.
+    The code is None if no worker failed, and :data:`LOST` if they may be restarted.
     """
-    said = {r: c for r, c in codes.items() if c > 0 and c != LOST and c - 128 not in STOPS}
-    if said:
-        return ", ".join(f"rank {rank}" for rank in sorted(said)), said[min(said)]
+    failed = {r: c for r, c in codes.items() if c > 0 and c != LOST and c - 128 not in STOPS}
+    if failed:
+        return ", ".join(f"rank {rank}" for rank in sorted(failed)), failed[min(failed)]
     killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
     if killed:
         return ", ".join(f"rank {rank} was killed by {_signal_name(s)}" for rank, s in sorted(killed.items())), LOST
@@ -136,9 +137,12 @@ def judge(codes: Mapping[int, int]) -> tuple[str, int | None]:
 
 
 def worker(path: str) -> int:
-    """One worker: does the job that :func:`run_workers` wrote to ``path``, and returns an exit code."""
+    """Does the job that :func:`run_workers` wrote to ``path`` as one worker, and returns an exit code."""
     job: Mapping[str, Any] = json.loads(Path(path).read_text())
-    _end_with(job["launcher"])
+    if sys.platform == "linux":  # ends this process when its launcher ends
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != job["launcher"]:
+        os._exit(LOST)
     register()
     sys.argv = list(job["argv"])
     rank = int(os.environ["RANK"])
@@ -149,18 +153,17 @@ def worker(path: str) -> int:
         Path(path).with_name(CLAIMED).touch()
         write_status(run_dir / STATUS, job["status"])
 
+    def train() -> None:
+        from morphnet.cli.process import train_here
+
+        train_here(config, run_dir, job["recipe"], config.device, begin)
+
     with prefixed(job["prefix"]):
-        return _work(rank, lambda: _train(config, run_dir, job["recipe"], begin))
-
-
-def _train(config: TrainConfig, run_dir: Path, recipe: str | None, begin: Callable[[], None]) -> None:
-    from morphnet.cli.process import train_here
-
-    train_here(config, run_dir, recipe, config.device, begin)
+        return _work(rank, train)
 
 
 def _work(rank: int, train: Callable[[], None]) -> int:
-    """Calls ``train``, says what goes wrong, and returns an exit code."""
+    """Calls ``train``, prints an error, and returns an exit code."""
     try:
         train()
     except KeyboardInterrupt as stop:
@@ -179,18 +182,6 @@ def _work(rank: int, train: Callable[[], None]) -> int:
         print(f"morphnet: error: {f'rank {rank}: ' if rank else ''}{explain(error)}", file=sys.stderr)
         return exit_code(error)
     return 0
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _end_with(launcher: int) -> None:
-    """Has the system end this process when its launcher is gone, whatever ended that; on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != launcher:
-        os._exit(LOST)
 
 
 def _signal_name(number: int) -> str:

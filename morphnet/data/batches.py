@@ -1,4 +1,4 @@
-"""Batches to train on, to evaluate and to calibrate, of images in memory or in files."""
+"""Batches for training, evaluation and calibration, of images in memory or in files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from morphnet.data.memory import Augmentation, TrainBatches
 from morphnet.data.pixels import Normaliser
 from morphnet.data.stream import ScaleAugmentation, StreamBatches, evaluation_chunk, stream_evaluation
 
-#: Images of an evaluation that are computed at once.
+#: Images in an evaluation batch.
 EVALUATION_BATCH = 500
 
 
 def evaluation_count(data: ImageData, batch_size: int = EVALUATION_BATCH, views: int = 1) -> int:
-    """How many batches :func:`evaluation_batches` gives, over all processes."""
+    """The number of batches of :func:`evaluation_batches` over all processes."""
     if not isinstance(data.test, Split):
         batch_size = evaluation_chunk(views)
     return -(-len(data.test) // batch_size)
@@ -57,22 +57,18 @@ def placed_batches(
 def train_batches(
     data: ImageData, batch_size: int, augmentation: Augmentation | ScaleAugmentation, key: tuple[object, ...]
 ) -> Batches:
-    """Training batches of ``data``, which is in memory or in files.
-
-    Raises:
-        ValueError: the augmentation is of the other kind.
-    """
+    """Training batches of ``data``; raises ``ValueError`` if the augmentation is for the other kind of images."""
     in_memory = isinstance(data.train, Split)
     if in_memory != isinstance(augmentation, Augmentation):
         where = "memory" if in_memory else "files"
-        raise ValueError(f"{data.name} is in {where}, and {type(augmentation).__name__} is of other images")
+        raise ValueError(f"{data.name} is in {where}, and {type(augmentation).__name__} is for other images")
     if isinstance(augmentation, Augmentation):
         return TrainBatches(data, batch_size, augmentation, key)
     return StreamBatches(data, batch_size, augmentation, key)
 
 
 def check_calibration(key: str, count: int, images: int) -> None:
-    """Refuses so few calibration batches, or training images, that none would be left for the proof."""
+    """Refuses too few calibration batches or training images to keep some for the proof."""
     if images < 4:
         raise ValueError(f"a morph needs at least 4 training images, a half for its proof; there are {images}")
     if count < 2:
@@ -88,14 +84,14 @@ def calibration_batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """``count`` augmented training batches for a morph: the first half to measure on, the rest for its proof.
 
-    No image comes twice. A small data set gives smaller batches, and of a tiny one fewer.
+    No image comes twice. A small data set gives smaller or fewer batches.
     """
     order = torch.randperm(len(data.train), generator=generator_for(*key, "halves"))
     kept = count // 2
-    found: list[tuple[Tensor, Tensor]] = []
+    chosen: list[tuple[Tensor, Tensor]] = []
     for half, (part, wanted) in enumerate(zip(order.tensor_split(2), (count - kept, kept), strict=True)):
         pool = replace(data, train=data.train.take(part))
         wanted = max(1, min(wanted, len(part) // 2))
         batches = train_batches(pool, min(batch_size, len(part) // wanted), augmentation, (*key, half))
-        found += itertools.islice(batches.epoch(0), wanted)
-    return found
+        chosen += itertools.islice(batches.epoch(0), wanted)
+    return chosen

@@ -1,4 +1,4 @@
-"""Images that stay in their files, which are read when their turn comes."""
+"""Images that are read from their files when they are needed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from morphnet.data.decoding import UnreadableError, decode
 from morphnet.data.pixels import statistics_of_counts
 from morphnet.data.views import centre_view
 
-#: In the folder of a phase: the images that could not be decoded, and why.
+#: In the folder of a phase: the unreadable images with reasons.
 UNREADABLE_FILE = "unreadable.txt"
-#: Images on which the statistics of a folder are measured; and files whose sizes are part of its fingerprint.
+#: Images in the statistics of a folder, and files whose sizes are in its fingerprint.
 SAMPLE = 1000
-#: Unreadable images that are named on the terminal; all stand in the file of the phase.
+#: Unreadable images that are named on the terminal.
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class Viewing:
-    """What of an image a network sees.
+    """How an image in a file becomes the input of a network.
 
     Attributes:
         crop: side of the square, in pixels.
-        shorter_side: for evaluation the image's shorter side is made this long; the crop is its centre.
-        views: 1, or 10 to count errors over ten views of each image as well where a phase ends.
-        exif: whether images are turned as their EXIF orientation says.
+        shorter_side: length of the shorter side for evaluation, before the centre crop.
+        views: 1, or 10 to count errors over ten views of each image too, at the end of a phase.
+        exif: whether images are turned by their EXIF orientation.
     """
 
     crop: int = 224
@@ -56,23 +56,23 @@ class Viewing:
 
 @dataclass
 class Unreadable:
-    """Files that could not be decoded, each counted once: named on standard error, and in ``file`` if there is one."""
+    """Files that cannot be decoded, each counted once, named on standard error and in ``file``."""
 
     file: Path | None = None
     found: dict[str, str] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
 
     def begin(self, file: Path) -> None:
-        """From now on a phase of its own is counted, in ``file``."""
+        """Starts the count of a new phase, in ``file``."""
         self.file = file
         self.found.clear()
 
     def add(self, name: str, reason: str) -> None:
-        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)  # one line, and text in any case
+        name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)  # one printable line
         if name in self.found:
             return
         self.found[name] = reason
-        with contextlib.suppress(OSError):  # another machine may not have the folder, and a full disk is said elsewhere
+        with contextlib.suppress(OSError):  # another machine may lack the folder; a full disk is reported elsewhere
             if self.file is not None:
                 with open(self.file, "a", encoding="utf-8") as stream:
                     stream.write(f"{name}\t{' '.join(reason.split())}\n")
@@ -82,7 +82,7 @@ class Unreadable:
             print(f"morphnet: {name} cannot be read and is skipped ({reason}){more}", file=sys.stderr, flush=True)
 
     def count(self) -> int:
-        """How many there are; those that were found before a run was continued, or by other processes, among them."""
+        """The number of files, with those found by other processes and before the run was continued."""
         names = set(self.found)
         if self.file is not None and self.file.is_file():
             names |= {line.split("\t")[0] for line in self.file.read_text(encoding="utf-8").splitlines()}
@@ -94,8 +94,8 @@ class FileSplit:
     """Image files and their labels.
 
     Attributes:
-        root: the folder of the data set; ``names`` are relative to it, as bytes: millions of them take little memory,
-            and none of it is copied when a worker process touches one.
+        root: the folder of the data set.
+        names: paths relative to ``root``, as bytes: millions take little memory, and worker processes do not copy it.
         labels: int64 of shape (N,), on the CPU.
         workers: processes that decode.
         device: where batches go.
@@ -120,7 +120,7 @@ class FileSplit:
         return replace(self, device=device)
 
     def take(self, indices: Tensor) -> FileSplit:
-        """The split of these images alone; ``indices`` are whole numbers or a mask."""
+        """The split of the images ``indices``, which are numbers or a mask."""
         return replace(self, names=self.names[indices.cpu().numpy()], labels=self.labels[indices.cpu()])
 
     def name(self, index: int) -> str:
@@ -135,18 +135,18 @@ class FileSplit:
             OSError: the file cannot be read.
         """
         path = self.root / self.name(index)
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would never end
             raise UnreadableError("it is no regular file")
         return decode(path.read_bytes(), self.viewing.exif)
 
     def describe(self, digest: Any) -> None:
-        """Adds to a hash what the split is: names, labels, views, and the content of a thousand files."""
+        """Adds names, labels, views, and the content of a thousand files to a hash."""
         digest.update(repr(self.viewing).encode())
         digest.update(b"\0".join(self.names.tolist()))
         digest.update(self.labels.numpy().data)
         for i in _spread(len(self)):
             path, content = self.root / self.name(i), b""
-            with contextlib.suppress(OSError):  # a link to nowhere, for one: it is named when its turn comes
+            with contextlib.suppress(OSError):  # such as a broken link, which is named when it is read
                 if stat.S_ISREG(path.stat().st_mode):
                     content = path.read_bytes()
             digest.update(hashlib.sha256(content).digest())

@@ -1,4 +1,4 @@
-"""ImageNet, and any other folder with one subfolder for each class: which files are images, and of which class."""
+"""Folders of images with one subfolder for each class, such as ImageNet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from morphnet.data.ground_truth import (
 )
 from morphnet.data.images import ImageData
 
-#: What file systems, archives and servers put beside folders; none of these is a class.
+#: Folders of file systems, archives and servers, which are not classes.
 OF_SYSTEMS = ("lost+found", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-#: Of what may not be meant, so many are named.
+#: So many names are listed in a note.
 NAMED = 3
 
 
@@ -39,27 +39,27 @@ def load_folder(
 ) -> ImageData:
     """The images in ``root``: ``train/<class>/`` and ``val/<class>/``, or a flat ``val/`` with its ground truth.
 
-    Classes are the subfolders of ``train``, in sorted order, but for hidden ones and :data:`OF_SYSTEMS`.
+    Classes are the subfolders of ``train``, in sorted order, except hidden ones and :data:`OF_SYSTEMS`.
 
     Args:
         labels: ground truth of a flat ``val``: Kaggle's ``LOC_val_solution.csv``, lines of a file name and a class
             (its name, or its place among the sorted ones), or the development kit's list of numbers with its
             ``meta.mat`` beside it. None: looked for in ``root``.
         evaluation_only: ``train`` may be missing; classes are then the subfolders of ``val``.
-        note: is told what is allowed and may not be meant: classes without images, files that are no images.
+        note: called with likely mistakes: classes without images, files that are not images.
 
     Raises:
-        FileNotFoundError, ValueError: what is not there, and what is needed.
-        OSError: a folder that may not be read.
+        FileNotFoundError, ValueError: images or classes are missing or do not fit.
+        OSError: a folder cannot be read.
     """
     folder, without_train = _parts(root, evaluation_only, note)
-    found = _Found(root)
+    finder = _Finder(root)
     sorted_into = _subfolders(root / folder)
     names = sorted_into if without_train else _subfolders(root / "train")
     if not names:
         raise FileNotFoundError(f"{root / 'train'} has no subfolders: one for each class is needed")
     classes = {name: k for k, name in enumerate(names)}
-    train = [] if without_train else found.images("train", classes)
+    train = [] if without_train else finder.images("train", classes)
     if sorted_into:
         if labels is not None:
             raise ValueError(f"data.labels={labels} is for a flat folder; {root / folder} has subfolders, its classes")
@@ -69,9 +69,9 @@ def load_folder(
                 f"{root / folder} has {len(unknown)} classes that {root / 'train'} has not, such as {unknown[0]!r}; "
                 "take them away there, or give training images of them"
             )
-        test = found.images(folder, {name: classes[name] for name in sorted_into})
+        test = finder.images(folder, {name: classes[name] for name in sorted_into})
     else:
-        files = found.beside(folder)
+        files = finder.beside(folder)
         if not files:
             raise FileNotFoundError(f"{root / folder} holds no images")
         truth = read_ground_truth(labels or find_ground_truth(root, folder, note), files, names, note)
@@ -84,10 +84,10 @@ def load_folder(
         if empty:
             which = _named([names[k] for k in empty], "class", "classes")
             note(f"{which} of {len(names)} without images in {root / part}: {meaning}")
-    if found.others:
-        note(f"{_named(found.others, 'file is', 'files are')} no images by their names, and left alone, in {root}")
+    if finder.others:
+        note(f"{_named(finder.others, 'file is', 'files are')} no images by their names, and left alone, in {root}")
     for part, _, _ in of_parts if sorted_into else of_parts[:-1]:
-        if loose := found.beside(part):
+        if loose := finder.beside(part):
             note(f"{_named(loose, 'image lies', 'images lie')} in {root / part} itself, in no class, and left alone")
     counted = _split(root, test, viewing, workers, folder)
     trained_on = counted if without_train else _split(root, train, viewing, workers, "train")
@@ -100,29 +100,29 @@ def _parts(root: Path, evaluation_only: bool, note: Note) -> tuple[str, bool]:
     if not root.is_dir():
         problem = "is a file" if root.exists() else "is not there"
         raise FileNotFoundError(f"data.path={root} {problem}: {needs}")
-    there = [f for f in EVALUATION_FOLDERS if (root / f).is_dir()]
+    folders = [f for f in EVALUATION_FOLDERS if (root / f).is_dir()]
     train = (root / "train").is_dir()
-    without_train = bool(not train and evaluation_only and there and _subfolders(root / there[0]))
-    if not there or not (train or without_train):
+    without_train = bool(not train and evaluation_only and folders and _subfolders(root / folders[0]))
+    if not folders or not (train or without_train):
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         missing = " or ".join(EVALUATION_FOLDERS) if train else "train"
         raise FileNotFoundError(f"data.path={root} has no folder {missing} (there is {inside}): {needs}")
-    if there[1:]:
-        note(f"errors are counted on {root / there[0]}; {', '.join(there[1:])} beside it is left alone")
+    if folders[1:]:
+        note(f"errors are counted on {root / folders[0]}; {', '.join(folders[1:])} beside it is left alone")
     if without_train:
-        note(f"{root} has no train: classes are the subfolders of {there[0]}")
-    return there[0], without_train
+        note(f"{root} has no train: classes are the subfolders of {folders[0]}")
+    return folders[0], without_train
 
 
 @dataclass
-class _Found:
-    """Finds the images of ``root``; ``others`` are the files that are none by their names."""
+class _Finder:
+    """Finds the images in ``root``; ``others`` are the names of files that are not images."""
 
     root: Path
     others: list[str] = field(default_factory=list)
 
     def images(self, part: str, classes: dict[str, int]) -> list[tuple[str, int]]:
-        """Names relative to ``root`` and labels of everything in the folders of ``classes``, in sorted order."""
+        """Names, relative to ``root``, and labels of the images in the folders of ``classes``, in sorted order."""
         above = tuple(os.path.realpath(self.root / place) for place in ("", part))
         return [
             (name, label)
@@ -137,7 +137,7 @@ class _Found:
             return self._chosen(sorted(e.name for e in entries if not _is_folder(e)))
 
     def _chosen(self, names: Iterator[str] | list[str]) -> list[str]:
-        """Those of images; not the hidden ones, in which macOS keeps what belongs to a file."""
+        """The names of images, without hidden files such as those of macOS."""
         images = []
         for name in names:
             last = name.rpartition("/")[2]
@@ -149,10 +149,10 @@ class _Found:
 
 
 def _walk(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
-    """``folder`` and every one in it, links followed, with the names of their files.
+    """``folder`` and all folders in it, links followed, with the names of their files.
 
     Args:
-        above: the folders it lies in, as they are without links.
+        above: the real paths of the folders it is in.
     """
     real = os.path.realpath(root / folder)
     if real in above:
@@ -173,7 +173,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_of_system(name: str) -> bool:
-    """Whether a folder is hidden, as those that notebooks and file managers leave, or of :data:`OF_SYSTEMS`."""
+    """Whether a folder is hidden, or one of :data:`OF_SYSTEMS`."""
     return name.startswith(".") or name in OF_SYSTEMS
 
 

@@ -41,7 +41,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, indices: Tensor) -> Split:
-        """The split of these images alone; ``indices`` are whole numbers or a mask."""
+        """The split of the images ``indices``, which are numbers or a mask."""
         indices = indices.to(self.device)
         return Split(self.images[indices], self.labels[indices])
 
@@ -60,16 +60,15 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: what is trained on, what errors are counted on, and how pixels become numbers.
+    """A data set: training images, test images, and their normalisation.
 
     Attributes:
-        name: what it is called in records.
-        train, test: the two splits, in memory or in their files. Where a validation split was cut off, ``test`` is
-            that one.
+        name: of the data set in records.
+        train, test: the two splits, in memory or in files; ``test`` is the validation split if there is one.
         class_names: one name per label.
         mean, std: per channel, for pixels in [0, 1].
         evaluated_on: ``test`` or ``validation``.
-        unreadable: of images in files, those that could not be decoded.
+        unreadable: the files that could not be decoded, for images in files.
     """
 
     name: str
@@ -92,16 +91,16 @@ class ImageData:
 
     @property
     def views(self) -> int:
-        """Views of each image over which errors are counted where a phase ends, beside those of one: 10, or 1."""
+        """10 if errors are also counted over ten views of each image at the end of a phase, else 1."""
         return 1 if isinstance(self.test, Split) else self.test.viewing.views
 
     @property
     def viewing(self) -> dict[str, Any] | None:
-        """What of an image in a file is evaluated, as plain values; None in memory, where all of it is."""
+        """How images in files are evaluated, as plain values; None in memory."""
         return None if isinstance(self.test, Split) else asdict(self.test.viewing)
 
     def fingerprint(self) -> str:
-        """sha256 over every image and label (of files, their names): two data sets of one name are told apart by it."""
+        """sha256 over all images and labels (for files, their names); it tells data sets of one name apart."""
         return self._fingerprint
 
     @cached_property
@@ -122,21 +121,19 @@ def with_normalisation(data: ImageData, normalise: str | Sequence[Sequence[float
         normalise: ``own`` (of the training images), ``imagenet``, or ``[[means], [standard deviations]]``.
 
     Raises:
-        ValueError: it is none of these, or has not one positive deviation per channel.
+        ValueError: it is none of these, or does not have one positive deviation per channel.
     """
     channels = data.input_size[0]
+    expected = f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]]"
     if isinstance(normalise, str):
         if normalise not in ("own", "imagenet"):
-            raise ValueError(f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]]")
+            raise ValueError(expected)
         mean, std = data.train.channel_statistics() if normalise == "own" else IMAGENET
     else:
         try:
             mean, std = (tuple(float(v) for v in values) for values in normalise)
         except (TypeError, ValueError):
-            raise ValueError(
-                f"data.normalize={normalise!r}; expected own, imagenet or [[means],[standard deviations]], such as "
-                "[[0.5,0.5,0.5],[0.25,0.25,0.25]]"
-            ) from None
+            raise ValueError(f"{expected}, such as [[0.5,0.5,0.5],[0.25,0.25,0.25]]") from None
     values = (*mean, *std)
     if len(mean) != channels or len(std) != channels or min(std) < 1e-6 or not all(map(math.isfinite, values)):
         raise ValueError(
@@ -147,11 +144,11 @@ def with_normalisation(data: ImageData, normalise: str | Sequence[Sequence[float
 
 
 def with_validation(data: ImageData, count: int, seed: int) -> ImageData:
-    """``data`` with a stratified part of its training images in place of the test images.
+    """``data`` with a stratified part of its training images as its test images.
 
     Args:
-        count: images that are cut off; 5000 leaves 45,000 of CIFAR's. Every class gives the same share.
-        seed: of the choice; the same seed cuts off the same images.
+        count: validation images; each class gives the same share.
+        seed: of the choice.
 
     Raises:
         ValueError: a class would be left without an image on one of the two sides.
@@ -174,9 +171,4 @@ def with_validation(data: ImageData, count: int, seed: int) -> ImageData:
     validation = torch.cat(held_out).sort().values
     kept = torch.ones(total, dtype=torch.bool)
     kept[validation] = False
-    return replace(
-        data,
-        train=data.train.take(kept),
-        test=data.train.take(validation),
-        evaluated_on="validation",
-    )
+    return replace(data, train=data.train.take(kept), test=data.train.take(validation), evaluated_on="validation")

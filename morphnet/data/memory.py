@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from morphnet.data.feed import check_batch_size, generator_for
+from morphnet.data.feed import check_batch_size, generator_for, part_of
 from morphnet.data.images import ImageData, Split
 from morphnet.data.pixels import Normaliser
 from morphnet.data.policy import POLICIES, Policy
@@ -37,9 +38,8 @@ class Augmentation:
             raise ValueError(f"data.pad={self.pad}: a number of pixels from 0 is needed")
 
 
-@dataclass(frozen=True)
-class EpochPlan:
-    """What every place of every batch of an epoch shows.
+class EpochPlan(NamedTuple):
+    """The images of an epoch and how they are varied.
 
     Attributes:
         order: indices of images, shape ``(batches, batch_size)``.
@@ -51,26 +51,14 @@ class EpochPlan:
     offsets: Tensor
     mirrored: Tensor
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.order, self.offsets, self.mirrored
-
-    def part(self, index: int, count: int) -> EpochPlan:
-        """Part ``index`` of ``count`` of every batch: what one of ``count`` processes trains on."""
-        width = self.order.shape[-1] // count
-        return EpochPlan(*(t.narrow(-1, index * width, width) for t in self.tensors()))
-
-    def to(self, device: torch.device) -> EpochPlan:
-        return EpochPlan(*(t.to(device) for t in self.tensors()))
-
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """The training batches of one epoch after the other, on the device the images are on.
+    """Training batches of images in memory, on their device.
 
     Attributes:
-        data: what they are drawn from.
-        batch_size: images in a batch; an incomplete last one is left out, a different one each epoch.
-        key: what the order depends on beside the epoch: (seed, phase).
+        batch_size: images in a batch; an incomplete last batch is left out.
+        key: (seed, phase): the order depends on it and on the epoch.
     """
 
     data: ImageData
@@ -86,7 +74,7 @@ class TrainBatches:
         return len(self.data.train) // self.batch_size
 
     def plan(self, index: int) -> EpochPlan:
-        """Everything random in epoch ``index``, on the CPU: a function of the key and the epoch alone."""
+        """The random choices of epoch ``index``, on the CPU; a function of the key and the epoch."""
         generator = generator_for(*self.key, index)
         count, shape = len(self) * self.batch_size, (len(self), self.batch_size)
         order = torch.randperm(len(self.data.train), generator=generator)[:count]
@@ -97,7 +85,7 @@ class TrainBatches:
     def batch(self, order: Tensor, offsets: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
         """(images, labels) of one row of a plan, before any policy: float32 ``(N, C, H, W)``, int64 ``(N,)``.
 
-        Reads nothing back from the device, so that it can be captured as part of a CUDA graph.
+        It can be captured in a CUDA graph: nothing is read back from the device.
         """
         return self.normaliser(self.raw(order, offsets, mirrored)), self.split.labels[order]
 
@@ -112,7 +100,7 @@ class TrainBatches:
 
     @cached_property
     def policy(self) -> Policy | None:
-        """What is done to every image beside that, on the host."""
+        """The policy, applied to every image on the host."""
         name = self.augmentation.policy
         return None if name == "none" else Policy(name, self.data.mean, self.key)
 
@@ -126,14 +114,14 @@ class TrainBatches:
         return Normaliser(self.data.mean, self.data.std, self.split.device)
 
     def feed(self, index: int = 0, count: int = 1) -> MemoryFeed:
-        """What gives process ``index`` of ``count`` its part of every batch."""
+        """The feed of process ``index`` of ``count``."""
         return MemoryFeed(self, index, count)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, labels) of epoch ``index`` from batch ``start`` on."""
-        plan = self.plan(index).to(self.split.device)
+        plan = [t.to(self.split.device) for t in self.plan(index)]
         for row in range(start, len(self)):
-            part = [t[row] for t in plan.tensors()]
+            part = [t[row] for t in plan]
             if self.policy is None:
                 yield self.batch(*part)
             else:
@@ -142,7 +130,7 @@ class TrainBatches:
 
 
 class MemoryFeed:
-    """Batches of images on the device: the plan of an epoch is laid there, in the same tensors every time."""
+    """Batches of images on the device, from the plan of an epoch, which is copied into the same tensors every time."""
 
     def __init__(self, batches: TrainBatches, index: int, count: int) -> None:
         self.batches, self.index, self.count = batches, index, count
@@ -151,16 +139,16 @@ class MemoryFeed:
         self.offsets = torch.zeros(rows, 2, width, dtype=torch.int64, device=device)
         self.mirrored = torch.zeros(rows, width, dtype=torch.bool, device=device)
         self._next = (0, 0)  # epoch and row
-        # Images of a policy, made on the host before each step; there from the beginning, for a graph to read.
+        # Images of a policy, made on the host before each step; allocated here, for a CUDA graph to read.
         shape = (width, *batches.split.images.shape[1:])
         self._varied = None if batches.policy is None else torch.zeros(shape, dtype=torch.uint8, device=device)
         self._normaliser = batches.normaliser  # made here: it copies to the device, which a step must not
 
     def load(self, epoch: int, row: int) -> None:
         self._next = (epoch, row)
-        plan = self.batches.plan(epoch).part(self.index, self.count)
-        for here, there in zip((self.order, self.offsets, self.mirrored), plan.tensors(), strict=True):
-            here.copy_(there)
+        plan = part_of(self.batches.plan(epoch), self.index, self.count)
+        for own, planned in zip((self.order, self.offsets, self.mirrored), plan, strict=True):
+            own.copy_(planned)
 
     def advance(self) -> None:
         policy = self.batches.policy

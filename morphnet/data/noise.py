@@ -1,4 +1,4 @@
-"""Noise in the shape of data sets that are not there, to plan with."""
+"""Noise in the shape of data sets, for planning without their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGENET_IMAGES, IMAGENET_CLASSES = (1_281_167, 50_000), 1000
 
 
 def like_cifar(name: str) -> ImageData:
-    """Noise in the shape of CIFAR-10 or -100, to plan with where the images are not there."""
+    """Noise in the shape of CIFAR-10 or -100."""
     generator, classes = torch.Generator().manual_seed(0), {"cifar10": 10, "cifar100": 100}[name]
     train, test = (
         Split(
@@ -33,7 +33,7 @@ def like_cifar(name: str) -> ImageData:
 
 @dataclass(frozen=True)
 class _OnePhotograph(FileSplit):
-    """A split of whose images all are the same one, which no file holds."""
+    """A split whose images all have the same content, without files."""
 
     content: bytes = b""
 
@@ -42,10 +42,7 @@ class _OnePhotograph(FileSplit):
 
 
 def like_imagenet(viewing: Viewing, workers: int) -> ImageData:
-    """As many images and classes as ImageNet has, to plan with where it is not there.
-
-    All of them are one JPEG of smooth noise, of ImageNet's usual size: 500 x 375 pixels, 110 kB.
-    """
+    """As many images and classes as ImageNet has, each the same JPEG of smooth noise: 500 x 375 pixels, 110 kB."""
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Bytes of pixels as numbers of mean 0 and deviation 1."""
+"""Normalisation of pixels."""
 
 from __future__ import annotations
 

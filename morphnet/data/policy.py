@@ -1,4 +1,4 @@
-"""What torchvision does to each training image beside crop and mirror: RandAugment, TrivialAugment, cutout."""
+"""Policies of torchvision for training images: RandAugment, TrivialAugment, cutout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ POLICIES = ("none", "randaugment", "trivialaugment", "cutout")
 class Policy:
     """One of ``POLICIES`` on each image of a batch; the result is a function of (seed, phase, epoch, row, place).
 
-    So it is the same after an interruption, and with any number of processes. It runs on the host, image by image:
-    torchvision draws once for all images of a batch.
+    It runs on the host, image by image, because torchvision draws once for all images of a batch.
 
     Args:
         name: not ``none``.
-        mean: of each channel, from 0 to 1; the grey that a cutout leaves.
+        mean: of each channel, in [0, 1]; fills a cutout.
         key: (seed, phase).
 
     Source: Cubuk et al. 2020 (2 operations, magnitude 9); Mueller and Hutter 2021; DeVries and Taylor 2017, whose
@@ -28,7 +27,7 @@ class Policy:
     """
 
     def __init__(self, name: str, mean: Sequence[float], key: Sequence[object]) -> None:
-        from torchvision.transforms import v2  # takes a second, which only those who want it should wait
+        from torchvision.transforms import v2  # importing it takes a second
 
         fill = [round(255 * m) for m in mean]
         makers: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
@@ -43,7 +42,7 @@ class Policy:
 
         Args:
             row: (epoch, row).
-            first: place in the whole batch of the first image.
+            first: place of the first image in the whole batch.
         """
         digest = hashlib.sha256(repr((*self.key, *row, "policy")).encode()).digest()
         base = int.from_bytes(digest[:7], "big")

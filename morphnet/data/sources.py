@@ -1,4 +1,4 @@
-"""Where images in memory come from: scikit-learn's digits, torchvision's CIFAR, an ``.npz`` of one's own."""
+"""Data sets in memory: scikit-learn's digits, torchvision's CIFAR, and ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from morphnet.data.images import ImageData, Split
 
-#: The arrays an ``.npz`` has to hold; ``class_names`` may stand beside them.
+#: The arrays of an ``.npz``; ``class_names`` is optional.
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 DIGITS_TRAINING_IMAGES = 300
@@ -20,8 +20,7 @@ DIGITS_TRAINING_IMAGES = 300
 def load_digits() -> ImageData:
     """scikit-learn's 1,797 handwritten digits, 8x8, grayscale: 300 to train on, 1,497 to test.
 
-    The choice is stratified and always the same. So few to train on, because the usual split is solved and
-    could show no difference between two networks.
+    The split is stratified and always the same. With more training images two networks would hardly differ.
     """
     from sklearn.datasets import load_digits as sklearn_digits
     from sklearn.model_selection import train_test_split
@@ -37,26 +36,22 @@ def load_digits() -> ImageData:
 
 
 def load_cifar(name: str, root: Path, download: bool) -> ImageData:
-    """CIFAR-10 or -100 by torchvision, which checks the files it downloads or finds.
+    """CIFAR-10 or -100 by torchvision, which checks the files.
 
     Raises:
-        FileNotFoundError: the files are not in ``root`` (or damaged), and may not be downloaded.
+        FileNotFoundError: the files are missing or damaged and could not be downloaded.
     """
     import torchvision.datasets
 
     dataset = getattr(torchvision.datasets, CIFAR[name])
     try:
         parts = [dataset(root, train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
-        raise FileNotFoundError(
-            f"{name} is not in data.root={str(root)!r}, or not whole: give data={name} data.download=true to fetch it, "
-            "data.root=FOLDER if it lies elsewhere, or data.path=FILE, an .npz of it"
-        ) from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name} could not be downloaded to data.root={str(root)!r} ({error}): give data.root=FOLDER if it lies "
-            "elsewhere, or data.path=FILE, an .npz of it"
-        ) from error
+    except (RuntimeError, OSError) as error:
+        problem = f"is not in data.root={str(root)!r}, or not whole: give data={name} data.download=true to fetch it,"
+        if isinstance(error, OSError):
+            problem = f"could not be downloaded to data.root={str(root)!r} ({error}): give"
+        elsewhere = "data.root=FOLDER if it lies elsewhere, or data.path=FILE, an .npz of it"
+        raise FileNotFoundError(f"{name} {problem} {elsewhere}") from error
     train, test = (
         Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for part in parts
@@ -71,11 +66,11 @@ def load_arrays(name: str, path: Path) -> ImageData:
     is executed.
 
     Raises:
-        FileNotFoundError, ValueError: in words that name the array and what it should be.
+        FileNotFoundError, ValueError: there is no such file, or an array is missing or wrong.
     """
     if not path.is_file():
-        of_files = "is a folder; an .npz file is needed here: a folder of images goes with data=folder or data=imagenet"
-        problem = of_files if path.is_dir() else "there is no such file"
+        folder = "is a folder; an .npz file is needed here: a folder of images goes with data=folder or data=imagenet"
+        problem = folder if path.is_dir() else "there is no such file"
         raise FileNotFoundError(f"data.path={path}: {problem}")
     if not zipfile.is_zipfile(path) and path.read_bytes()[:6] != b"\x93NUMPY":
         raise ValueError(f"data.path={path} is no .npz, or not whole: arrays saved by numpy.savez are needed")
@@ -85,7 +80,7 @@ def load_arrays(name: str, path: Path) -> ImageData:
             raise ValueError("it is a single array")
         with opened as file:
             arrays = {key: file[key] for key in file.files if key in (*KEYS, "class_names")}
-    except Exception as error:  # whatever numpy's reader stumbles over in a file that is none of its own
+    except Exception as error:
         raise ValueError(f"data.path={path} cannot be read as an .npz of plain arrays: {error}") from error
     missing = [key for key in KEYS if key not in arrays]
     if missing:
@@ -106,24 +101,16 @@ def load_arrays(name: str, path: Path) -> ImageData:
 
 
 def _split(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Split:
+    name, got = f"data.path={path}: {part}_images", f"{images.dtype} {images.shape}"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise ValueError(
-            f"data.path={path}: {part}_images must be uint8 of shape (N, H, W, C) or (N, H, W); "
-            f"got {images.dtype} {images.shape}"
-        )
+        raise ValueError(f"{name} must be uint8 of shape (N, H, W, C) or (N, H, W); got {got}")
     if images.ndim == 4 and images.shape[3] > 4:
-        raise ValueError(
-            f"data.path={path}: {part}_images has {images.shape[3]} channels in last place; at most 4 are expected"
-        )
+        raise ValueError(f"{name} has {images.shape[3]} channels in last place; at most 4 are expected")
+    name, got = f"data.path={path}: {part}_labels", f"{labels.dtype} {labels.shape}"
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1] or labels.min() < 0:
-        raise ValueError(
-            f"data.path={path}: {part}_labels must be {len(images)} whole numbers from 0; "
-            f"got {labels.dtype} {labels.shape}"
-        )
+        raise ValueError(f"{name} must be {len(images)} whole numbers from 0; got {got}")
     if labels.max() >= max(len(labels), 1000):
-        raise ValueError(
-            f"data.path={path}: {part}_labels goes up to {labels.max()}, with {len(labels)} images; number them from 0"
-        )
+        raise ValueError(f"{name} goes up to {labels.max()}, with {len(labels)} images; number them from 0")
     tensor: Tensor = torch.from_numpy(images)
     tensor = tensor[:, None] if images.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
     return Split(tensor, torch.from_numpy(labels.astype(np.int64)))

@@ -10,30 +10,30 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from morphnet.data.decoding import UnreadableError
-from morphnet.data.feed import check_batch_size, generator_for
+from morphnet.data.feed import check_batch_size, generator_for, part_of
 from morphnet.data.files import FileSplit, Unreadable
 from morphnet.data.images import ImageData
 from morphnet.data.pixels import Normaliser
 from morphnet.data.views import centre_view, random_view, ten_views
 
-#: In place of an image that cannot be decoded comes one about so many places further on, and so on.
+#: An image that cannot be decoded is replaced by the one about so many places further on.
 STRIDE = 7919
-#: After so many in a row the folder itself is the problem.
+#: So many unreadable images in a row are an error.
 TRIES = 25
-#: Images that one worker decodes at a time for an evaluation; ten views of each are ten images.
+#: Views that one worker prepares at a time for an evaluation.
 EVALUATION_CHUNK = 100
 
 
 @dataclass(frozen=True)
 class ScaleAugmentation:
-    """The shorter side is made a random length of this range, then a window cut out at random and mirrored or not.
+    """Resizes the shorter side to a random length in this range, cuts out a random window and mirrors it or not.
 
     Source: Sec. 4.4, with [256, 480].
     """
@@ -47,9 +47,8 @@ class ScaleAugmentation:
             raise ValueError(f"data.shorter_side={[low, high]}: [shortest, longest] in pixels is needed, as [256,480]")
 
 
-@dataclass(frozen=True)
-class StreamPlan:
-    """What every place of every batch of an epoch shows.
+class StreamPlan(NamedTuple):
+    """The images of an epoch and their views.
 
     Attributes:
         order: indices of images, shape ``(batches, batch_size)``.
@@ -63,23 +62,12 @@ class StreamPlan:
     positions: Tensor
     mirrored: Tensor
 
-    def part(self, index: int, count: int) -> StreamPlan:
-        """Part ``index`` of ``count`` of every batch: what one of ``count`` processes trains on."""
-        width = self.order.shape[-1] // count
-        tensors = (self.order, self.shorter, self.positions, self.mirrored)
-        return StreamPlan(*(t.narrow(-1, index * width, width) for t in tensors))
-
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """The training batches of one epoch after the other: as :class:`~morphnet.data.TrainBatches`, from files.
+    """Training batches of images in files, as :class:`~morphnet.data.TrainBatches` of those in memory.
 
     Order and views are a function of (key, epoch), whatever the number of workers and processes.
-
-    Attributes:
-        data: images in files.
-        batch_size: images in a batch; an incomplete last one is left out, a different one each epoch.
-        key: what the order depends on beside the epoch: (seed, phase).
     """
 
     data: ImageData
@@ -106,7 +94,7 @@ class StreamBatches:
         return self.data.train
 
     def plan(self, index: int) -> StreamPlan:
-        """Everything random in epoch ``index``: a function of the key and the epoch alone."""
+        """The random choices of epoch ``index``: a function of the key and the epoch."""
         generator = generator_for(*self.key, index)
         count, shape = len(self) * self.batch_size, (len(self), self.batch_size)
         low, high = self.augmentation.shorter_side
@@ -117,7 +105,7 @@ class StreamBatches:
         return StreamPlan(order.view(shape), shorter, positions, mirrored)
 
     def feed(self, index: int = 0, count: int = 1) -> StreamFeed:
-        """What gives process ``index`` of ``count`` its part of every batch."""
+        """The feed of process ``index`` of ``count``."""
         return StreamFeed(self, index, count)
 
     @cached_property
@@ -138,7 +126,7 @@ class StreamBatches:
 
 
 class StreamFeed:
-    """Batches of uint8 images, decoded ahead of the step by workers and put into the same two tensors every time."""
+    """Batches of uint8 images, decoded by workers and copied into the same two tensors every time."""
 
     def __init__(self, batches: StreamBatches, index: int, count: int) -> None:
         self.batches, self.index, self.count = batches, index, count
@@ -158,7 +146,7 @@ class StreamFeed:
         """Waits for the next batch, and sends it to the device."""
         if self._iterator is None:
             epoch, row = self._start
-            rows = _TrainingRows(self.batches.split, self.batches.plan(epoch).part(self.index, self.count))
+            rows = _TrainingRows(self.batches.split, part_of(self.batches.plan(epoch), self.index, self.count))
             self._iterator = _loaded(rows, range(row, len(self.batches)), self.batches.split)
         item = next(self._iterator)
         if isinstance(item, ValueError):
@@ -178,18 +166,17 @@ class StreamFeed:
 
 
 def evaluation_chunk(views: int) -> int:
-    """Images of a batch of an evaluation, of each of which there are so many views."""
+    """Images in an evaluation batch, for so many views of each."""
     return max(1, EVALUATION_CHUNK // views)
 
 
 def stream_evaluation(
     data: ImageData, part: int = 0, count: int = 1, views: int = 1
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Every image of ``data.test`` that can be decoded once, normalised, in order.
+    """Every decodable image of ``data.test`` once, normalised, in order; process ``part`` of ``count`` takes its share.
 
     Yields images of shape ``(N, 3, H, W)``, or with ten views ``(N, 10, 3, H, W)``, labels, and the images' places in
-    ``data.test``, on the CPU; N is 0 where none of a batch can be decoded. Of ``count`` processes each takes every
-    ``count``-th batch, from ``part`` on.
+    ``data.test``, on the CPU; N may be 0.
     """
     split = data.test
     assert isinstance(split, FileSplit)
@@ -198,20 +185,20 @@ def stream_evaluation(
     for images, labels, places, unreadable in _loaded(chunks, range(part, len(chunks), count), split):
         _note(data.unreadable, unreadable)
         images, labels = (t.to(split.device, non_blocking=True) for t in (images, labels))
-        found = normaliser(images)
-        yield (found if views == 1 else found.unflatten(0, (len(labels), views))), labels, places
+        images = normaliser(images)
+        yield (images if views == 1 else images.unflatten(0, (len(labels), views))), labels, places
 
 
-def _note(unreadable: Unreadable | None, found: list[tuple[str, str]]) -> None:
+def _note(unreadable: Unreadable | None, files: list[tuple[str, str]]) -> None:
     if unreadable is not None:
-        for name, reason in found:
+        for name, reason in files:
             unreadable.add(name, reason)
 
 
 class _TrainingRows(Dataset[Any]):
-    """Row by row of a plan: (images, labels, unreadable files with reasons).
+    """The rows of a plan: (images, labels, unreadable files with reasons).
 
-    Where too many are unreadable, an error is the item: one raised in a worker comes with the worker's traceback.
+    If too many files are unreadable, the item is an error: one raised in a worker would carry the worker's traceback.
     """
 
     def __init__(self, split: FileSplit, plan: StreamPlan) -> None:
@@ -231,7 +218,7 @@ class _TrainingRows(Dataset[Any]):
                     break
                 except (UnreadableError, OSError) as error:
                     unreadable.append((split.name(chosen), str(error)))
-                    chosen = (chosen + 1 + STRIDE % max(1, len(split) - 1)) % len(split)  # another one, if there is
+                    chosen = (chosen + 1 + STRIDE % max(1, len(split) - 1)) % len(split)
             else:
                 name, reason = unreadable[-1]
                 return ValueError(
@@ -245,7 +232,7 @@ class _TrainingRows(Dataset[Any]):
 
 
 class _EvaluationChunks(Dataset[Any]):
-    """Chunk by chunk of a split: (views, labels, places, unreadable files with reasons); those are left out."""
+    """The chunks of a split: (views, labels, places, unreadable files with reasons); unreadable ones are left out."""
 
     def __init__(self, split: FileSplit, size: int, views: int) -> None:
         self.split, self.size, self.views = split, size, views
@@ -256,7 +243,7 @@ class _EvaluationChunks(Dataset[Any]):
     def __getitem__(self, chunk: int) -> tuple[Tensor, Tensor, Tensor, list[tuple[str, str]]]:
         split, viewing = self.split, self.split.viewing
         chosen = range(chunk * self.size, min((chunk + 1) * self.size, len(split)))
-        found = _pixelwise(len(chosen) * self.views, viewing.crop)
+        images = _pixelwise(len(chosen) * self.views, viewing.crop)
         places, unreadable = list[int](), []
         for index in chosen:
             try:
@@ -266,25 +253,25 @@ class _EvaluationChunks(Dataset[Any]):
                 continue
             make = centre_view if self.views == 1 else ten_views
             place = len(places) * self.views
-            found[place : place + self.views] = make(image, viewing.shorter_side, viewing.crop)
+            images[place : place + self.views] = make(image, viewing.shorter_side, viewing.crop)
             places.append(index)
         where = torch.tensor(places, dtype=torch.int64)
-        return found[: len(places) * self.views], split.labels[where], where, unreadable
+        return images[: len(places) * self.views], split.labels[where], where, unreadable
 
 
 def _pixelwise(count: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Empty uint8 images of shape (count, 3, size, size), in memory pixel by pixel, as decoders make them."""
+    """Empty uint8 images of shape (count, 3, size, size), channels last in memory, as decoders make them."""
     return torch.empty(count, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
 
 def _loaded(dataset: Dataset[Any], rows: range, split: FileSplit) -> Iterator[Any]:
-    """The items of ``dataset`` in ``rows``, in order, made ahead by the workers of ``split``."""
+    """The items of ``dataset`` in ``rows``, in order, prepared by the workers of ``split``."""
     workers = min(split.workers, len(rows))
     settings: dict[str, Any] = {"worker_init_fn": _Worker(os.getpid()), "prefetch_factor": 2} if workers else {}
     if workers and sys.platform == "linux":
         settings["multiprocessing_context"] = "fork"  # from Python 3.14 on the parent would be a server of forks
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as was asked for
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=None,
@@ -299,7 +286,7 @@ def _loaded(dataset: Dataset[Any], rows: range, split: FileSplit) -> Iterator[An
 
 @dataclass(frozen=True)
 class _Worker:
-    """What a worker does first: signals are the parent's to hear, and without it there is nothing to do."""
+    """Makes a worker ignore signals, which the parent handles, and end with the parent."""
 
     parent: int
 

@@ -1,8 +1,7 @@
-"""What a network sees of an image: a square window of it, at a size of its own.
+"""Views of an image: square windows of it, resized.
 
-The image is resized no further than the window reaches: what lies below it and to its right is left out. The result is
-what torchvision's ``Resize`` (bilinear, with antialiasing) and crops give, but for the rounding of fewer than one value
-in a thousand, by 1 of 255.
+The image is resized only as far as the window reaches. Fewer than one value in a thousand differs, by 1 of 255, from
+torchvision's ``Resize`` (bilinear, with antialiasing) and crops.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-#: Pixels of a resized image from which on each window is resized by itself: a strip of 60,000 x 1 pixels, with its
-#: shorter side made 256, would take gigabytes.
+#: In larger resized images each window is resized by itself: a strip of 60,000 x 1 pixels would take gigabytes.
 LARGE_PIXELS = 4_000_000
 
 
@@ -43,15 +41,14 @@ def random_view(image: Tensor, shorter: int, position: tuple[float, float], mirr
     """
     height, width = resized(_size(image), shorter)
     top, left = int(position[0] * (height - size + 1)), int(position[1] * (width - size + 1))
-    (found,) = _windows(image, (height, width), [(top, left)], size)
-    return found.flip(2) if mirrored else found
+    (view,) = _windows(image, (height, width), [(top, left)], size)
+    return view.flip(2) if mirrored else view
 
 
 def centre_view(image: Tensor, shorter: int, size: int) -> Tensor:
     """The window in the middle of ``image``, whose shorter side is made ``shorter``: uint8, (3, size, size)."""
     whole = resized(_size(image), shorter)
-    (found,) = _windows(image, whole, [_centre(whole, size)], size)
-    return found
+    return _windows(image, whole, [_centre(whole, size)], size)[0]
 
 
 def ten_views(image: Tensor, shorter: int, size: int) -> Tensor:
@@ -74,30 +71,30 @@ def _centre(whole: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def _windows(image: Tensor, whole: tuple[int, int], corners: Sequence[tuple[int, int]], size: int) -> list[Tensor]:
-    """Windows from rows and columns ``corners`` on, of ``image`` resized to (height, width) ``whole``."""
+    """Windows of ``image``, resized to (height, width) ``whole``, with top left ``corners``."""
     if whole[0] * whole[1] > LARGE_PIXELS:
         return [_window_of_large(image, whole, corner, size) for corner in corners]
     factors, reach = [], []
     for side, to, corner in zip(_size(image), whole, zip(*corners, strict=True), strict=True):
-        # Pixels that the filter needs for the last row or column, and a little more, so that its number comes out.
+        # The pixels that the filter needs for the last row or column, and one more.
         needed = (max(corner) + size) * side / to + max(1, side / to) + 1
         factor = to / side * (1 + 1e-9)
         stop = min(side, math.ceil(needed))
         if to != side and int(stop * factor) == stop:
-            stop = side  # PyTorch takes a side that keeps its length for one that is not resized
+            stop = side  # PyTorch would not resize a side that keeps its length
         factors.append(factor)
         reach.append(stop)
     part = image[:, : reach[0], : reach[1]]
-    # With the stride of a batch of several images PyTorch sees that pixels lie together, and is twice as fast.
+    # With the stride of a batch of several images PyTorch sees the channels-last layout, and is twice as fast.
     part = part.as_strided((1, *part.shape), (image.numel(), *part.stride()))
-    found = F.interpolate(part, scale_factor=tuple(factors), mode="bilinear", antialias=True)[0]
-    return [found[:, top : top + size, left : left + size] for top, left in corners]
+    scaled = F.interpolate(part, scale_factor=tuple(factors), mode="bilinear", antialias=True)[0]
+    return [scaled[:, top : top + size, left : left + size] for top, left in corners]
 
 
 def _window_of_large(image: Tensor, whole: tuple[int, int], corner: tuple[int, int], size: int) -> Tensor:
-    """The same by Pillow, whose filter takes what it needs of the pixels around a box; slower for most images."""
+    """The same by Pillow, which resizes a box alone; slower for most images."""
     (height, width), (top, left) = _size(image), corner
     y, x = height / whole[0], width / whole[1]
     box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
-    found = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(found)).permute(2, 0, 1)
+    window = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return torch.from_numpy(np.array(window)).permute(2, 0, 1)

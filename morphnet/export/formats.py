@@ -1,4 +1,4 @@
-"""Writes a network in one of several formats, and checks that what was written computes the same."""
+"""Writes a network in one of several formats and checks the file against the network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from morphnet import __version__
 from morphnet.export.standalone import write_source
 from morphnet.nn.metadata import metadata_of
 
-#: Largest difference of logits, over the largest logit, that a file may have: another order of sums.
+#: Largest allowed difference of logits over the largest logit: sums are taken in another order.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how far its logits are from the network's, over the largest logit."""
+    """The written files, and the difference of their logits from the network's, over the largest logit."""
 
     files: tuple[Path, ...]
     difference: float
@@ -42,8 +42,8 @@ def export_network(
         input_size: ``(C, H, W)`` of its images, or ``(N, C, H, W)``; the number of images in a batch stays free.
 
     Raises:
-        ValueError: the format is unknown, a package that it needs is missing, or the network cannot be written so.
-        RuntimeError: what was written computes something else; it is taken away again.
+        ValueError: the format is unknown, a package is missing, or the network cannot be written in this format.
+        RuntimeError: the files compute something else; they are deleted.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}; expected one of {', '.join(FORMATS)}")
@@ -52,19 +52,18 @@ def export_network(
     images = torch.randn(4, *input_size[-3:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = network(images)
-    there = set(output.iterdir()) if output.is_dir() else None
+    before = set(output.iterdir()) if output.is_dir() else None
     output.mkdir(parents=True, exist_ok=True)
     try:
         files, run, checked_with = FORMATS[format](network, output, images)
-        found = run(images[:3])  # another number of images than it was written with
-        difference = float((found - expected[:3]).abs().max() / expected.abs().max().clamp_min(1e-30))
+        logits = run(images[:3])  # another number of images than in the trace
+        difference = float((logits - expected[:3]).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not difference <= TOLERANCE:
-            what = f"the logits of what was written differ by {difference:.1e} of the largest"
-            raise RuntimeError(f"{what}; it was deleted")
+            raise RuntimeError(f"the logits of the files differ by {difference:.1e} of the largest; they were deleted")
     except BaseException:
-        for file in set(output.iterdir()) - (there or set()):
+        for file in set(output.iterdir()) - (before or set()):
             file.unlink()
-        if there is None:
+        if before is None:
             output.rmdir()
         raise
     return ExportReport(tuple(files), difference, checked_with)
@@ -77,18 +76,21 @@ def _program(network: nn.Module, output: Path, images: Tensor) -> Written:
     path = output / "network.pt2"
     torch.export.save(_traced(network, images), path)
     module = torch.export.load(path).module()
+    return [path], _without_gradients(module), f"torch {torch.__version__}"
 
+
+def _without_gradients(module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            return module(x)  # type: ignore[no-any-return]
+            return module(x)
 
-    return [path], run, f"torch {torch.__version__}"
+    return run
 
 
 def _traced(network: nn.Module, images: Tensor) -> Any:
     try:
         return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    except Exception as error:  # of the network's own code
+    except Exception as error:  # of the code of the network
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"torch.export cannot follow this {type(network).__name__}: {first[:300]}") from error
 
@@ -110,8 +112,7 @@ def _onnx(network: nn.Module, output: Path, images: Tensor) -> Written:
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
-    files = [path, *(p for p in [path.with_name(f"{path.name}.data")] if p.exists())]
-    return files, run, f"onnxruntime {onnxruntime.__version__}"
+    return sorted(output.glob("network.onnx*")), run, f"onnxruntime {onnxruntime.__version__}"
 
 
 def _source(network: nn.Module, output: Path, images: Tensor) -> Written:
@@ -132,18 +133,12 @@ def _source(network: nn.Module, output: Path, images: Tensor) -> Written:
     path.write_text(source, encoding="utf-8")
     again = runpy.run_path(str(path))["Network"]()
     state = network.state_dict()
-    torch.save({name: state[name] for name in again.state_dict()}, weights)  # what is never used is left out
+    torch.save({name: state[name] for name in again.state_dict()}, weights)  # without unused tensors
     again.load_state_dict(torch.load(weights, weights_only=True))
-    again.eval()
-
-    def run(x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return again(x)  # type: ignore[no-any-return]
-
-    return [path, weights], run, f"torch {torch.__version__}"
+    return [path, weights], _without_gradients(again.eval()), f"torch {torch.__version__}"
 
 
-#: Every format, and what writes it.
+#: The writer of every format.
 FORMATS: dict[str, Callable[[nn.Module, Path, Tensor], Written]] = {
     "onnx": _onnx,
     "program": _program,

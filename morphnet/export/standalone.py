@@ -1,4 +1,4 @@
-"""A network as a Python file that needs PyTorch alone, for the weights beside it."""
+"""A network as a Python file that needs only PyTorch."""
 
 from __future__ import annotations
 
@@ -84,18 +84,18 @@ class _Tracer(torch.fx.Tracer):
 def write_source(
     network: nn.Module, *, version: str, weights: str, size: str, normalisation: str, data: str | None
 ) -> str:
-    """Python source of a class ``Network`` whose state dict has the names of that of ``network``, as far as it is used.
+    """Python source of a class ``Network`` whose state dict has the names of the used tensors of ``network``.
 
     Args:
-        version, weights, size, normalisation: for the docstring, as they are: no text of a file.
-        data: what the network's file says it was trained on, any text.
+        version, weights, size, normalisation: trusted text for the docstring.
+        data: the data set's name in the network's file, any text.
 
     Raises:
-        ValueError: the network's code cannot be traced, or has names or layers that cannot be written down.
+        ValueError: the code of the network cannot be traced, or a name or layer cannot be written as source.
     """
     try:
         graph = _Tracer().trace(network)
-    except Exception as error:  # of the network's own code
+    except Exception as error:  # of the code of the network
         raise ValueError(
             f"the code of this {type(network).__name__} cannot be written down ({str(error).splitlines()[0]}); "
             "export format=program or onnx instead"
@@ -150,11 +150,7 @@ def write_source(
 
 
 def _constructor(module: nn.Module) -> str:
-    """The call that makes one of PyTorch's layers, whose arguments are literals.
-
-    Raises:
-        ValueError: it prints itself as anything else.
-    """
+    """The call that builds a layer of PyTorch; raises ``ValueError`` if an argument is not a literal."""
     text = f"nn.{module!r}"
     try:
         match ast.parse(text, mode="eval").body:

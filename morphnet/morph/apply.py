@@ -1,4 +1,4 @@
-"""From a plan and a parent to a child: the filters of every new branch, and the parent's weights beside them."""
+"""The child of a plan: the parent's weights, and solved filters for every new branch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from morphnet.graph import Edge, ModuleGraph
 from morphnet.morph.plan import BlockMorph, MorphPlan
 from morphnet.morph.report import LayerReport
 from morphnet.nn.branch import Branch, ShortcutShape, SplitShortcut
-from morphnet.nn.resnet import ResNet, describe_morphs, restore_morphs
+from morphnet.nn.resnet import ResNet, describe_morphs, rebuild
 from morphnet.solvers import Type1Solution, orthogonal, solve, solve_type1, zero_pad
 from morphnet.spec import MorphSpec
 
@@ -32,8 +32,7 @@ def apply_morph(
     """The child of ``plan``, in float64 and evaluation mode: no tensor is shared with ``parent``.
 
     Kernels that grow are padded with zeros; a new branch gets two filters that solve Eq. (2) for its share of the
-    identity. The batch normalisations of new branches
-    are fresh: they have to be set before the child computes anything of use.
+    identity. The batch normalisations of new branches are fresh and must be set before the child is used.
 
     Args:
         parent: a float64 network of the architecture the plan was made for.
@@ -44,80 +43,69 @@ def apply_morph(
     Raises:
         ValueError: the morphism equation of a branch could not be solved.
     """
-    structure = describe_morphs(parent)
-    child = child_like(parent, plan).double().to(next(parent.parameters()).device)
-    state = child.state_dict()
-    inherited = parent.state_dict()
-    for name, value in inherited.items():
-        if name in state and value.shape == state[name].shape:
-            state[name] = value
-    grown = tuple(f"{name}." for name in structure["modules"])
-    for name in state:
-        if name not in inherited and name.endswith(".a") and ".branches." not in name and not name.startswith(grown):
-            state[name] = torch.zeros_like(state[name])  # the parent's own places: a = 0, the plain activation
-    child.load_state_dict(state)
-    blocks, parent_blocks = dict(child.named_blocks()), dict(parent.named_blocks())
+    check_shortcuts(parent, plan)
+    child = rebuild(parent, plan.child).eval()
+    shortcuts, old_shortcuts = (
+        {name: block.shortcut_part for name, block in network.named_blocks()} for network in (child, parent)
+    )
     new_branches: list[Branch] = []
     layers = []
     for change in plan.blocks:
         started = time.perf_counter()
-        shortcut = blocks[change.block].shortcut_part
+        shortcut, old = shortcuts[change.block], old_shortcuts[change.block]
         assert isinstance(shortcut, SplitShortcut)
-        old = parent_blocks[change.block].shortcut_part
-        kept = len(old.branches) if isinstance(old, SplitShortcut) else 0
+        before = list(old.branches) if isinstance(old, SplitShortcut) else []
         residual, condition = 0.0, 1.0
-        with torch.no_grad():
-            for i, module in enumerate(shortcut.branches):
-                assert isinstance(module, Branch)
-                if i < kept:
-                    assert isinstance(old, SplitShortcut)
-                    _grow_kernels(module, old.branches[i])
-                    continue
+        for i, branch in enumerate(shortcut.branches):
+            assert isinstance(branch, Branch)
+            if i < len(before):
+                inner: Tensor = before[i].get_parameter("conv1.weight")
+                outer: Tensor = before[i].get_parameter("conv2.weight")
+            else:
                 solution = _solve_branch(change, change.after.shares[i], generator, method, init)
-                for conv, weight in ((module.conv1, solution.inner), (module.conv2, solution.outer)):
-                    conv.weight.copy_(zero_pad(weight, (conv.kernel_size[0], conv.kernel_size[1])))
-                new_branches.append(module)
+                inner, outer = solution.inner, solution.outer
+                new_branches.append(branch)
                 residual, condition = max(residual, solution.residual), max(condition, solution.condition)
-        seconds = time.perf_counter() - started
+            with torch.no_grad():
+                for conv, weight in ((branch.conv1, inner), (branch.conv2, outer)):
+                    conv.weight.copy_(zero_pad(weight, (conv.kernel_size[0], conv.kernel_size[1])))
         layers.append(
             LayerReport(
                 name=change.block,
-                change=_words(change),
+                change=f"{_words(change.before)} -> {_words(change.after)}",
                 residual=residual,
                 condition=condition,
-                zero_share=_zero_share(shortcut),
+                zero_share=zero_share(shortcut),
                 shape=change.after,
-                seconds=seconds,
+                seconds=time.perf_counter() - started,
             )
         )
-    return Applied(child.eval(), tuple(new_branches), tuple(layers))
+    return Applied(child, tuple(new_branches), tuple(layers))
+
+
+def check_shortcuts(parent: ResNet, plan: MorphPlan) -> None:
+    """Refuses a plan for shortcuts that are graph modules.
+
+    Raises:
+        ValueError: a shortcut that the plan touches is or contains a module.
+    """
+    blocks, modules = dict(parent.named_blocks()), describe_morphs(parent)["modules"]
+    parts = {change.block: f"{change.block}.{blocks[change.block].shortcut_name}." for change in plan.blocks}
+    replaced = [block for block, part in parts.items() if any(f"{name}.".startswith(part) for name in modules)]
+    if replaced:
+        raise ValueError(
+            f"the shortcut of {', '.join(replaced)} is a module already, or has one in it; {plan.spec} cannot morph it"
+        )
 
 
 def child_like(parent: ResNet, plan: MorphPlan) -> ResNet:
-    """The child of ``plan`` with weights of no meaning; what else was morphed in ``parent`` is in it.
+    """The child of ``plan`` before its filters are solved; what else was morphed in ``parent`` is in it.
 
     Raises:
         ValueError: a shortcut that the plan touches has become a module.
     """
-    structure = describe_morphs(parent)
-    shortcuts = {change.block: _shortcut_name(parent, change.block) for change in plan.blocks}
-    replaced = [
-        block
-        for block, part in shortcuts.items()
-        if any(f"{name}.".startswith(f"{part}.") for name in structure["modules"])
-    ]
-    if replaced:
-        raise ValueError(
-            f"the shortcut of {', '.join(replaced)} is a module already, or has one in it, which {plan.spec} knows "
-            "nothing of"
-        )
-    child = ResNet(plan.child)
-    restore_morphs(child, structure)
-    return child
-
-
-def _shortcut_name(network: ResNet, block: str) -> str:
-    return f"{block}.{dict(network.named_blocks())[block].shortcut_name}"
+    check_shortcuts(parent, plan)
+    return rebuild(parent, plan.child)
 
 
 def _solve_branch(
@@ -132,9 +120,9 @@ def _solve_branch(
     eye = torch.eye(change.channels, dtype=torch.float64)[:, :, None, None]
     if method == "auto" and init == "dense" and change.after.padding == "exact" and max(kernels) > 1:
         first, second = Edge("s", "a", kernels[0]), Edge("a", "t", kernels[1])
-        found = solve(ModuleGraph([first, second], {"a": mid}), share * eye, generator=generator)
-        inner, outer = found.filters[first], found.filters[second]
-        solution = Type1Solution(inner, outer, found.residual, found.condition, found.converged, found.outcome)
+        module = solve(ModuleGraph([first, second], {"a": mid}), share * eye, generator=generator)
+        inner, outer = module.filters[first], module.filters[second]
+        solution = Type1Solution(inner, outer, module.residual, module.condition, module.converged, module.outcome)
     else:
         if method == "net2net":
             inner = torch.eye(mid, change.channels, dtype=torch.float64)[:, :, None, None]
@@ -146,20 +134,11 @@ def _solve_branch(
     return solution
 
 
-def _grow_kernels(branch: Branch, old: torch.nn.Module) -> None:
-    assert isinstance(old, Branch)
-    for conv, before in ((branch.conv1, old.conv1), (branch.conv2, old.conv2)):
-        conv.weight.copy_(zero_pad(before.weight, (conv.kernel_size[0], conv.kernel_size[1])))
+def zero_share(layer: nn.Module) -> float:
+    """Share of exact zeros in the filters of ``layer``."""
+    filters = [p for p in layer.parameters() if p.dim() == 4]
+    return sum(int((f == 0).sum()) for f in filters) / max(sum(f.numel() for f in filters), 1)
 
 
-def _zero_share(shortcut: SplitShortcut) -> float:
-    filters: list[Tensor] = [p for p in shortcut.parameters() if p.dim() == 4]
-    zeros = sum(int((f == 0).sum()) for f in filters)
-    return zeros / sum(f.numel() for f in filters)
-
-
-def _words(change: BlockMorph) -> str:
-    def name(shape: ShortcutShape | None) -> str:
-        return "identity" if shape is None else str(MorphSpec(shape.kernel_sizes, shape.two_branches))
-
-    return f"{name(change.before)} -> {name(change.after)}"
+def _words(shape: ShortcutShape | None) -> str:
+    return "identity" if shape is None else str(MorphSpec(shape.kernel_sizes, shape.two_branches))

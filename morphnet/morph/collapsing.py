@@ -1,4 +1,4 @@
-"""The way back, for inference: modules whose activations stayed near linear become one convolution again."""
+"""Turns modules with near-linear activations back into one convolution, for inference."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, edge_key
 from morphnet.nn.metadata import metadata_of
 from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.nn.replace import replace_module
-from morphnet.nn.resnet import ResNet, describe_morphs
-from morphnet.nn.structure import restore_structure
+from morphnet.nn.resnet import ResNet, rebuild
 from morphnet.solvers.algebra import add, compose
 
-#: How far a slope may be from 1 (Eq. 8) in a module that is collapsed.
+#: Largest distance of a slope from 1 (Eq. 8) in a module that is collapsed.
 TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class ModuleCollapse:
-    """What became of one module.
+    """The outcome of one module.
 
     Attributes:
-        bend: the largest distance of its slopes from 1; 0 where it has none.
-        reason: why it was left as it is; None if it was collapsed.
+        bend: the largest distance of its slopes from 1; 0 if it has none.
+        reason: why it was not collapsed; None if it was.
     """
 
     name: str
@@ -43,11 +42,11 @@ class ModuleCollapse:
 
 @dataclass(frozen=True)
 class CollapseReport:
-    """What a collapse did, and how far it changed the network.
+    """The outcome of a collapse.
 
     Attributes:
         difference: the largest difference of logits over the largest logit, on the images; None without images.
-        errors_before, errors_after, images: counted where the images came with labels.
+        errors_before, errors_after: None without labels.
     """
 
     tolerance: float
@@ -67,10 +66,9 @@ class CollapseReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            **{key: value for key, value in vars(self).items() if key != "modules"},
-            "modules": [vars(module) for module in self.modules],
-        }
+        values = dict(vars(self))
+        modules = values.pop("modules")
+        return {**values, "modules": [vars(module) for module in modules]}
 
     def __str__(self) -> str:
         lines = [f"{len(self.collapsed)} of {len(self.modules)} modules became one convolution"]
@@ -81,9 +79,8 @@ class CollapseReport:
             f"  parameters  {self.parameters_before:,} -> {self.parameters_after:,}",
         ]
         if self.difference is not None:
-            lines.append(
-                f"  logits      differ by at most {self.difference:.1e} of the largest, on {self.images} images"
-            )
+            on = f"on {self.images} images"
+            lines.append(f"  logits      differ by at most {self.difference:.1e} of the largest, {on}")
         if self.errors_before is not None:
             lines.append(f"  errors      {self.errors_before:,} -> {self.errors_after:,} of {self.images:,}")
         return "\n".join(lines)
@@ -96,22 +93,21 @@ def collapse(
     images: Iterable[Batch] | None = None,
     input_size: tuple[int, ...] = (1, 3, 32, 32),
 ) -> tuple[Any, CollapseReport]:
-    """A copy of ``network`` for inference, in which modules with slopes near 1 are one convolution each.
+    """A copy of ``network`` for inference, in which each module with slopes near 1 is one convolution.
 
-    A module whose activations all have slopes within ``tolerance`` of 1 computes nearly an affine map; its filters and
-    the running statistics of its batch normalisations are composed to that map's filter and bias, in float64. The rest
-    stays. Training goes on from the network that was given, not from this one.
+    A module whose slopes are all within ``tolerance`` of 1 is nearly an affine map, whose filter and bias are composed
+    in float64 from its filters and batch normalisations. Training should continue with the given network, not this one.
 
     Args:
         network: one of our ResNets with morphed shortcuts, or any network with grown convolutions.
-        images: batches of images, or of (images, labels), on which the change is measured.
-        input_size: ``(N, C, H, W)`` that FLOP are counted for.
+        images: batches of images, or of (images, labels), to measure the change on.
+        input_size: ``(N, C, H, W)`` for which FLOP are counted.
 
     Returns:
-        The network, of the same class, and what was done.
+        The network, of the same class, and a report.
 
     Raises:
-        ValueError: nothing in the network was ever morphed, or the tolerance is negative.
+        ValueError: the network has no morphed module, or the tolerance is negative.
 
     Source: Eqs. (2), (5), (8), (9) read backwards.
     """
@@ -120,43 +116,35 @@ def collapse(
     modules = {name: m for name, m in network.named_modules() if isinstance(m, (SplitShortcut, GraphConv2d))}
     if not modules:
         raise ValueError(f"this {type(network).__name__} has no morphed module to collapse")
-    done: dict[str, GraphConv2d] = {}
-    told = []
+    replaced: dict[str, GraphConv2d] = {}
+    outcomes = []
     with torch.no_grad():
         for name, module in modules.items():
-            bend = _bend(module)
+            slopes = [m.a.detach().double() for m in module.modules() if isinstance(m, ParametricActivation)]
+            bend = max((float((a - 1).abs().max()) for a in slopes), default=0.0)
             reason = _obstacle(module)
             if reason is None and bend > tolerance:
                 reason = f"a slope is {bend:.3f} from 1, over the tolerance of {tolerance:g}"
             if reason is None:
-                done[name] = _one_convolution(module)
-            told.append(ModuleCollapse(name, bend, reason))
-        result = _with(network, done)
-    difference, errors, count = _compare(network, result, images)
+                replaced[name] = _one_convolution(module)
+            outcomes.append(ModuleCollapse(name, bend, reason))
+        result = _with(network, replaced)
     report = CollapseReport(
         tolerance,
-        tuple(told),
+        tuple(outcomes),
         count_macs(network, input_size),
         count_macs(result, input_size),
         count_parameters(network),
         count_parameters(result),
-        difference,
-        errors[0] if errors else None,
-        errors[1] if errors else None,
-        count,
+        *_compare(network, result, images),
     )
     metadata = metadata_of(result)
     metadata["collapsed"] = [*metadata.get("collapsed", []), *report.collapsed]
     return result, report
 
 
-def _bend(module: nn.Module) -> float:
-    slopes = [m.a.detach() for m in module.modules() if isinstance(m, ParametricActivation)]
-    return max((float((a.double() - 1).abs().max()) for a in slopes), default=0.0)
-
-
 def _obstacle(module: nn.Module) -> str | None:
-    """Why a module is no convolution even where it is linear; None if it is one."""
+    """Why a module is not one convolution even if its activations are linear; None if it is."""
     if any(isinstance(inner, GraphConv2d) for inner in module.modules() if inner is not module):
         return "a convolution in it is a module of its own"
     if isinstance(module, SplitShortcut):
@@ -177,26 +165,26 @@ def _obstacle(module: nn.Module) -> str | None:
 def _one_convolution(module: nn.Module) -> GraphConv2d:
     """The convolution, with bias, that ``module`` is in evaluation mode where its activations are linear."""
     if isinstance(module, SplitShortcut):
-        channels = module.branches[0].conv1.in_channels  # type: ignore[union-attr,operator]
-        maps = [_affine_of_branch(branch) for branch in module.branches]  # type: ignore[arg-type]
-        weight, bias = maps[0]
-        for other, constant in maps[1:]:
+        branches = [branch for branch in module.branches if isinstance(branch, Branch)]
+        like, channels = branches[0].conv1.weight, branches[0].conv1.in_channels
+        weight, bias = _affine_of_branch(branches[0])
+        if module.shape.two_branches:
+            other, constant = _affine_of_branch(branches[1])
             weight, bias = add(weight, other), bias + constant
-        if not module.shape.two_branches:
-            rest = torch.eye(int(channels), dtype=weight.dtype, device=weight.device)[:, :, None, None]  # type: ignore[arg-type]
+        else:
+            rest = torch.eye(channels, dtype=weight.dtype, device=weight.device)[:, :, None, None]
             weight = add(weight, module.shape.shares[1] * rest)
-        like = module.branches[0].conv1.weight  # type: ignore[union-attr]
-        conv = replace(ConvShape.identity(int(channels)), bias=True)  # type: ignore[arg-type]
+        conv = replace(ConvShape.identity(channels), bias=True)
     else:
         assert isinstance(module, GraphConv2d)
         weight, bias = _affine_of_graph(module)
-        like = next(iter(module.convs.values())).weight  # type: ignore[union-attr,assignment]
+        like = next(module.convs.parameters())
         conv = replace(module.shape.conv, bias=True)
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     made = GraphConv2d(ModuleShape(conv, ModuleGraph([Edge("s", "t", kernel)]), activation=None))
-    made.convs["s-t"].weight.data = weight.to(like).contiguous()  # type: ignore[arg-type,union-attr]
-    made.biases[SINK].data = bias.to(like)  # type: ignore[arg-type]
-    return made.to(like.device).eval()  # type: ignore[arg-type]
+    made.get_parameter("convs.s-t.weight").data = weight.to(like).contiguous()
+    made.biases[SINK].data = bias.to(like)
+    return made.to(like.device).eval()
 
 
 def _affine_of_branch(branch: Branch) -> tuple[Tensor, Tensor]:
@@ -211,21 +199,19 @@ def _affine_of_branch(branch: Branch) -> tuple[Tensor, Tensor]:
 def _affine_of_graph(module: GraphConv2d) -> tuple[Tensor, Tensor]:
     """Filter and bias of a grown convolution, vertex by vertex as Eq. (5), float64."""
     graph, widths = module.shape.graph, module.widths
-    some = next(iter(module.convs.values())).weight
-    reached: dict[str, tuple[Tensor | None, Tensor]] = {
-        SOURCE: (None, torch.zeros(widths[SOURCE], dtype=torch.float64, device=some.device))  # type: ignore[arg-type]
-    }
+    like = next(module.convs.parameters()).double()
+    reached: dict[str, tuple[Tensor | None, Tensor]] = {SOURCE: (None, like.new_zeros(widths[SOURCE]))}
     for vertex in graph.vertices[1:]:
         total: Tensor | None = None
-        constant = torch.zeros(widths[vertex], dtype=torch.float64, device=some.device)  # type: ignore[arg-type]
+        constant = like.new_zeros(widths[vertex])
         for edge in graph.edges_into(vertex):
             key = edge_key(edge.name)
             if edge.identity:
-                eye = torch.eye(widths[vertex], dtype=torch.float64, device=some.device)  # type: ignore[arg-type]
+                eye = torch.eye(widths[vertex], dtype=like.dtype, device=like.device)
                 weight, offset = edge.scale * eye[:, :, None, None], torch.zeros_like(constant)
             else:
                 norm = dict(module.norms.items()).get(key)
-                weight, offset = _normalised(module.convs[key].weight, norm)  # type: ignore[arg-type]
+                weight, offset = _normalised(module.get_parameter(f"convs.{key}.weight"), norm)
             before, shift = reached[edge.source]
             route = weight if before is None else compose(weight, before)
             total = route if total is None else add(total, route)
@@ -260,47 +246,38 @@ def _linear_part(activation: ParametricActivation) -> Tensor:
     return (1 + a) / 2 if activation.function == "relu" else torch.ones_like(a)
 
 
-def _with(network: nn.Module, done: Mapping[str, GraphConv2d]) -> nn.Module:
-    """A copy of ``network`` with other modules in the places of ``done``."""
-    if not isinstance(network, ResNet):
+def _with(network: nn.Module, replaced: Mapping[str, GraphConv2d]) -> nn.Module:
+    """A copy of ``network``, in evaluation mode, with the modules of ``replaced`` in their places."""
+    if isinstance(network, ResNet):
+        blocks = {f"{name}.{block.shortcut_name}": name for name, block in network.named_blocks()}
+        gone = {blocks[name] for name in replaced if name in blocks}
+        kept = {name: shape for name, shape in network.architecture.shortcuts.items() if name not in gone}
+        result: nn.Module = rebuild(network, replace(network.architecture, shortcuts=kept))
+    else:
         result = copy.deepcopy(network)
-        for name, made in done.items():
-            replace_module(result, result.get_submodule(name), made)
-        return result.eval()
-    architecture = network.architecture
-    blocks = {f"{name}.{block.shortcut_name}": name for name, block in network.named_blocks()}
-    gone = {blocks[name] for name in done if name in blocks}
-    left = {name: shape for name, shape in architecture.shortcuts.items() if name not in gone}
-    plain = ResNet(replace(architecture, shortcuts=left))
-    restore_structure(plain, describe_morphs(network))
-    plain = plain.to(next(network.parameters()))
-    state = network.state_dict()
-    plain.load_state_dict({name: state[name] for name in plain.state_dict()})
-    for name, made in done.items():
-        replace_module(plain, plain.get_submodule(name), made)
-    plain.metadata = copy.deepcopy(network.metadata)
-    return plain.eval()
+    for name, made in replaced.items():
+        replace_module(result, result.get_submodule(name), made)
+    return result.eval()
 
 
 def _compare(
     network: nn.Module, result: nn.Module, images: Iterable[Batch] | None
-) -> tuple[float | None, tuple[int, int] | None, int]:
-    """Largest difference of logits over the largest logit, errors of both where there are labels, and images."""
+) -> tuple[float | None, int | None, int | None, int]:
+    """Largest difference of logits over the largest logit, errors of both networks, and the number of images."""
     difference = largest = 0.0
-    errors, count, labelled = [0, 0], 0, True
+    wrong, count, labelled = [0, 0], 0, True
     device = next(network.parameters()).device
     with evaluation_mode(network), without_tf32(), torch.inference_mode():
         for batch in images or ():
             x, labels = (batch, None) if isinstance(batch, Tensor) else (batch[0], batch[1])
-            outputs = [net(x.to(device)).double() for net in (network, result)]
+            outputs = [each(x.to(device)).double() for each in (network, result)]
             difference = max(difference, float((outputs[0] - outputs[1]).abs().max()))
             largest = max(largest, float(outputs[0].abs().max()))
             count += len(x)
-            if labels is None:
-                labelled = False
-            else:
-                wrong = [int((logits.argmax(1) != labels.to(device)).sum()) for logits in outputs]
-                errors = [errors[0] + wrong[0], errors[1] + wrong[1]]
+            labelled = labelled and labels is not None
+            if labels is not None:
+                wrong = [w + int((y.argmax(1) != labels.to(device)).sum()) for w, y in zip(wrong, outputs, strict=True)]
     if not count:
-        return None, None, 0
-    return difference / max(largest, 1e-300), (errors[0], errors[1]) if labelled else None, count
+        return None, None, None, 0
+    before, after = wrong if labelled else (None, None)
+    return difference / max(largest, 1e-300), before, after, count

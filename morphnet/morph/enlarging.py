@@ -1,4 +1,4 @@
-"""A larger kernel for one convolution of any network, its function unchanged."""
+"""A larger kernel for one convolution, with the function of the network unchanged."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from morphnet.solvers import zero_pad
 def enlarge_layer(network: nn.Module, name: str, kernel: int | tuple[int, int]) -> dict[str, str]:
     """Grows the kernel of the convolution ``name`` to ``kernel``, in place.
 
-    The filter stands in the middle of zeros and the padding grows with it: the output has the size and, up to the
-    order of sums, the values it had, on the border too. The new taps get gradients from the first step on.
+    The filter is padded with zeros and the padding of the image grows with it: the output keeps its size and, up to
+    the order of sums, its values, on the border too. The new taps get gradients from the first step on.
 
     Args:
-        network: changed in place; give a copy to keep the original.
+        network: changed in place.
         name: an ``nn.Conv2d``; groups, stride, dilation and padding are free.
-        kernel: the new size, or (height, width); along each axis at least the old one and of the same parity, because
-            an even kernel has no middle in an odd one.
+        kernel: the new size, or (height, width); on each axis at least the old size and of the same parity.
 
     Returns:
-        What was changed, by the name of the layer, such as ``{"conv1": "Conv2d, kernel 3x3 -> 5x5"}``; empty if the
-        kernel has that size already.
+        The change, such as ``{"conv1": "Conv2d, kernel 3x3 -> 5x5"}``; empty if the kernel has that size already.
 
     Raises:
-        ValueError: there is no such layer, it is not an ``nn.Conv2d``, or the kernel does not fit; nothing is changed.
+        ValueError: there is no such ``nn.Conv2d``, or the kernel does not fit; nothing is changed.
 
     The larger padding has to fit the image: PyTorch refuses ``reflect`` padding as wide as the image and ``circular``
     padding wider than it. ``padding="valid"`` becomes a number. Infinite inputs turn into NaN under a tap of zero.

@@ -1,4 +1,4 @@
-"""The images of a morph: some to measure statistics on, the rest for the proof."""
+"""The images of a morph: some to measure statistics on, some for the proof."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Batch = Tensor | Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """Float64 batches, on the parent's device: what statistics are measured on, and what the proof uses."""
+    """Float64 batches on the parent's device, to measure on and for the proof; ``words`` describe them."""
 
     measured: list[Tensor]
     held_out: list[Tensor]
@@ -35,11 +35,11 @@ def read_batches(
     Args:
         calibration: batches of images, or of (images, labels).
         example_input: without calibration, random normal inputs have its shape, at least four of them.
-        channels, classes: what the network takes and gives, where that is known; batches are checked against it.
-        input_size: ``(C, H, W)`` of random inputs where there is no example.
+        channels, classes: of the network, if known, to check batches.
+        input_size: ``(C, H, W)`` of random inputs without an example.
 
     Returns:
-        None where there is neither calibration, example nor size.
+        None without calibration, example and size.
     """
     if calibration is None:
         if example_input is not None and (
@@ -51,11 +51,9 @@ def read_batches(
             raise ValueError(f"example_input: shape (N, {channels or 'C'}, H, W) is needed; got {got}")
         if example_input is None and input_size is None:
             return None
-        size = (
-            (16, *(input_size or ()))
-            if example_input is None
-            else (max(4, len(example_input)), *example_input.shape[1:])
-        )
+        size = (16, *(input_size or ()))
+        if example_input is not None:
+            size = (max(4, len(example_input)), *example_input.shape[1:])
         noise = torch.randn(2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
         return Images([noise[0]], [noise[1]], None, f"{size[0]} random normal inputs of {size[1:]}; no data was given")
     images: list[Tensor] = []
@@ -93,7 +91,7 @@ def read_batches(
 
 
 def _split_batch(batch: Batch, channels: int | None, classes: int | None) -> tuple[Tensor, Tensor | None]:
-    """Images, and labels if there are any; refused in words that say what a batch is."""
+    """Images, and labels or None; refuses what is not a batch."""
     if isinstance(batch, (tuple, list)):
         if len(batch) not in (1, 2):
             raise ValueError(f"calibration: a batch is a tensor or (images, labels); got {len(batch)} values")

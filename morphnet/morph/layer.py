@@ -1,8 +1,8 @@
-"""One convolution becomes a module: checked, solved, built."""
+"""The morph of one convolution to a module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,19 +15,16 @@ from morphnet.nn.replace import what_a_fresh_one_would_lose
 from morphnet.nn.resnet import phi_of
 from morphnet.solvers import TOLERANCE, check_feasible, solve
 
-#: What follows every convolution of a module.
-NORMS = (None, "batch")
-
 
 class InexactError(ValueError):
-    """No exact solution was found; the message says for which layer, how far off, and what would make it exact."""
+    """No exact solution was found; the message names the layer, the residual, and what would make it exact."""
 
     exit_code = 3  # of the command line
 
 
 @dataclass(frozen=True)
 class GrownLayer:
-    """A grown layer and how its filters were found; of several groups, the worst figures."""
+    """A grown layer and the figures of its solution, the worst of all groups."""
 
     module: GraphConv2d
     residual: float
@@ -54,15 +51,15 @@ def morph_conv(
     """A module that computes what ``conv`` computes, as an ``nn.Module`` of the same dtype, device and mode.
 
     Args:
-        conv: an ``nn.Conv2d``, of any stride, dilation, padding, padding mode and groups (each group is morphed by
-            itself), with or without bias. It is not changed and shares no tensor with the result.
+        conv: an ``nn.Conv2d`` with any settings; each of its groups is morphed alone. It is not changed and shares no
+            tensor with the result.
         graph: the module; with groups, widths are divided among them.
         activation: the parametric activation of inner vertices, such as ``prelu``; None for none.
         norm: ``batch`` for a batch normalisation after every convolution, set to the identity (Eq. 9).
-        calibration: inputs of the convolution, each ``(N, C_i, H, W)``, to measure those on; needed with ``norm``.
+        calibration: inputs of the convolution, each ``(N, C_i, H, W)``; needed with ``norm``.
         padding: ``exact``: every pixel is the parent's; ``same``: every edge pads for itself, as in the paper.
         method, init, generator: see :func:`~morphnet.solvers.solve`.
-        allow_inexact: return the module even where no exact solution was found.
+        allow_inexact: return the module even if no exact solution was found.
 
     Shapes: of the result as of ``conv``, ``(N, C_i, H, W)`` to ``(N, C_j, H', W')``.
 
@@ -77,7 +74,7 @@ def morph_conv(
         raise ValueError(f"morph_conv: {refusal or 'an nn.Conv2d is needed'}")
     if not isinstance(graph, ModuleGraph):
         raise TypeError(f"morph_conv: a ModuleGraph is needed; got {type(graph).__name__}")
-    if norm not in NORMS:
+    if norm not in (None, "batch"):
         raise ValueError(f"norm={norm!r}; expected None or 'batch'")
     batches = list(calibration) if calibration is not None else []
     if norm is not None and not batches:
@@ -100,25 +97,21 @@ def morph_conv(
 
 
 def activation_name(activation: str | None) -> str | None:
-    """phi of a parametric activation's name: ``relu`` for ``prelu`` and ``relu``.
+    """phi of an activation's name, such as ``relu`` for ``prelu``; None for ``none``.
 
     Raises:
         ValueError: there is no such activation.
     """
-    if activation is None or activation == "none":
-        return None
-    return phi_of(activation)
+    return None if activation is None or activation == "none" else phi_of(activation)
 
 
 def why_not(layer: nn.Module) -> str | None:
-    """Why a layer cannot become a module, in words; None if it can.
+    """Why a layer cannot become a module; None if it can.
 
-    A plain ``nn.Conv2d``, an ``nn.Identity`` and an empty ``nn.Sequential`` can. Subclasses compute something else
-    with their weights, hooks may, and transposed, lazy and quantised layers do: never silently wrong.
+    A plain ``nn.Conv2d``, an ``nn.Identity`` and an empty ``nn.Sequential`` can. Subclasses, hooks, transposed, lazy
+    and quantised layers may compute something else with the weights.
     """
-    if isinstance(layer, nn.Identity) and type(layer) is nn.Identity:
-        return None
-    if type(layer) is nn.Sequential and len(layer) == 0:
+    if type(layer) is nn.Identity or (type(layer) is nn.Sequential and len(layer) == 0):
         return None
     name = type(layer).__name__
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
@@ -145,15 +138,15 @@ def why_not(layer: nn.Module) -> str | None:
 def grow(
     layer: nn.Conv2d | None, shape: ModuleShape, generator: torch.Generator, method: str = "auto", init: str = "dense"
 ) -> GrownLayer:
-    """The module of ``shape``, in float64 and evaluation mode, with filters that stand for ``layer``'s.
+    """The module of ``shape``, in float64 and evaluation mode, with filters that compute what ``layer`` computes.
 
     Args:
         layer: the convolution; None for the identity of ``shape.conv.in_channels`` channels.
 
-    Batch normalisations, if any, are fresh: they have to be set before the module computes anything of use.
+    Batch normalisations are fresh and must be set before the module is used.
     """
     conv = shape.conv
-    with torch.random.fork_rng(devices=[]):  # its first weights are of no meaning, and nobody's random numbers move
+    with torch.random.fork_rng(devices=[]):  # the initial weights do not matter
         module = GraphConv2d(shape).double().eval()
     if layer is None:
         weight = torch.eye(conv.in_channels, dtype=torch.float64)[:, :, None, None]
@@ -174,12 +167,12 @@ def grow(
         max(s.condition for s in solutions),
         sum(s.zero_share for s in solutions) / len(solutions),
         worst.outcome,
-        _unique([words for s in solutions for words in s.weak]),
+        tuple(dict.fromkeys(words for s in solutions for words in s.weak)),
     )
 
 
 def delivered(module: GraphConv2d, layer: nn.Module) -> GraphConv2d:
-    """``module`` in the dtype, device, mode and trainability of the layer it stands for."""
+    """``module`` in the dtype, device, mode and trainability of ``layer``."""
     weight = getattr(layer, "weight", None)
     if isinstance(weight, Tensor):
         module = module.to(weight.device, weight.dtype)
@@ -191,20 +184,15 @@ def delivered(module: GraphConv2d, layer: nn.Module) -> GraphConv2d:
 
 
 def feasible_or_why(shape: ModuleShape) -> str | None:
-    """Why no exact solution is known for ``shape``, or None; answers before anything is solved."""
+    """Why no exact solution is known for ``shape``, or None; nothing is solved."""
     conv = shape.conv
     kernel = [k + 1 - k % 2 for k in conv.kernel_size]
-    found = check_feasible(
-        _of_one_group(shape), (conv.out_channels // conv.groups, conv.in_channels // conv.groups, *kernel)
-    )
-    return None if found.is_exact else str(found)
+    filters = (conv.out_channels // conv.groups, conv.in_channels // conv.groups, *kernel)
+    feasible = check_feasible(_of_one_group(shape), filters)
+    return None if feasible.is_exact else str(feasible)
 
 
 def _of_one_group(shape: ModuleShape) -> ModuleGraph:
-    """The graph with the widths that one group of the convolution has; its edges stay the same objects."""
+    """The graph with the widths of one group of the convolution, and the same edges."""
     widths = group_widths(shape.graph, shape.conv)
     return ModuleGraph.of_parts(shape.graph.edges, {v: widths[v] // shape.conv.groups for v in shape.graph.inner})
-
-
-def _unique(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(words))

@@ -1,58 +1,49 @@
-"""Layers that are named: which ones a pattern means, what becomes of them, and the child they are in."""
+"""The morph of named layers: targets of patterns, plans, new layers, and the delivered child."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import fnmatch
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from morphnet.graph import SINK, GraphError, ModuleGraph
+from morphnet.morph.apply import zero_share
 from morphnet.morph.enlarging import enlarge_layer
-from morphnet.morph.layer import InexactError, activation_name, feasible_or_why, grow, why_not
+from morphnet.morph.layer import GrownLayer, InexactError, activation_name, feasible_or_why, grow, why_not
 from morphnet.morph.operations import Deepen, Enlarge, Operation, Widen, words
+from morphnet.morph.plan import Settings
 from morphnet.morph.report import LayerReport
 from morphnet.morph.widening import widen_layer
-from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape, Padding
+from morphnet.nn.graph_conv import ConvShape, GraphConv2d, ModuleShape
 from morphnet.nn.replace import replace_module, what_a_fresh_one_would_lose
 from morphnet.solvers import TOLERANCE
+from morphnet.suggest import suggest
 
 
 @dataclass(frozen=True)
 class Target:
-    """One layer and what becomes of it."""
+    """A layer and its operation."""
 
     name: str
     operation: Operation
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How named layers are morphed; see :func:`~morphnet.morph.morph_network`."""
-
-    padding: Padding
-    activation: str
-    norm: bool
-    method: str
-    init: str
-    allow_inexact: bool
-
-
 def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[Target]:
-    """Every layer that a pattern means, in the order of the network.
+    """The layers that the patterns match, in the order of the network.
 
     Args:
-        patterns: globs on module names, as ``fnmatch`` reads them (``*`` matches dots too), each with an operation.
-            A layer registered under several names goes by any of them, and is called by its first.
+        patterns: globs of ``fnmatch`` on module names (``*`` matches dots too), each with an operation. Any name of a
+            layer may match; the first one is used.
 
     Raises:
-        ValueError: a pattern matches nothing, a layer that cannot be morphed, or the same layer as another pattern.
-            All of them are listed.
+        ValueError: a pattern matches nothing, a layer that cannot be morphed, or a layer of another pattern; all such
+            problems are listed.
     """
     if not patterns:
         raise ValueError("no pattern of layer names was given")
@@ -60,7 +51,7 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
     names.pop("", None)
     first = {layer: name for name, layer in names.items()}
     own = {name: first[layer] for name, layer in network.named_modules(remove_duplicate=False) if layer in first}
-    found: dict[str, Target] = {}
+    chosen: dict[str, Target] = {}
     problems = []
     for pattern, operation in patterns.items():
         if not isinstance(operation, (ModuleGraph, Deepen, Widen, Enlarge)):
@@ -74,35 +65,36 @@ def find_targets(network: nn.Module, patterns: Mapping[str, Operation]) -> list[
                 refusal = f"{operation} needs a convolution"
             if refusal:
                 problems.append(f"{name} cannot be morphed: {refusal}")
-            elif name in found:
+            elif name in chosen:
                 problems.append(f"{name} is matched by two patterns")
             else:
-                found[name] = Target(name, operation)
+                chosen[name] = Target(name, operation)
     if problems:
         listed = "\n  ".join(problems[:30]) + (f"\n  and {len(problems) - 30} more" if len(problems) > 30 else "")
         raise ValueError(f"nothing was morphed:\n  {listed}")
-    return [found[name] for name in names if name in found]
+    return [chosen[name] for name in names if name in chosen]
 
 
 def _near(pattern: str, network: nn.Module) -> str:
     morphable = [name for name, layer in network.named_modules() if name and why_not(layer) is None]
-    near = difflib.get_close_matches(pattern, morphable, 3, 0.4) or morphable[:3]
-    return f"; there are {', '.join(near)}, ..." if near else "; there is no convolution and no identity to morph"
+    if not morphable:
+        return "; there is no convolution and no identity to morph"
+    return suggest(pattern, morphable, count=3, cutoff=0.4) or f"; there are {', '.join(morphable[:3])}, ..."
 
 
 def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor | None) -> dict[str, int]:
-    """Channels that pass through the identities among ``targets``, found by running ``network`` on ``x``.
+    """Channels of the identities among ``targets``, found by running ``network`` on ``x``.
 
     Raises:
-        ValueError: there is no input to find them with, or what passes is no blob ``(N, C, H, W)``.
+        ValueError: there is no input, or an identity gets no blob ``(N, C, H, W)``.
     """
-    wanted = {t.name: network.get_submodule(t.name) for t in targets}
-    wanted = {name: layer for name, layer in wanted.items() if not isinstance(layer, nn.Conv2d)}
-    if not wanted:
+    layers = {t.name: network.get_submodule(t.name) for t in targets}
+    identities = {name: layer for name, layer in layers.items() if not isinstance(layer, nn.Conv2d)}
+    if not identities:
         return {}
     if x is None:
         raise ValueError(
-            f"{', '.join(wanted)}: how many channels pass through an identity is found by running the network; "
+            f"{', '.join(identities)}: how many channels pass through an identity is found by running the network; "
             "give example_input= or calibration="
         )
     shapes: dict[str, tuple[int, ...]] = {}
@@ -113,14 +105,14 @@ def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor |
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in wanted.items()]
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in identities.items()]
     try:
         with torch.no_grad():
             network(x[:2])
     finally:
         for handle in handles:
             handle.remove()
-    for name in wanted:
+    for name in identities:
         if len(shapes.get(name, ())) != 4:
             got = f"a tensor of shape {shapes[name]}" if name in shapes else "nothing"
             raise ValueError(f"{name}: blobs (N, C, H, W) have to pass through it to be morphed; {got} does")
@@ -130,11 +122,11 @@ def identity_channels(network: nn.Module, targets: Sequence[Target], x: Tensor |
 def plan_layers(
     network: nn.Module, targets: Sequence[Target], channels: Mapping[str, int], settings: Settings
 ) -> dict[str, ModuleShape]:
-    """The module that each target becomes, where it becomes one; everything that can be refused is refused here.
+    """The shapes of the new modules.
 
     Raises:
         ValueError: widths or groups do not fit a layer.
-        InexactError: a layer has no exact solution as far as the graph tells; all such layers are named.
+        InexactError: a layer has no exact solution, as far as its graph shows; all such layers are named.
     """
     shapes: dict[str, ModuleShape] = {}
     problems, inexact = [], []
@@ -152,7 +144,8 @@ def plan_layers(
         except (GraphError, ValueError) as error:
             problems.append(f"{target.name}: {error}")
             continue
-        if why and settings.method == "auto" and _hopeless(shape):
+        too_small = any(k > m for k, m in zip(conv.kernel_size, operation.kernel, strict=True))
+        if why and settings.method == "auto" and too_small:
             inexact.append(f"{target.name}: {why}")
         shapes[target.name] = shape
     if problems:
@@ -160,11 +153,6 @@ def plan_layers(
     if inexact and not settings.allow_inexact:
         raise InexactError("nothing was morphed, since it could not be exact:\n  " + "\n  ".join(inexact))
     return shapes
-
-
-def _hopeless(shape: ModuleShape) -> bool:
-    """Whether the module's filter has not even the taps of the parent's, so that solving need not be tried."""
-    return any(k > m for k, m in zip(shape.conv.kernel_size, shape.graph.kernel, strict=True))
 
 
 def apply_layers(
@@ -184,66 +172,68 @@ def apply_layers(
         InexactError: filters were not found exactly; every such layer is named.
     """
     reports, modules, inexact = [], [], []
-    weak: tuple[str, ...]
     for target in targets:
         started = time.perf_counter()
         if target.name in shapes:
-            layer = exact.get_submodule(target.name)
-            conv = layer if isinstance(layer, nn.Conv2d) else None
-            if conv is not None and ConvShape.of(conv) != shapes[target.name].conv:
-                raise ValueError(
-                    f"{target.name}: widening another layer changes its channels, so its module would not fit; "
-                    "widen first, then morph the child"
-                )
-            if settings.method == "net2net":
-                grown = _net2net(conv, shapes[target.name])
-                residual, condition, zeros, outcome, weak = 0.0, 1.0, _zeros(grown), "identity insert", ()
-            else:
-                found = grow(conv, shapes[target.name], generator, settings.method, settings.init)
-                grown, residual, condition = found.module, found.residual, found.condition
-                zeros, outcome, weak = found.zero_share, found.outcome, found.weak
-            if not residual <= TOLERANCE:
-                inexact.append(f"{target.name}: {outcome}")
-            device = next(exact.parameters()).device
-            replace_module(exact, layer, grown.to(device))
-            modules.append(grown)
-            reports.append(
-                LayerReport(
-                    name=target.name,
-                    change=f"{type(layer).__name__} -> {words(target.operation)}",
-                    residual=residual,
-                    condition=condition,
-                    zero_share=zeros,
-                    seconds=time.perf_counter() - started,
-                    module=grown.shape.to_dict(),
-                    outcome=outcome,
-                    weak=weak,
-                )
-            )
-            continue
-        operation = target.operation
-        if isinstance(operation, Widen):
-            layer = exact.get_submodule(target.name)
-            assert isinstance(layer, nn.Conv2d)
-            wide = -int(-layer.out_channels * operation.factor // 1)
-            changed = widen_layer(exact, target.name, wide, generator)
+            report, module = _become_module(exact, target, shapes[target.name], settings, generator)
+            modules.append(module)
         else:
-            assert isinstance(operation, Enlarge)
-            changed = enlarge_layer(exact, target.name, operation.kernel)
-        reports.append(
-            LayerReport(
-                name=target.name,
-                change="; ".join(f"{name}: {what}" for name, what in changed.items()) or "had it already",
-                residual=0.0,
-                condition=1.0,
-                zero_share=_zeros(exact.get_submodule(target.name)),
-                seconds=time.perf_counter() - started,
-                outcome=str(operation),
-            )
-        )
+            report = _change_size(exact, target, generator)
+        reports.append(replace(report, seconds=time.perf_counter() - started))
+        if not report.residual <= TOLERANCE:
+            inexact.append(f"{target.name}: {report.outcome}")
     if inexact and not settings.allow_inexact:
         raise InexactError("no exact solution was found:\n  " + "\n  ".join(inexact))
     return tuple(reports), modules
+
+
+def _become_module(
+    exact: nn.Module, target: Target, shape: ModuleShape, settings: Settings, generator: torch.Generator
+) -> tuple[LayerReport, GraphConv2d]:
+    layer = exact.get_submodule(target.name)
+    conv = layer if isinstance(layer, nn.Conv2d) else None
+    if conv is not None and ConvShape.of(conv) != shape.conv:
+        raise ValueError(
+            f"{target.name}: widening another layer changes its channels, so its module would not fit; "
+            "widen first, then morph the child"
+        )
+    if settings.method == "net2net":
+        module = _net2net(conv, shape)
+        grown = GrownLayer(module, 0.0, 1.0, zero_share(module), "identity insert", ())
+    else:
+        grown = grow(conv, shape, generator, settings.method, settings.init)
+    replace_module(exact, layer, grown.module.to(next(exact.parameters()).device))
+    report = LayerReport(
+        name=target.name,
+        change=f"{type(layer).__name__} -> {words(target.operation)}",
+        residual=grown.residual,
+        condition=grown.condition,
+        zero_share=grown.zero_share,
+        seconds=0.0,
+        module=shape.to_dict(),
+        outcome=grown.outcome,
+        weak=grown.weak,
+    )
+    return report, grown.module
+
+
+def _change_size(exact: nn.Module, target: Target, generator: torch.Generator) -> LayerReport:
+    operation = target.operation
+    if isinstance(operation, Widen):
+        channels = exact.get_parameter(f"{target.name}.weight").shape[0]
+        changed = widen_layer(exact, target.name, math.ceil(channels * operation.factor), generator)
+    else:
+        assert isinstance(operation, Enlarge)
+        changed = enlarge_layer(exact, target.name, operation.kernel)
+    return LayerReport(
+        name=target.name,
+        change="; ".join(f"{name}: {what}" for name, what in changed.items()) or "had it already",
+        residual=0.0,
+        condition=1.0,
+        zero_share=zero_share(exact.get_submodule(target.name)),
+        seconds=0.0,
+        outcome=str(operation),
+    )
 
 
 def _net2net(conv: nn.Conv2d | None, shape: ModuleShape) -> GraphConv2d:
@@ -263,16 +253,8 @@ def _net2net(conv: nn.Conv2d | None, shape: ModuleShape) -> GraphConv2d:
     return grown
 
 
-def _zeros(layer: nn.Module) -> float:
-    filters = [p for p in layer.parameters() if p.dim() == 4]
-    return sum(int((f == 0).sum()) for f in filters) / max(sum(f.numel() for f in filters), 1)
-
-
-def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[Target]) -> nn.Module:
-    """``exact_child`` as it will be used: every layer in the parent's dtype, mode and trainability.
-
-    What a target became takes after that target.
-    """
+def deliver_layers(exact_child: nn.Module, parent: nn.Module) -> nn.Module:
+    """A copy of ``exact_child`` with the dtype, mode and trainability of each layer of ``parent``."""
     child = copy.deepcopy(exact_child)
     parts = dict(parent.named_modules(remove_duplicate=False))
     tensors = {**dict(parent.named_parameters()), **dict(parent.named_buffers())}
@@ -295,7 +277,7 @@ def deliver_layers(exact_child: nn.Module, parent: nn.Module, targets: Sequence[
             value.data = value.data.to(dtype)
             if isinstance(value, nn.Parameter):
                 own = before if isinstance(before, nn.Parameter) else like
-                if name.endswith("biases") and key == SINK:  # that of the convolution itself
+                if name.endswith("biases") and key == SINK:  # the bias of the convolution
                     own = next((p for k, p in old.named_parameters() if k == "bias"), own)
                 value.requires_grad_(own is None or own.requires_grad)
     return child

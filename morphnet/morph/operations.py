@@ -1,4 +1,4 @@
-"""What can be done to a layer that is named: become a module, or one of the layer morphs of earlier work."""
+"""The morphs of a named layer: to a module, or one of the layer morphs of earlier work."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from morphnet.graph import Edge, ModuleGraph
 class Deepen:
     """A convolution becomes two in series: its own kernel, then ``kernel``.
 
-    With ``method="net2net"`` the second is the identity (Net2DeeperNet); else both are solved for, and dense where
-    the width allows.
+    With ``method="net2net"`` the second is the identity (Net2DeeperNet); else both are solved for.
 
     Source: Chen et al. 2015; Wei et al. 2016; TYPE-I of Sec. 3.2.
     """
@@ -34,10 +33,10 @@ class Deepen:
 
 @dataclass(frozen=True)
 class Widen:
-    """A convolution gets more output channels, and its batch normalisation and consumers follow.
+    """A convolution gets more output channels; its batch normalisation and consumers are adapted.
 
     Attributes:
-        factor: of its channels, above 1; rounded up.
+        factor: new over old channels, above 1; their number is rounded up.
 
     Source: Chen et al. 2015 (Net2WiderNet); Wei et al. 2016.
     """
@@ -65,7 +64,7 @@ class Enlarge:
         return f"enlarge({self.kernel})"
 
 
-#: What a pattern of layer names may be mapped to.
+#: The values of a pattern of layer names.
 Operation = ModuleGraph | Deepen | Widen | Enlarge
 
 

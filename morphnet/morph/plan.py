@@ -1,12 +1,64 @@
-"""Which blocks a spec touches, and what becomes of each: all that can be known before a filter is solved."""
+"""Everything known before a filter is solved: the settings of a morph, and what a spec does to each block."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from morphnet.morph.layer import activation_name
+from morphnet.morph.statistics import BN_SETTINGS
 from morphnet.nn.branch import Padding, ShortcutShape
 from morphnet.nn.resnet import Architecture, parametric_name, phi_of
+from morphnet.solvers import INITS
 from morphnet.spec import MorphSpec
+
+#: Values of ``bn`` with patterns of layer names.
+LAYER_BN_SETTINGS = ("none", "calibrated", "paper")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is morphed; see :func:`~morphnet.morph.morph_network`. Only a spec string has split and width."""
+
+    bn: str
+    padding: Padding
+    activation: str
+    method: str = "auto"
+    init: str = "dense"
+    allow_inexact: bool = False
+    split: float | None = None
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        named = self.split is None
+        known = LAYER_BN_SETTINGS if named else BN_SETTINGS
+        if self.bn not in known:
+            place = "with named layers expected" if named else "expected"
+            raise ValueError(f"bn={self.bn!r}; {place} one of {', '.join(known)}")
+        if self.padding not in ("same", "exact"):
+            raise ValueError(f"padding={self.padding!r}; expected 'same' or 'exact'")
+        if self.method not in (("auto", "als", "net2net") if named else ("auto", "net2net")):
+            methods = (
+                "expected auto, als or net2net"
+                if named
+                else "auto solves the shortcuts of a spec exactly; net2net is a control"
+            )
+            raise ValueError(f"method={self.method!r}; {methods}")
+        if self.init not in INITS:
+            raise ValueError(f"init={self.init!r}; expected {' or '.join(INITS)}")
+        activation_name(self.activation)
+
+    @property
+    def norm(self) -> bool:
+        """Whether new batch normalisations are built."""
+        return self.bn != "none"
+
+    def check_batches(self, calibration: object, needed: bool) -> None:
+        """Refuses settings that need batches of images where there are none."""
+        if needed and calibration is None:
+            raise ValueError(
+                f"bn={self.bn} sets new batch normalisations from data, and there is none: give calibration=, "
+                "an iterable of batches of images"
+            )
 
 
 @dataclass(frozen=True)
@@ -27,13 +79,11 @@ class BlockMorph:
 
 @dataclass(frozen=True)
 class MorphPlan:
-    """What a morph will do to a network.
+    """The changes of a morph.
 
     Attributes:
-        spec: the spec it carries out.
-        child: the architecture of the child.
         blocks: the shortcuts that change, in the order of the data.
-        left_alone: blocks that the spec touches and that already are what it asks for.
+        left_alone: blocks of the spec that already have its form.
     """
 
     spec: MorphSpec
@@ -51,22 +101,21 @@ def plan_morph(
     padding: Padding = "same",
     activation: str = "prelu",
 ) -> MorphPlan:
-    """The plan that turns the shortcuts ``spec`` touches into what it names.
+    """Plans the morph of the shortcuts that ``spec`` touches.
 
-    The first block of every stage is left alone, and with ``half`` every block of even index (counted from
-    0 within its stage). Blocks the spec does not touch stay as they are. A block that was morphed before
-    keeps its split, padding and activation; a second branch or larger kernels are added to it.
+    The first block of every stage is not touched, and with ``half`` no block of even index (from 0 within its stage). A
+    block that was morphed before keeps its split, padding and activation, and gets a second branch or larger kernels.
 
     Args:
-        parent: the architecture of the network to be morphed, plain or already morphed.
+        parent: the architecture of the parent, plain or morphed.
         split: the share of the identity that becomes the first branch, in (0, 1).
         width: C_l as a multiple of the block's channels, at least 1.
         padding: see :class:`~morphnet.nn.branch.ShortcutShape`.
         activation: the parametric activation of the new places, such as ``prelu`` (``relu`` means the same).
 
     Raises:
-        ValueError: an argument is out of range, no block can be touched, or a block would have to give up
-            a branch, a kernel size or channels it already has (a step backwards).
+        ValueError: an argument is out of range, no block is touched, or a block would lose a branch, kernel size or
+            channels (a step backwards).
 
     Source: Sec. 4.1.
     """
@@ -77,7 +126,9 @@ def plan_morph(
     if not 1 <= width < float("inf"):
         raise ValueError(f"width={width}: an identity does not fit through fewer channels than it has; use 1 or more")
     phi = phi_of(activation)
-    touched = [(name, channels) for name, index, channels in _blocks(parent) if _touches(spec, index)]
+    stages = enumerate(zip(parent.blocks, parent.block_channels, strict=True), 1)
+    in_stages = [(f"layer{s}.{i}", i, channels) for s, (count, channels) in stages for i in range(count)]
+    touched = [(name, channels) for name, i, channels in in_stages if (i % 2 == 1 if spec.half else i > 0)]
     if not touched:
         raise ValueError(
             f"{spec} touches no block of this network ({' + '.join(map(str, parent.blocks))} blocks): the first of "
@@ -99,16 +150,6 @@ def plan_morph(
     shortcuts = {**parent.shortcuts, **{block.block: block.after for block in blocks}}
     child = replace(parent, shortcuts=shortcuts, activation=parametric_name(parent.activation))
     return MorphPlan(spec, child, tuple(blocks), tuple(left_alone))
-
-
-def _blocks(architecture: Architecture) -> list[tuple[str, int, int]]:
-    """Name, index within its stage, and channels on the shortcut of every block."""
-    stages = enumerate(zip(architecture.blocks, architecture.block_channels, strict=True), 1)
-    return [(f"layer{s}.{i}", i, channels) for s, (count, channels) in stages for i in range(count)]
-
-
-def _touches(spec: MorphSpec, index: int) -> bool:
-    return index % 2 == 1 if spec.half else index > 0
 
 
 def _check_forward(name: str, before: ShortcutShape, after: ShortcutShape, spec: MorphSpec) -> None:

@@ -1,4 +1,4 @@
-"""Who reads the channels of a convolution: the forward pass traced with torch.fx, and walked from one blob on."""
+"""The layers that read the channels of a convolution, found in a torch.fx trace of the forward pass."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from morphnet.nn.replace import what_a_fresh_one_would_lose
 
 @dataclass
 class Readers:
-    """The layers that depend on the number of channels, each with the features one channel is of its input."""
+    """The layers that depend on the number of channels, each with its input features per channel."""
 
     followers: dict[str, int] = field(default_factory=dict)
     consumers: dict[str, int] = field(default_factory=dict)
 
 
 class _BlockedError(Exception):
-    """Why a layer cannot be widened, in words that follow its name."""
+    """Why a layer cannot be widened; the message follows its name."""
 
 
 class _UntraceableError(Exception):
@@ -40,20 +40,20 @@ class _UntraceableError(Exception):
 
 @dataclass(frozen=True)
 class _Trace:
-    """The forward pass of one mode; ``opaque`` are the parts that could not be traced, with the reason."""
+    """The trace of one mode; ``opaque`` are the modules that cannot be traced, with the reason."""
 
     graph: fx.Graph
     opaque: dict[nn.Module, str]
 
 
 def find_readers(network: nn.Module, name: str) -> Readers:
-    """Every layer that reads the channels of convolution ``name``, found by tracing both modes with torch.fx.
+    """The layers that read the channels of convolution ``name`` in training or evaluation mode.
 
     Raises:
-        ValueError: the network cannot be traced, or something is in the way: an addition, a concatenation, the output.
-            The message names it, and a layer that can be widened.
+        ValueError: the network cannot be traced, or the output goes to an addition, a concatenation, or the output of
+            the network. The message names it, and a layer that can be widened.
     """
-    # Tracing runs the network's own code, which may write to itself: it runs on a copy that shares all tensors.
+    # Tracing runs the code of the network, which may change it: it runs on a copy that shares all tensors.
     attributes = chain.from_iterable(vars(module).values() for module in network.modules())
     shared = chain(network.parameters(), network.buffers(), (each for each in attributes if isinstance(each, Tensor)))
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
@@ -72,7 +72,7 @@ def find_readers(network: nn.Module, name: str) -> Readers:
 
 
 def _alternative(skeleton: nn.Module, traces: list[_Trace], name: str) -> str:
-    """A convolution near ``name`` that can be widened, as advice."""
+    """Advises to widen a convolution near ``name`` that can be widened."""
 
     def distance(other: str) -> int:
         common = 0
@@ -149,7 +149,7 @@ _LEAVES = (
 
 
 class _Tracer(fx.Tracer):
-    """Layers, whatever their class, stay whole; all that cannot be traced becomes a part without insides."""
+    """Does not enter layers, nor modules that cannot be traced."""
 
     def __init__(self, opaque: dict[nn.Module, str]) -> None:
         super().__init__()
@@ -177,11 +177,11 @@ def _trace(skeleton: nn.Module, training: bool) -> _Trace:
     while True:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about defaults that the trace takes as given
+                warnings.simplefilter("ignore")  # about default arguments
                 return _Trace(_Tracer(opaque).trace(skeleton, concrete_args=defaults or None), opaque)
         except _UntraceableError as error:
             if error.module in opaque:
-                raise  # it is registered nowhere, so that it cannot be a part of the trace either
+                raise  # it is not registered in the network
             opaque[error.module] = _first_line(error)
 
 
@@ -228,15 +228,15 @@ _NAMES: dict[Any, str] = {
     if hasattr(home, key)
 } | {getattr: "getattr"}
 
-# What a value of the trace is: a blob (N, C, H, W); flat (N, C * block), channel by channel; a size of either; a number
-# proportional to the channels; a number that does not depend on them.
+# The kinds of values in a trace: a blob (N, C, H, W); flat (N, C * block), channel by channel; a size of either; a
+# number proportional to the channels; a number independent of them.
 _RANK = {"blob": 4, "flat": 2}
 _SIZE = {"blob": "size of a blob", "flat": "size of a flat blob"}
 _COUNT, _FIXED = "count", "fixed"
 
 
 class _Walk:
-    """Follows the output of ``conv`` through one trace, and notes in a ``Readers`` what depends on its channels."""
+    """Follows the output of ``conv`` through one trace and collects the layers that depend on its channels."""
 
     def __init__(self, trace: _Trace, conv: nn.Conv2d, skeleton: nn.Module, names: dict[nn.Module, str]) -> None:
         self.trace = trace
@@ -257,7 +257,7 @@ class _Walk:
                     self.state[node] = kind
 
     def _kind(self, node: fx.Node, readers: Readers) -> str | None:
-        """What ``node`` makes of the values it gets; None if it ends their way."""
+        """The kind of the value of ``node``; None if it does not depend on the channels."""
         kinds = {self.state.get(source, "") for source in node.all_input_nodes}
         if kinds <= {_FIXED, ""}:
             arithmetic = getattr(node.target, "__module__", "") == "_operator"
@@ -336,7 +336,7 @@ class _Walk:
         return self._refuse(node)
 
     def _block(self, features: int, kind: str, node: fx.Node) -> int:
-        """Features of one channel, where all channels have ``features``."""
+        """Features per channel, if all channels together have ``features``."""
         block, rest = divmod(features, self.conv.out_channels)
         if rest or (kind == "blob" and block != 1):
             self._refuse(node)
@@ -370,7 +370,8 @@ class _Walk:
     def _arithmetic(self, node: fx.Node, name: str) -> str:
         sources = node.all_input_nodes
         kinds = {self.state.get(source, "") for source in sources} - {_FIXED}
-        if kinds == {_COUNT} and name == "mul" and sum(self.state.get(part) == _COUNT for part in _nodes(node)) == 1:
+        counts = [part for part in node.args if isinstance(part, fx.Node) and self.state.get(part) == _COUNT]
+        if kinds == {_COUNT} and name == "mul" and len(counts) == 1:
             return _COUNT
         if len(kinds) == 1 and kinds <= set(_RANK):
             return kinds.pop()
@@ -423,8 +424,8 @@ class _Walk:
         return self.state.get(node) in _RANK or node in self.same_batch
 
     def _sources(self, node: fx.Node) -> set[fx.Node]:
-        """The nodes on the way to ``node`` that have as many images as it has."""
-        found = set()
+        """The nodes before ``node`` that have the same batch size."""
+        nodes = set()
         exact = _ELEMENTWISE_MODULES | _SPATIAL_MODULES | {nn.Conv2d, nn.BatchNorm2d, nn.PReLU, Activation}
         while node.args and isinstance(node.args[0], fx.Node):
             if node.op == "call_module":
@@ -434,8 +435,8 @@ class _Walk:
             if not keeps:
                 break
             node = node.args[0]
-            found.add(node)
-        return found
+            nodes.add(node)
+        return nodes
 
     def _module(self, node: fx.Node) -> nn.Module:
         return self.skeleton.get_submodule(str(node.target))
@@ -460,11 +461,6 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
 
 
 def _keeps_channels(node: fx.Node, name: str) -> bool:
-    """Whether a spatial function returns one blob, and padding is of height and width only."""
+    """Whether a spatial function returns one blob and pads only height and width."""
     sides = _argument(node, 1, "pad", ()) if name == "pad" else ()
     return not node.kwargs.get("return_indices") and isinstance(sides, (tuple, list)) and len(sides) <= 4
-
-
-def _nodes(node: fx.Node) -> list[fx.Node]:
-    """The nodes among the arguments, each as often as it is one."""
-    return [part for part in node.args if isinstance(part, fx.Node)]

@@ -1,4 +1,4 @@
-"""What a morph did and how far parent and child differ."""
+"""The report of a morph: what was done, and the difference of parent and child."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class LayerReport:
     Attributes:
         name: the block, such as ``layer1.1``, or the layer, such as ``layer3.0.conv2``.
         change: in words, such as ``identity -> 1c1``.
-        residual: of the morphism equation, relative, in float64; 0 where filters were only padded with zeros.
-        condition: condition number of the system that was solved; 1 where none was.
+        residual: relative, of the morphism equation, in float64; 0 if filters were only padded with zeros.
+        condition: condition number of the solved system; 1 without one.
         zero_share: share of exact zeros in the filters of the shortcut.
         seconds: time to solve and write them.
-        shape: what a shortcut is now: kernels, channels, split, padding, activation.
-        module: what a layer is now, if it became a module: graph, padding, activation, the convolution it was.
+        shape: of the new shortcut.
+        module: the shape of the new module as plain values, if the layer became one.
         outcome: of the solver, in words.
-        weak: filters and paths that are too weak to learn from, in words.
+        weak: descriptions of filters and paths that are too small to learn.
     """
 
     name: str
@@ -43,19 +43,19 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class MorphReport:
-    """What a morph did and how far parent and child differ; :meth:`to_dict` is ``morph_report.json``.
+    """The report of a morph; :meth:`to_dict` is ``morph_report.json``.
 
     Attributes:
-        spec: the morph spec, or with name patterns each pattern and what became of it.
-        bn, padding, split, width, activation: the settings of what is new; a shortcut that was morphed already keeps
-            its own, which are in ``layers``. Split and width are those of a spec.
+        spec: the morph spec, or each name pattern with its operation.
+        bn, padding, split, width, activation: settings of the new parts; a shortcut that was morphed before keeps its
+            own, which are in ``layers``. Only a spec has split and width.
         method: how filters were found.
         layers: one entry per shortcut or layer that changed.
-        left_alone: blocks that were already what the spec asks for.
+        left_alone: blocks that already had the form of the spec.
         proof: the comparison of parent and child.
-        drift_declared: the setting is known to change the function, so the proof is a measurement, no check.
-        inputs: in words, the images that statistics and proof come from.
-        macs_before, macs_after: multiply-accumulates for one image of ``input_size``; None where none is known.
+        drift_declared: the settings change the function, so that the proof is only a measurement.
+        inputs: a description of the images for statistics and proof.
+        macs_before, macs_after: multiply-accumulates for one image of ``input_size``; None if that is unknown.
         seconds: time to plan, solve and apply; to measure statistics; to prove.
     """
 
@@ -80,26 +80,28 @@ class MorphReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the child may be used as the parent's equal, or its drift was declared (and is a number)."""
+        """Whether the child computes what the parent computes, or its drift is declared and finite."""
         if self.drift_declared:
             alone = self.proof.alone
             solved = all(layer.residual <= TOLERANCE for layer in self.layers)
             if solved and alone is not None and not alone.relative <= self.proof.tolerance["exactness"]:
-                return False  # a border may drift, the filters themselves may not
+                return False  # only the border may drift
             return math.isfinite(self.proof.exactness.relative) and math.isfinite(self.proof.delivered.relative)
         return not self.proof.failures
 
     def to_dict(self) -> dict[str, Any]:
-        found = {**asdict(self), "failures": list(self.proof.failures), "passed": self.passed}
-        # JSON knows no NaN, such as the condition of an iterative method, or figures of a network that computes NaN.
-        return {key: _finite(value) for key, value in found.items()}
+        values = {**asdict(self), "failures": list(self.proof.failures), "passed": self.passed}
+        return {key: _finite(value) for key, value in values.items()}
 
     def __str__(self) -> str:
         proof, training = self.proof, self.proof.training
+        macs = "not counted: no input size is known"
+        if self.macs_before is not None and self.macs_after is not None:
+            macs = f"{self.macs_before:,} -> {self.macs_after:,} ({self.macs_after / self.macs_before:.3f}x)"
         lines = [
             f"{self.spec}, bn={self.bn}: {self._count()}",
             *([] if self.layers else ["  note        all that it touches was there already: the child is the parent"]),
-            f"  FLOP        {self._macs()}",
+            f"  FLOP        {macs}",
             f"  parameters  {self.parameters_before:,} -> {self.parameters_after:,}",
             f"  proof on    {self.inputs}",
             f"  float64     largest difference of logits {proof.exactness.relative:.1e} of the largest logit",
@@ -126,8 +128,8 @@ class MorphReport:
                 + (f"{low} to {high}" if low != high else low)
                 + " of a layer's numbers are zero"
             )
-        weak = [f"{layer.name}: {found}" for layer in self.layers for found in layer.weak]
-        lines += [f"  weak        {found}" for found in weak[:4]]
+        weak = [f"{layer.name}: {part}" for layer in self.layers for part in layer.weak]
+        lines += [f"  weak        {part}" for part in weak[:4]]
         if len(weak) > 4:
             lines.append(f"  weak        and {len(weak) - 4} more, in the report")
         if self.drift_declared and (self.proof.failures or self.bn in DRIFTING):
@@ -142,11 +144,6 @@ class MorphReport:
             return f"{len(names)} layer{'s' * (len(names) != 1)} morphed ({named})"
         return f"{len(self.layers)} shortcuts morphed, {len(self.left_alone)} there already"
 
-    def _macs(self) -> str:
-        if self.macs_before is None or self.macs_after is None:
-            return "not counted: no input size is known"
-        return f"{self.macs_before:,} -> {self.macs_after:,} ({self.macs_after / self.macs_before:.3f}x)"
-
     def _drifting(self) -> str:
         if self.bn in DRIFTING:
             return f"bn={self.bn}"
@@ -155,14 +152,14 @@ class MorphReport:
 
 
 def noise_in_words(ratio: float, difference: float, size: float) -> str:
-    """How far logits with batch statistics differ: of the parent's own noise, where it has any, else of their size."""
+    """The difference of logits with batch statistics, over the parent's noise, or over their size if it has none."""
     if not ratio and difference:
         return f"{difference / max(size, 1e-300):.1e} of their size"
     return f"{ratio:.2f} of the parent's own noise" if ratio >= 0.005 else f"{ratio:.0e} of the parent's own noise"
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None in the place of every number that is none."""
+    """``value`` with None for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -171,7 +168,7 @@ def _finite(value: Any) -> Any:
 
 
 class MorphError(Exception):
-    """The child failed its proof; ``report`` says by how much. Nothing was changed."""
+    """The child failed its proof, with its ``report``. The parent is unchanged."""
 
     exit_code = 3  # of the command line
 

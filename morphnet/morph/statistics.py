@@ -1,4 +1,4 @@
-"""Batch normalisation as the identity (Eq. 9): what new layers need from the data, and how they are set."""
+"""Batch normalisation as the identity (Eq. 9): statistics of the data, and how new layers are set."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from morphnet.nn.mode import evaluation_mode, without_tf32
 BNSetting = Literal["calibrated", "folded", "paper", "paper_first"]
 BN_SETTINGS: tuple[str, ...] = get_args(BNSetting)
 
-#: Settings that change the function and say so, instead of failing their check.
+#: Settings that change the function: their difference is reported and no failure.
 DRIFTING = ("paper", "paper_first")
 
 
 @dataclass
 class BatchStatistics:
-    """Mean and variance of the input of one batch normalisation, averaged over batches; shape ``(C,)``."""
+    """Mean and variance of the input of a batch normalisation, averaged over batches; shape ``(C,)``."""
 
     mean: Tensor
     var: Tensor
@@ -43,9 +43,9 @@ class BatchStatistics:
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Within this context every batch normalisation of ``network`` uses the statistics of its batch.
+    """Within, batch normalisations of ``network`` use the statistics of their batch; their running values are restored.
 
-    All else is in evaluation mode (dropout stays off), and no running value has changed at the end.
+    All else is in evaluation mode, so dropout is off.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(m, {k: v.clone() for k, v in m.named_buffers()}) for m in norms]
@@ -63,12 +63,11 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
 def set_batch_norms(child: nn.Module, branches: Sequence[Branch], setting: str, batches: Sequence[Tensor]) -> None:
     """Sets the two batch normalisations of each new branch so that the branch computes its share of the identity.
 
-    The child runs once over ``batches`` in training mode. A layer that is to be the identity passes its input
-    through while it is measured, so what is measured are the blobs of the parent in training mode.
+    The child runs once over ``batches`` in training mode. A layer that becomes the identity passes its input through
+    meanwhile, so the statistics are those of the parent in training mode.
 
     Args:
-        child: the network the branches are part of; only the new layers (and, with ``folded``, the second
-            filter of each branch) are changed.
+        child: the network of the branches; nothing else in it is changed. ``folded`` changes their second filter too.
         setting: ``calibrated``: gamma = sqrt(var + eps), beta = mean, in both. ``folded``: gamma = 1, beta = 0
             in the first, its scale folded into the next filter and its mean into the last beta. ``paper``:
             gamma = 1, beta = 0 in both. ``paper_first``: only in the first.
@@ -79,27 +78,20 @@ def set_batch_norms(child: nn.Module, branches: Sequence[Branch], setting: str, 
 
     Source: Eq. (9) and Sec. 3.7. The paper sets gamma = 1, beta = 0 everywhere and calls the change negligible.
     """
-    passing: list[_BatchNorm] = []
-    for branch in branches:
-        if setting == "folded":
-            check_foldable(branch)
-        if setting != "paper":
-            passing.append(branch.bn2)
-        if setting in ("calibrated", "folded"):
-            passing.append(branch.bn1)
+    passing = [branch.bn2 for branch in branches] if setting != "paper" else []
+    passing += [branch.bn1 for branch in branches] if setting in ("calibrated", "folded") else []
+    for branch in branches if setting == "folded" else ():
+        check_foldable(branch)
     norms = [norm for branch in branches for norm in (branch.bn1, branch.bn2)]
     measured = _measure(child, norms, passing, batches)
-    for branch in branches:
-        first, second = measured[branch.bn1], measured[branch.bn2]
-        with torch.no_grad():
-            if setting == "calibrated":
-                _set(branch.bn1, first, identity=True)
-                _set(branch.bn2, second, identity=True)
-            elif setting == "folded":
+    with torch.no_grad():
+        for branch in branches:
+            first, second = measured[branch.bn1], measured[branch.bn2]
+            if setting == "folded":
                 _fold(branch, first, second)
             else:
-                _set(branch.bn1, first, identity=False)
-                _set(branch.bn2, second, identity=setting == "paper_first")
+                _set(branch.bn1, first, identity=setting == "calibrated")
+                _set(branch.bn2, second, identity=setting != "paper")
 
 
 def set_identity_norms(
@@ -108,7 +100,7 @@ def set_identity_norms(
     """Measures the inputs of ``norms`` and makes each an identity: gamma = sqrt(var + eps), beta = mean.
 
     Args:
-        child: the network (or module) the norms are part of; nothing else in it is changed.
+        child: the network (or module) of the norms; nothing else in it is changed.
         batches: inputs of ``child``.
         paper: gamma = 1, beta = 0 instead, as in Sec. 3.7, which changes the function.
 
@@ -126,11 +118,7 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def check_foldable(branch: Branch) -> None:
-    """Refuses to fold where zero padding would pad the centred blob: an error on the border.
-
-    Raises:
-        ValueError: the second convolution pads for itself and has taps off its centre.
-    """
+    """Raises ``ValueError`` if zero padding would pad the centred blob: the border would be wrong."""
     weight = branch.conv2.weight
     centre = weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]
     if branch.conv2.padding != (0, 0) and weight.count_nonzero() > centre.count_nonzero():
@@ -143,7 +131,7 @@ def check_foldable(branch: Branch) -> None:
 def _measure(
     child: nn.Module, norms: Sequence[_BatchNorm], passing: Sequence[_BatchNorm], batches: Sequence[Tensor]
 ) -> dict[_BatchNorm, BatchStatistics]:
-    # On a float32 copy: float64 convolutions are slow on the CPU, and any statistics keep evaluation exact.
+    # In float32, because float64 convolutions are slow on the CPU; any statistics keep evaluation exact.
     runner = copy.deepcopy(child).float()
     copies = dict(zip(child.modules(), runner.modules(), strict=True))
     measured = {norm: BatchStatistics.zeros(norm) for norm in norms}
@@ -172,8 +160,8 @@ def _set(norm: _BatchNorm, statistics: BatchStatistics, *, identity: bool) -> No
 
 
 def _fold(branch: Branch, first: BatchStatistics, second: BatchStatistics) -> None:
-    # conv2 sees (x - mean) / scale instead of x: its filter takes the scale, and what the mean would have
-    # become after it, `shift`, is missing from its output until the last beta puts it back.
+    # conv2 gets (x - mean) / scale instead of x: its filter is multiplied by the scale, and the last running mean
+    # is reduced by the filtered mean, `shift`.
     weight = branch.conv2.weight
     shift = (weight * first.mean.view(1, -1, 1, 1)).sum((1, 2, 3))
     weight.mul_((first.var + branch.bn1.eps).sqrt().view(1, -1, 1, 1))

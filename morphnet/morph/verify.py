@@ -1,4 +1,4 @@
-"""The proof of a morph: how far parent and child differ, in evaluation and in training mode."""
+"""The proof of a morph: the difference of parent and child, in evaluation and in training mode."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from morphnet.nn.mode import evaluation_mode, without_tf32
 
 #: Largest difference of two logits over the largest logit, float64, before any cast.
 EXACT_TOLERANCE = 1e-10
-#: The same for the child as delivered, whose weights were cast, by the dtype of the weights.
+#: The same for the delivered child, by the dtype of its weights.
 DELIVERED_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 #: Largest change in training mode, as a share of the parent's own noise.
 TRAINING_TOLERANCE = 0.2
-#: Images that the float64 comparisons use: they are slow, and one image would do to show a filter that is off.
+#: Images in the float64 comparisons, which are slow; one image would already show a wrong filter.
 EXACT_IMAGES = 128
 #: The training mode is judged on at least so many held-out batches of so many images.
 TRAINING_BATCHES, TRAINING_BATCH_SIZE = 4, 128
-#: Noise over the size of the logits below which the parent has none: it has no batch normalisation.
+#: A parent with less noise, over the size of its logits, has none: it has no batch normalisation.
 NO_NOISE = 1e-4
 
 
@@ -48,17 +48,17 @@ class Comparison:
 class TrainingMode:
     """Parent and child with batch statistics, on held-out batches.
 
-    A new batch normalisation that is set right still follows the fluctuation of its batch's own statistics, and
-    what is looked for is a setting that is wrong. So the difference is taken on ``TRAINING_BATCHES`` batches run
-    as one, where fluctuation is halved and a wrong gamma is not, and the noise on single batches.
+    New batch normalisations add the fluctuation of their batch statistics even if they are set right. The difference is
+    taken over ``TRAINING_BATCHES`` batches run as one, which halves the fluctuation but not the effect of a wrong
+    gamma; the noise is taken on single batches.
 
     Attributes:
         difference: root mean square of (child - parent) over images and logits.
         noise: the same of the parent's own logits of one half of a batch when the other half is exchanged.
-        ratio: difference over noise; where the parent has no noise of its own, 0.
+        ratio: difference over noise; 0 if the parent has no noise.
         size: root mean square of the parent's logits.
         judged: whether ``ratio`` counts as a check.
-        unjudged: why it does not, in words.
+        unjudged: why it does not.
         parent_loss, child_loss: mean cross entropy; None without labels.
     """
 
@@ -84,9 +84,9 @@ class Proof:
         own_dtype: parent and child, each computed in the dtype of its weights.
         noise_floor: the parent alone, in its own dtype against float64; relative, as in ``Comparison``.
         training: see :class:`TrainingMode`; None where a batch has fewer than two images.
-        tolerance: what ``exactness.relative`` and ``delivered.relative`` and ``training.ratio`` must not exceed.
-        alone: the worst of all layers that became modules, each compared by itself in float64: what the network
-            could hide, as where a batch normalisation behind a layer has gamma = 0. None where there are none.
+        tolerance: limits of ``exactness.relative``, ``delivered.relative`` and ``training.ratio``.
+        alone: the worst of all layers that became modules, each compared alone in float64: the network could hide a
+            difference, for example if the next batch normalisation has gamma = 0. None without such layers.
     """
 
     exactness: Comparison
@@ -145,22 +145,18 @@ def prove(
         own_dtype=_compare(own_parent, own_child),
         noise_floor=_compare(reference, own_parent[: len(few)]).relative,
         training=training,
-        tolerance={
-            "exactness": EXACT_TOLERANCE,
-            "delivered": DELIVERED_TOLERANCE[dtype],
-            "training": TRAINING_TOLERANCE,
-        },
+        tolerance=_tolerance(dtype),
     )
 
 
 def prove_layers(pairs: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> Proof:
-    """Compares each replaced layer with what took its place, by itself: where no input of the network is known.
+    """Compares each replaced layer with its replacement alone, on random normal inputs.
 
     Args:
-        pairs: the layer, its replacement before the cast (float64) and as delivered.
+        pairs: the layer, its replacement in float64, and its replacement as delivered.
 
     Returns:
-        A proof of the worst layer; ``training`` is None. Inputs are random normal.
+        A proof of the worst layer; ``training`` is None.
     """
     exact, delivered, own, floors = [], [], [], []
     with without_tf32(), torch.no_grad():
@@ -181,17 +177,17 @@ def prove_layers(pairs: Sequence[tuple[nn.Module, nn.Module, nn.Module]]) -> Pro
                 ours = old(x.to(dtype)).double().flatten(1)
                 own.append(_compare(ours, cast(x.to(dtype)).double().flatten(1)))
                 floors.append(_compare(reference, ours).relative)
-    dtype = next(pairs[0][2].parameters()).dtype
+    tolerance = _tolerance(next(pairs[0][2].parameters()).dtype)
+    worst, *others = (max(figures, key=lambda c: c.relative) for figures in (exact, delivered, own))
+    return Proof(worst, others[0], others[1], max(floors), None, tolerance, alone=worst)
 
-    def worst(found: list[Comparison]) -> Comparison:
-        return max(found, key=lambda c: c.relative)
 
-    tolerance = {"exactness": EXACT_TOLERANCE, "delivered": DELIVERED_TOLERANCE[dtype], "training": TRAINING_TOLERANCE}
-    return Proof(worst(exact), worst(delivered), worst(own), max(floors), None, tolerance, worst(exact))
+def _tolerance(dtype: torch.dtype) -> dict[str, float]:
+    return {"exactness": EXACT_TOLERANCE, "delivered": DELIVERED_TOLERANCE[dtype], "training": TRAINING_TOLERANCE}
 
 
 def _unpadded(module: nn.Module) -> nn.Module:
-    """The same filters with ``padding=exact``: what edges that pad for themselves change on the border is left out."""
+    """The same filters with ``padding=exact``: without the differences of ``same`` padding on the border."""
     if not isinstance(module, GraphConv2d) or module.shape.padding == "exact":
         return module
     exact = GraphConv2d(replace(module.shape, padding="exact")).to(next(module.parameters()))
@@ -205,13 +201,10 @@ def _logits(network: nn.Module, batches: Sequence[Tensor], dtype: torch.dtype) -
 
 
 def logits(network: nn.Module, x: Tensor) -> Tensor:
-    """All tensors that ``network`` gives for ``x``, one row per image.
-
-    A classifier gives its logits; of a network with several outputs (a tuple, a dictionary), those of all are set
-    side by side.
+    """The output of ``network`` for ``x``, one row per image; several outputs are concatenated.
 
     Raises:
-        TypeError: there is no tensor with a row for every image.
+        TypeError: no output has a row for every image.
     """
     y = network(x)
     if isinstance(y, Tensor) and y.dim() == 2:
@@ -225,7 +218,7 @@ def logits(network: nn.Module, x: Tensor) -> Tensor:
 
 def _compare(a: Tensor, b: Tensor) -> Comparison:
     difference, largest = float((a - b).abs().max()), float(a.abs().max())
-    # A network that computes infinities or NaN is not preserved, whatever max() says of it.
+    # A network that computes infinities or NaN is not preserved.
     relative = difference / max(largest, 1e-300) if torch.isfinite(b).all() else float("inf")
     return Comparison(len(a), difference, largest, relative, int((a.argmax(1) != b.argmax(1)).sum()))
 
@@ -238,7 +231,7 @@ def _training_mode(
     others: Sequence[Tensor],
 ) -> TrainingMode | None:
     size = min(len(x) for x in batches)
-    # Float32 is enough: what is compared here is a thousand times larger than its rounding.
+    # Float32 is enough: the differences here are a thousand times its rounding error.
     parent, child = (copy.deepcopy(network).float() for network in (parent, child))
     batches, others = [x.float() for x in batches], [x.float() for x in others]
     pool = [*batches, *others]
@@ -248,7 +241,7 @@ def _training_mode(
     differences, noises, sizes, parent_losses, child_losses = [], [], [], [], []
     with batch_statistics(parent), batch_statistics(child):
         for i, x in enumerate(batches):
-            # Same size on both sides, so that only the company of the first half changes.
+            # Both batches have the same size; only the other half changes.
             mixed = torch.cat([x[:half], pool[(i + 1) % len(pool)][-half:]])
             noises.append((logits(parent, mixed)[:half] - logits(parent, x[: 2 * half])[:half]).square().mean())
         for i in range(0, len(batches), TRAINING_BATCHES):
@@ -261,9 +254,7 @@ def _training_mode(
                 answers = torch.cat(list(labels[group]))
                 parent_losses.append(F.cross_entropy(ours, answers))
                 child_losses.append(F.cross_entropy(theirs, answers))
-    difference = float(torch.stack(differences).mean().sqrt())
-    noise = float(torch.stack(noises).mean().sqrt())
-    logit = float(torch.stack(sizes).mean().sqrt())
+    difference, noise, logit = (float(torch.stack(each).mean().sqrt()) for each in (differences, noises, sizes))
     silent = noise <= NO_NOISE * logit
     few = len(batches) < TRAINING_BATCHES or size < TRAINING_BATCH_SIZE
     unjudged = f"too few images to judge: {TRAINING_BATCHES} batches of {TRAINING_BATCH_SIZE} are needed" if few else ""

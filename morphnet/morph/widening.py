@@ -1,4 +1,4 @@
-"""More channels for one convolution of any network, its function unchanged (Net2WiderNet).
+"""More channels for one convolution, with the function of the network unchanged (Net2WiderNet).
 
 Source: Chen, Goodfellow, Shlens 2015 (arXiv 1511.05641), Sec. 2.2.
 """
@@ -12,39 +12,32 @@ from torch import Tensor, nn
 
 from morphnet.morph.readers import find_readers
 from morphnet.nn.activation import ParametricActivation
-from morphnet.nn.replace import (
-    convolution_like,
-    parameter_like,
-    plain_convolution,
-    replace_module,
-)
+from morphnet.nn.replace import convolution_like, parameter_like, plain_convolution, replace_module
 
 
 def widen_layer(network: nn.Module, name: str, channels: int, generator: torch.Generator) -> dict[str, str]:
-    """Gives the convolution ``name`` more output channels, in place; batch normalisations and readers follow.
+    """Gives the convolution ``name`` more output channels, in place, and adapts the layers that read them.
 
-    The new channels are replicas of randomly chosen old ones. Whatever reads an old channel (convolutions; linear
-    layers after flattening or global pooling) shares its weights out between the replicas in random unequal parts,
-    drawn anew for each of its own outputs: the function is kept, in evaluation and in training mode, and gradients
-    tell the replicas apart from the first step on.
+    The new channels are replicas of random old ones. Each consumer (convolutions; linear layers after flattening or
+    global pooling) splits its weight for a channel among the replicas in random unequal shares, different for each of
+    its outputs: the function is kept in both modes, and the replicas get different gradients from the first step on.
 
     Args:
-        network: changed in place; give a copy to keep the original.
+        network: changed in place.
         name: an ``nn.Conv2d`` without groups.
-        channels: output channels it is to have, more than now.
-        generator: a CPU generator; replicas and shares are a function of its state.
+        channels: the new number of output channels, above the old one.
+        generator: a CPU generator for replicas and shares.
 
     Returns:
-        What was changed, by the name of the layer, such as ``{"conv1": "Conv2d, output channels 16 -> 24"}``.
+        The changes by layer name, such as ``{"conv1": "Conv2d, output channels 16 -> 24"}``.
 
     Raises:
-        ValueError: the layer cannot be widened: it is not a plain convolution, or its output meets something that is
-            not known to treat channels one by one (an addition, a concatenation, a grouped convolution, the end of
-            the network), or ``torch.fx`` cannot trace the network. Nothing is changed then.
+        ValueError: it is not a plain convolution, its output goes to an operation that may mix channels (an addition, a
+            concatenation, a grouped convolution, the output of the network), or ``torch.fx`` cannot trace the network.
+            Nothing is changed.
 
-    The readers are found by tracing the network in both modes. Numbers of channels that its Python code reads from
-    attributes (``self.conv.out_channels``) are invisible to the trace and stay what they were. With dropout in training
-    mode replicas are dropped independently: the expectation is kept, not each draw.
+    The trace does not see channel numbers that Python code reads from attributes (``self.conv.out_channels``). Dropout
+    in training mode drops replicas independently: only the expectation is kept.
     """
     conv = plain_convolution(network, name)
     if not isinstance(channels, int) or channels <= conv.out_channels:
@@ -54,12 +47,14 @@ def widen_layer(network: nn.Module, name: str, channels: int, generator: torch.G
     old = conv.out_channels
     extra = torch.randint(old, (channels - old,), generator=generator)
     origin = torch.cat([torch.arange(old), extra])
+    bias = None if conv.bias is None else parameter_like(conv.bias, _replicas(conv.bias, origin))
+    wide = convolution_like(conv, _replicas(conv.weight, origin), bias)
     changes: list[tuple[nn.Module, nn.Module, str, str]] = [
-        (conv, _widened_output(conv, origin), f"Conv2d, output channels {old} -> {channels}", name)
+        (conv, wide, f"Conv2d, output channels {old} -> {channels}", name)
     ]
     for part, block in readers.followers.items():
         layer = network.get_submodule(part)
-        index = _by_features(origin, block)
+        index = (origin[:, None] * block + torch.arange(block)).flatten()  # ``block`` consecutive features a channel
         words = f"{type(layer).__name__}, channels {old * block} -> {len(index)}"
         changes.append((layer, _replicated(layer, index), words, part))
     for part, block in readers.consumers.items():
@@ -72,16 +67,8 @@ def widen_layer(network: nn.Module, name: str, channels: int, generator: torch.G
     return {part: words for _, _, words, part in changes}
 
 
-# The layers anew ----------------------------------------------------------------------------------------------------
-
-
-def _by_features(origin: Tensor, block: int) -> Tensor:
-    """``origin`` for flattened blobs, in which every channel is ``block`` features in a row."""
-    return (origin[:, None] * block + torch.arange(block)).flatten()
-
-
 def _replicas(value: Tensor, origin: Tensor) -> Tensor:
-    """``value`` with its first axis replicated, in the memory format it had."""
+    """``value`` with its first axis replicated, in its memory format."""
     rows = value.detach()[origin.to(value.device)]
     return rows.contiguous(memory_format=_memory_format(value))
 
@@ -93,13 +80,8 @@ def _memory_format(value: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _widened_output(conv: nn.Conv2d, origin: Tensor) -> nn.Conv2d:
-    bias = None if conv.bias is None else parameter_like(conv.bias, _replicas(conv.bias, origin))
-    return convolution_like(conv, _replicas(conv.weight, origin), bias)
-
-
 def _replicated(layer: nn.Module, origin: Tensor) -> nn.Module:
-    """``layer``, which has one number per channel, for channels that are replicas."""
+    """``layer``, which has one number per channel, with replicated channels."""
     fresh: nn.Module
     if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)):
         settings: dict[str, Any] = {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine}
@@ -116,13 +98,13 @@ def _replicated(layer: nn.Module, origin: Tensor) -> nn.Module:
         if parameter is not None:
             setattr(fresh, key, parameter_like(parameter, _replicas(parameter, origin)))
     for key, buffer in layer._buffers.items():
-        if buffer is not None:  # the one without channels counts batches
+        if buffer is not None:  # num_batches_tracked has no channels
             setattr(fresh, key, _replicas(buffer, origin) if buffer.dim() else buffer.clone())
     return fresh
 
 
 def _shared_out(layer: nn.Module, origin: Tensor, old: int, block: int, generator: torch.Generator) -> nn.Module:
-    """``layer``, whose weights for each old input channel are shared out between its replicas."""
+    """``layer`` with its weights for each input channel split among the replicas."""
     assert isinstance(layer, (nn.Conv2d, nn.Linear))
     weight = layer.weight.detach()
     rows = weight.reshape(len(weight), old, -1)
@@ -130,7 +112,7 @@ def _shared_out(layer: nn.Module, origin: Tensor, old: int, block: int, generato
     total = torch.zeros(len(weight), old, dtype=torch.float64).index_add_(1, origin, raw)
     shares, index = (raw / total[:, origin])[:, :, None].to(weight.device), origin.to(weight.device)
     wide = rows.new_empty(len(weight), len(origin), rows.shape[2])
-    step = max(1, 2**22 // max(1, wide[0].numel()))  # rows at a time: the classifier of a VGG in float64 is large
+    step = max(1, 2**22 // max(1, wide[0].numel()))  # rows at a time: float64 weights of a VGG's classifier are large
     for start in range(0, len(weight), step):
         part = slice(start, start + step)
         wide[part] = rows[part].double()[:, index] * shares[part]

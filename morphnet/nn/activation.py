@@ -59,12 +59,12 @@ class ParametricActivation(nn.Module):
         super().__init__()
         self.function = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
         self._call = FUNCTIONS[function] if isinstance(function, str) else function
-        self.initial = float(a)
-        self.a = nn.Parameter(torch.full((channels,), self.initial))
+        self.start = float(a)
+        self.a = nn.Parameter(torch.full((channels,), self.start))
 
     def reset_parameters(self) -> None:
-        """Sets every slope to the value it starts with."""
-        nn.init.constant_(self.a, self.initial)
+        """Sets every slope to the value it started with."""
+        nn.init.constant_(self.a, self.start)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.function == "relu":
@@ -121,8 +121,7 @@ class _PReLU(torch.autograd.Function):
 
 
 def _channels_last(x: Tensor) -> bool:
-    # A tensor that is both (one channel, or one pixel) is treated as plain; either reading is right.
-    return not x.is_contiguous()
+    return not x.is_contiguous()  # both readings are right for one channel or one pixel
 
 
 def _rows(x: Tensor) -> Tensor:

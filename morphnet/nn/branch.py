@@ -1,4 +1,4 @@
-"""A split shortcut: scaled halves of an identity, each of which may have become two convolutions (Fig. 3b)."""
+"""A shortcut split into two scaled halves of the identity, one or both of them morphed (Fig. 3b)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ Padding = Literal["same", "exact"]
 
 @dataclass(frozen=True)
 class ShortcutShape:
-    """All that is needed to build a morphed shortcut, weights aside.
+    """Everything that builds a morphed shortcut except its weights.
 
     Attributes:
         kernel_sizes: (K_1, K_2) of each morphed half.
         mid_channels: C_l, the channels between the two convolutions.
         two_branches: both halves are morphed; otherwise the second stays a scaled identity.
-        split: the share of the identity that the first half stands for, in (0, 1).
-        padding: ``same``, each convolution pads for itself (the paper's layers); ``exact``, all zeros are
-            added before the first convolution and the second one is unpadded.
+        split: the share of the identity that the first half computes, in (0, 1).
+        padding: ``same``: each convolution pads (the paper's layers); ``exact``: only the first one pads, for both.
         activation: phi of the parametric activation between the two convolutions.
     """
 
@@ -36,15 +35,14 @@ class ShortcutShape:
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The scale of the identity that each half stands for; they add up to 1."""
+        """The scale of the identity in each half; their sum is 1."""
         return (self.split, 1.0 - self.split)
 
 
 class Branch(nn.Module):
     """conv K_1 - BN - P-phi - conv K_2 - BN: one half of an identity shortcut, morphed.
 
-    Built with random filters and fresh batch normalisation; :mod:`morphnet.morph` sets both so that the
-    branch computes its share of the identity.
+    :mod:`morphnet.morph` sets filters and batch normalisations so that the branch computes its share of the identity.
 
     Shapes: ``(N, C, H, W)`` to the same. Source: Fig. 3b.
     """

@@ -1,4 +1,4 @@
-"""A convolution grown into a module: an ``nn.Module`` that runs the graph."""
+"""A convolution grown into a module: a layer that runs a graph of convolutions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rim = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class ConvShape:
-    """All of a convolution but its weights: the settings of ``nn.Conv2d``, padding as a rim."""
+    """The settings of ``nn.Conv2d``, padding as a rim."""
 
     in_channels: int
     out_channels: int
@@ -67,7 +67,7 @@ class ConvShape:
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """All that is needed to build a grown convolution, weights aside; plain values by :meth:`to_dict`.
+    """Everything that builds a grown convolution except its weights.
 
     Attributes:
         conv: the convolution it stands for.
@@ -91,13 +91,7 @@ class ModuleShape:
             raise ValueError(f"activation={self.activation!r}; expected one of {', '.join(FUNCTIONS)}, or None")
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "conv": asdict(self.conv),
-            "graph": self.graph.to_dict(),
-            "padding": self.padding,
-            "activation": self.activation,
-            "norm": self.norm,
-        }
+        return {**vars(self), "conv": asdict(self.conv), "graph": self.graph.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModuleShape:
@@ -147,14 +141,10 @@ class GraphConv2d(nn.Module):
         super().__init__()
         self.shape = shape
         conv, graph = shape.conv, shape.graph
-        # What a network's own code may ask of the layer that stood here.
+        # Attributes that the code of a network may read from the layer that was here.
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
-        self.kernel_size, self.stride, self.dilation, self.groups = (
-            conv.kernel_size,
-            conv.stride,
-            conv.dilation,
-            conv.groups,
-        )
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.dilation, self.groups = conv.dilation, conv.groups
         self.widths = group_widths(graph, conv)
         self.source_pad, self._runs = _wiring(shape)
         self.pad_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
@@ -196,7 +186,7 @@ class GraphConv2d(nn.Module):
         for run in self._runs:
             blob = blobs[run.source]
             assert blob is not None
-            if run.first:  # all that leads here has been added up
+            if run.first:  # the sum is complete
                 blob = blobs[run.source] = self._finish(blob, run.source)
             if any(run.pad):
                 blob = F.pad(blob, run.pad, self.pad_mode if min(run.pad) >= 0 else "constant")
@@ -251,7 +241,7 @@ def group_widths(graph: ModuleGraph, conv: ConvShape) -> dict[str, int]:
 
 
 def _ordered(graph: ModuleGraph) -> list[Any]:
-    """Edges by their source vertex, so that a blob is complete before it is used."""
+    """Edges ordered by their source vertex, so that a blob is complete before it is used."""
     return [edge for vertex in graph.vertices for edge in graph.edges_out_of(vertex)]
 
 
@@ -294,9 +284,8 @@ def _wiring(shape: ModuleShape) -> tuple[Rim, tuple[_Run, ...]]:
                 padding, pad = (pad[2], pad[0]), (0, 0, 0, 0)
         first = edge is graph.edges_out_of(edge.source)[0] and edge.source != SOURCE
         scale = float(edge.scale) if edge.identity else None
-        runs.append(
-            _Run(edge_key(edge.name), place[edge.source], place[edge.target], scale, pad, padding, stride, first)
-        )
+        ends = (place[edge.source], place[edge.target])
+        runs.append(_Run(edge_key(edge.name), *ends, scale, pad, padding, stride, first))
     return (0, 0, 0, 0) if conv.padding_mode == "zeros" else source_pad, tuple(runs)
 
 

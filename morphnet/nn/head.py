@@ -1,4 +1,4 @@
-"""The classifier of a network, exchanged for one of other classes."""
+"""A new classifier for a network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from morphnet.nn.resnet import ResNet
 def with_new_head(network: nn.Module, classes: int, generator: torch.Generator | None = None) -> nn.Module:
     """A copy of ``network`` whose last linear layer is a new one of ``classes`` outputs, with random weights.
 
-    Every other weight stays. What the network says of its classes and of the data they are of is taken away.
+    Every other weight stays; ``data`` and ``class_names`` are removed from the metadata.
 
     Args:
-        classes: from 1.
-        generator: a CPU generator; the new weights are a function of its state.
+        generator: a CPU generator for the new weights.
 
     Raises:
-        ValueError: there is no linear layer, or no class.
+        ValueError: there is no linear layer, or ``classes`` is below 1.
     """
     if classes < 1:
         raise ValueError(f"classes={classes}: a number from 1 is needed")
     network = copy.deepcopy(network)
-    name = name_of_head(network)
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
+    if not names:
+        raise ValueError(f"this {type(network).__name__} has no linear layer, so it has no head to exchange")
+    name = names[-1]
     old = network.get_submodule(name)
     assert isinstance(old, nn.Linear)
     new = nn.Linear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
@@ -39,15 +41,3 @@ def with_new_head(network: nn.Module, classes: int, generator: torch.Generator |
     for key in ("data", "class_names"):
         metadata_of(network).pop(key, None)
     return network
-
-
-def name_of_head(network: nn.Module) -> str:
-    """The name of the last linear layer.
-
-    Raises:
-        ValueError: there is none.
-    """
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
-    if not names:
-        raise ValueError(f"this {type(network).__name__} has no linear layer, so it has no head to exchange")
-    return names[-1]

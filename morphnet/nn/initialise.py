@@ -1,4 +1,4 @@
-"""The weights a network starts with before anything is learned."""
+"""Initial weights."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def initialise(
     Parametric activations get the slopes they start with: 1 in modules, 0 elsewhere.
 
     Args:
-        generator: a CPU generator; the weights are a function of its state and seed.
-        chosen: whether a layer of this name is one of those.
+        generator: a CPU generator for the weights.
+        chosen: tells by its name whether a layer is drawn.
 
     Source: He et al. 2015 (normal, fan out) for convolutions; linear layers uniform within 1/sqrt(fan in).
     """

@@ -1,4 +1,4 @@
-"""What a network carries beside its weights."""
+"""The metadata of a network: plain values stored beside its weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ def metadata_of(network: nn.Module) -> dict[str, Any]:
 
     Our ResNets have one; a network of another class gets an empty one here, unless it has an attribute of that name.
     """
-    found = getattr(network, "metadata", None)
-    if found is None:
-        found = {}
-        network.metadata = found  # type: ignore[assignment]
-    return found if isinstance(found, dict) else {}
+    metadata = getattr(network, "metadata", None)
+    if metadata is None:
+        metadata = network.metadata = {}  # type: ignore[assignment]
+    return metadata if isinstance(metadata, dict) else {}

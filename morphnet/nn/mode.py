@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a network and each of its parts; exact float32."""
+"""Contexts: evaluation mode, and float32 without TF32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Within this context ``network`` is in evaluation mode; then every part is in the mode it was in."""
+    """Within, ``network`` is in evaluation mode; the mode of every module is restored."""
     modes = {module: module.training for module in network.modules()}
     try:
         network.eval()
@@ -24,7 +24,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within this context float32 on a GPU is float32: TF32 turns differences of 1e-5 into 1e-2."""
+    """Within, a GPU computes in float32: TF32 turns differences of 1e-5 into 1e-2."""
     places: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     kept = [place.fp32_precision for place in places]
     try:

@@ -1,26 +1,26 @@
-"""A layer of a network taken by its name, rebuilt with other weights, and put back under every name it has."""
+"""Layers of a network replaced by others, under every name they have."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import Tensor, nn
 
+from morphnet.suggest import suggest
+
 
 def names_of(network: nn.Module, module: nn.Module) -> list[str]:
-    """Every name ``module`` is registered under in ``network``, in its order; none if it is no part of it."""
+    """Every name of ``module`` in ``network``, in its order."""
     return [name for name, part in network.named_modules(remove_duplicate=False) if part is module]
 
 
 def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> list[str]:
-    """Puts ``new`` in the place of ``old`` wherever ``old`` is registered, and returns the names.
+    """Replaces ``old`` by ``new`` under all its names, which are returned.
+
+    References that are not registered, such as modules in a plain Python list, are not replaced.
 
     Raises:
-        ValueError: ``old`` is ``network`` itself, or no part of it.
-
-    Names that point at one module (shared layers) all point at the new one afterwards. References that are not
-    registered, such as modules in a plain Python list, are out of reach.
+        ValueError: ``old`` is ``network`` itself, or not in it.
     """
     if old is network:
         raise ValueError(f"a {type(network).__name__} cannot be replaced inside itself; give the network that holds it")
@@ -35,17 +35,17 @@ def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> list[s
 
 
 def plain_convolution(network: nn.Module, name: str) -> nn.Conv2d:
-    """The layer called ``name``, an ``nn.Conv2d`` of which a fresh one can take the place.
+    """The layer ``name``, an ``nn.Conv2d`` that can be replaced by a new one.
 
     Raises:
-        ValueError: there is no such layer, it is anything but an ``nn.Conv2d`` (subclasses included: what they
-            compute is unknown), or a fresh layer would not be the same (:func:`what_a_fresh_one_would_lose`).
+        ValueError: there is no such layer, it is not exactly an ``nn.Conv2d`` (a subclass may compute something else),
+            or a new layer would lose something (:func:`what_a_fresh_one_would_lose`).
     """
     parts = dict(network.named_modules(remove_duplicate=False))
     if not name or name not in parts:
         convolutions = [key for key, part in parts.items() if isinstance(part, nn.Conv2d)]
-        near = difflib.get_close_matches(name, convolutions, 3) or convolutions[:3]
-        known = f"; try {', '.join(near)}" if near else ", nor any convolution"
+        first = f"; there are {', '.join(convolutions[:3])}" if convolutions else ", nor any convolution"
+        known = suggest(name, convolutions, count=3) or first
         raise ValueError(f"{name!r}: no layer of this {type(network).__name__} has that name{known}")
     conv = parts[name]
     if type(conv) is not nn.Conv2d:
@@ -58,7 +58,7 @@ def plain_convolution(network: nn.Module, name: str) -> nn.Conv2d:
 
 
 def what_a_fresh_one_would_lose(network: nn.Module, layer: nn.Module) -> str:
-    """Why ``layer`` of ``network`` cannot be rebuilt from its settings and weights, in words; empty if it can."""
+    """Why ``layer`` of ``network`` cannot be rebuilt from its settings and weights; empty if it can."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(layer, kind) for kind in hooks):
         return "it carries hooks (weight_norm, spectral_norm, pruning or your own); remove them first"
@@ -72,12 +72,11 @@ def what_a_fresh_one_would_lose(network: nn.Module, layer: nn.Module) -> str:
 
 
 def convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, **settings: Any) -> nn.Conv2d:
-    """A fresh convolution with the settings of ``conv``, other weights, and other ``settings`` where given.
+    """A new convolution with the settings of ``conv``, other weights, and the given ``settings``.
 
     Args:
-        weight: shape ``(C_out, C_in / groups, H, W)``; kernel size and channels follow it. It is taken as it is,
-            dtype and device included, and trained if that of ``conv`` is.
-        bias: shape ``(C_out,)`` or None. ``conv.bias`` itself is kept as the same parameter.
+        weight: shape ``(C_out, C_in / groups, H, W)``, which gives kernel size and channels; trained if the old one is.
+        bias: shape ``(C_out,)`` or None; ``conv.bias`` itself stays the same parameter.
         settings: constructor arguments that differ, such as ``padding``.
     """
     arguments: dict[str, Any] = {
@@ -89,7 +88,7 @@ def convolution_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, **set
         **settings,
     }
     in_channels, kernel = weight.shape[1] * arguments["groups"], (weight.shape[2], weight.shape[3])
-    # On "meta" nothing is drawn: the global random state stays what it was.
+    # On "meta" no random numbers are drawn.
     fresh = nn.Conv2d(in_channels, len(weight), kernel, **arguments, bias=bias is not None, device="meta")
     fresh.weight = parameter_like(conv.weight, weight)
     if bias is not None:

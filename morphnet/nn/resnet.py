@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from morphnet.nn.subsample import subsample
 
 Family = Literal["cifar", "imagenet"]
 BlockKind = Literal["basic", "bottleneck"]
+ShortcutKind = Literal["projection", "padding"]
 
 #: Layers with weights in a block of each kind, and the channels that leave it over the width of its stage.
 BLOCK_LAYERS = {"basic": 2, "bottleneck": 3}
@@ -52,18 +54,17 @@ class Architecture:
     widths: tuple[int, ...]
     classes: int
     in_channels: int = 3
-    shortcut: Literal["projection", "padding"] = "projection"
+    shortcut: ShortcutKind = "projection"
     activation: str = "relu"
     shortcuts: dict[str, ShortcutShape] = field(default_factory=dict)
     block: BlockKind = "basic"
 
     def __post_init__(self) -> None:
-        if self.family not in ("cifar", "imagenet"):
-            raise ValueError(f"network.family={self.family!r}; expected 'cifar' or 'imagenet'")
-        if self.shortcut not in ("projection", "padding"):
-            raise ValueError(f"network.shortcut={self.shortcut!r}; expected 'projection' or 'padding'")
-        if self.block not in ("basic", "bottleneck"):
-            raise ValueError(f"block={self.block!r}; expected 'basic' or 'bottleneck'")
+        choices = {"network.family": Family, "network.shortcut": ShortcutKind, "block": BlockKind}
+        for key, kind in choices.items():
+            choice, allowed = getattr(self, key.removeprefix("network.")), get_args(kind)
+            if choice not in allowed:
+                raise ValueError(f"{key}={choice!r}; expected {' or '.join(map(repr, allowed))}")
         if not self.blocks or len(self.blocks) != len(self.widths):
             raise ValueError(
                 f"network.widths={list(self.widths)}: one width per stage is needed, {len(self.blocks)} in all"
@@ -74,15 +75,11 @@ class Architecture:
         if self.classes < 1 or self.in_channels < 1:
             raise ValueError(f"classes={self.classes}, in_channels={self.in_channels}: both must be at least 1")
         if self.shortcut == "padding" and list(self.widths) != sorted(self.widths):
-            raise ValueError(
-                f"network.widths={list(self.widths)}: padding shortcuts cannot drop channels; use projection"
-            )
-        phi, _ = split_activation(self.activation)
-        if phi not in FUNCTIONS:
-            raise ValueError(
-                f"network.activation={self.activation!r}; expected one of {', '.join(FUNCTIONS)}, "
-                "or the same with 'p' before it for the parametric form"
-            )
+            widths = list(self.widths)
+            raise ValueError(f"network.widths={widths}: padding shortcuts cannot drop channels; use projection")
+        if split_activation(self.activation)[0] not in FUNCTIONS:
+            known = f"expected one of {', '.join(FUNCTIONS)}, or the same with 'p' before it for the parametric form"
+            raise ValueError(f"network.activation={self.activation!r}; {known}")
 
     @property
     def depth(self) -> int:
@@ -95,11 +92,7 @@ class Architecture:
         return tuple(EXPANSION[self.block] * width for width in self.widths)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for :meth:`from_dict`; without ``block`` where it is basic.
-
-        The hash of a network is one of these values too, so that networks saved before there were bottlenecks keep
-        theirs.
-        """
+        """Plain values for :meth:`from_dict` and for the hash of a network; without ``block`` where it is basic."""
         values = asdict(self)
         if self.block == "basic":
             del values["block"]
@@ -194,66 +187,39 @@ class PaddingShortcut(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """What both kinds of block are: layers, and beside them a shortcut that can be replaced."""
+    """Convolutions with batch normalisation and activations, plus a shortcut that can be replaced, then an activation.
 
-    shortcut_name: str
+    ``basic``: 3x3, 3x3. ``bottleneck``: 1x1, 3x3, and 1x1 to four times ``channels``. The first 3x3 convolution has the
+    stride, as in torchvision ("v1.5"); in He et al. 2015 the first convolution of a bottleneck has it.
+    """
 
-    def _add_shortcut(self, in_channels: int, out_channels: int, stride: int, arch: Architecture, name: str) -> None:
-        # The part is called what the trained networks of the family call it, so that their weights fit.
+    def __init__(self, in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> None:
+        super().__init__()
+        kernels = (3, 3) if arch.block == "basic" else (1, 3, 1)
+        self.depth, out_channels = len(kernels), EXPANSION[arch.block] * channels
+        widths = (in_channels, *[channels] * (self.depth - 1), out_channels)
+        for i, kernel in enumerate(kernels):
+            step = stride if i == kernels.index(3) else 1
+            conv = nn.Conv2d(widths[i], widths[i + 1], kernel, step, padding=kernel // 2, bias=False)
+            self.add_module(f"conv{i + 1}", conv)
+            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+            self.add_module(f"act{i + 1}", _activation(arch, widths[i + 1]))
+        # The name in the trained networks of the family, so that their weights fit.
         self.shortcut_name = "downsample" if arch.family == "imagenet" else "shortcut"
         self.add_module(self.shortcut_name, _shortcut(in_channels, out_channels, stride, arch, name))
 
     @property
     def shortcut_part(self) -> nn.Module:
-        """The module on the shortcut path, an ``nn.Identity`` where nothing is there."""
+        """The module on the shortcut path, an ``nn.Identity`` if the block has none."""
         return self.get_submodule(self.shortcut_name)
 
-
-class BasicBlock(ResidualBlock):
-    """conv3x3 - BN - activation - conv3x3 - BN, plus the shortcut, then an activation."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = _activation(arch, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.act2 = _activation(arch, channels)
-        self._add_shortcut(in_channels, channels, stride, arch, name)
-
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.act2(y + getattr(self, self.shortcut_name)(x))
-
-
-class Bottleneck(ResidualBlock):
-    """conv1x1 - BN - activation - conv3x3 - BN - activation - conv1x1 - BN, plus the shortcut, then an activation.
-
-    ``channels`` pass between the convolutions, and four times as many leave. The stride is that of the 3x3 convolution,
-    as in torchvision ("v1.5"); He et al. 2015 have it in the first.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int, arch: Architecture, name: str) -> None:
-        super().__init__()
-        out_channels = EXPANSION["bottleneck"] * channels
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = _activation(arch, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.act2 = _activation(arch, channels)
-        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.act3 = _activation(arch, out_channels)
-        self._add_shortcut(in_channels, out_channels, stride, arch, name)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.act2(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.act3(y + getattr(self, self.shortcut_name)(x))
+        y = x
+        for i in range(1, self.depth + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            if i < self.depth:
+                y = getattr(self, f"act{i}")(y)
+        return getattr(self, f"act{self.depth}")(y + getattr(self, self.shortcut_name)(x))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, arch: Architecture, name: str) -> nn.Module:
@@ -290,7 +256,6 @@ class ResNet(nn.Module):
         self.act = _activation(arch, stem)
         self.pool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
         self.stages = [f"layer{i}" for i in range(1, len(arch.blocks) + 1)]
-        kind = Bottleneck if arch.block == "bottleneck" else BasicBlock
         channels = stem
         for stage, count, width, leaving in zip(
             self.stages, arch.blocks, arch.widths, arch.block_channels, strict=True
@@ -298,7 +263,7 @@ class ResNet(nn.Module):
             blocks = []
             for i in range(count):
                 stride = 2 if i == 0 and stage != "layer1" else 1
-                blocks.append(kind(channels, width, stride, arch, f"{stage}.{i}"))
+                blocks.append(ResidualBlock(channels, width, stride, arch, f"{stage}.{i}"))
                 channels = leaving
             self.add_module(stage, nn.Sequential(*blocks))
         unknown = set(arch.shortcuts) - {name for name, _ in self.named_blocks()}
@@ -306,7 +271,7 @@ class ResNet(nn.Module):
             raise ValueError(f"no block is called {', '.join(sorted(unknown))}")
         self.classifier_name = "fc" if imagenet else "linear"
         self.add_module(self.classifier_name, nn.Linear(channels, arch.classes))
-        if not self.conv1.weight.is_meta:  # there is nothing to initialise; to find that out takes PyTorch seconds
+        if not self.conv1.weight.is_meta:  # PyTorch would take seconds to initialise nothing
             initialise(self, generator)
 
     def named_blocks(self) -> Iterator[tuple[str, ResidualBlock]]:
@@ -325,16 +290,13 @@ class ResNet(nn.Module):
 
 
 def bare(architecture: Architecture) -> ResNet:
-    """A network of ``architecture`` without weights, on the meta device: to compare structures with."""
+    """A network of ``architecture`` without weights, on the meta device."""
     with torch.device("meta"):
         return ResNet(architecture)
 
 
 def describe_morphs(network: ResNet) -> dict[str, Any]:
-    """The structure of ``network`` where it is not that of a plain network of its architecture.
-
-    Shortcuts and activations are part of the architecture, so they are not listed.
-    """
+    """Where the layers of ``network`` differ from those of a plain network of its architecture."""
     return describe_structure(network, _plain(json.dumps(network.architecture.to_dict())))
 
 
@@ -344,10 +306,10 @@ def _plain(architecture: str) -> ResNet:
 
 
 def restore_morphs(network: ResNet, structure: dict[str, Any]) -> None:
-    """Gives ``network`` the layers of :func:`describe_morphs`, in place, and its parametric activations their widths.
+    """Gives ``network`` the layers of :func:`describe_morphs`, in place.
 
-    An activation that was not parametric where ``structure`` comes from is not listed there; it is as wide as the batch
-    normalisation before it.
+    Parametric activations get the width of the batch normalisation before them: ``structure`` does not list those that
+    were plain in the other network.
 
     Raises:
         ValueError: see :func:`~morphnet.nn.structure.restore_structure`.
@@ -364,23 +326,36 @@ def restore_morphs(network: ResNet, structure: dict[str, Any]) -> None:
             replace_module(network, act, wider.train(act.training))
 
 
-def with_parametric_activations(network: ResNet) -> ResNet:
-    """A copy of ``network`` whose activations are of the parametric form with a = 0: the same function.
+def rebuild(network: ResNet, architecture: Architecture | None = None) -> ResNet:
+    """A network of ``architecture`` with the morphed layers, weights, metadata, dtype and mode of ``network``.
 
-    Parametric activations that are there already keep their slopes. Source: Sec. 3.7 ("all ReLUs are
-    replaced with PReLUs").
+    Layers that ``network`` does not have, or has in another shape, start as in a fresh network. No tensor is shared.
+
+    Args:
+        architecture: by default that of ``network``.
     """
-    architecture = replace(network.architecture, activation=parametric_name(network.architecture.activation))
-    copy = ResNet(architecture)
-    restore_morphs(copy, describe_morphs(network))
-    copy = copy.to(next(network.parameters()))
-    state = network.state_dict()
-    for name, value in copy.state_dict().items():
-        if name not in state:
-            state[name] = torch.zeros_like(value)
-    copy.load_state_dict(state)
-    copy.metadata = dict(network.metadata)
-    return copy.train(network.training)
+    with torch.device("meta"):  # drawing initial weights would take longer than all else
+        built = ResNet(architecture or network.architecture)
+        restore_morphs(built, describe_morphs(network))
+    like, state = next(network.parameters()), network.state_dict()
+    built = built.to_empty(device=like.device).to(like.dtype)
+    kept = {k: state[k] for k, v in built.state_dict().items() if k in state and state[k].shape == v.shape}
+    built.load_state_dict(kept, strict=False)
+    for name, module in built.named_modules():
+        tensors = [*module.named_parameters(name, recurse=False), *module.named_buffers(name, recurse=False)]
+        if any(key not in kept for key, _ in tensors):
+            module.reset_parameters()  # type: ignore[operator]
+    built.metadata = copy.deepcopy(network.metadata)
+    return built.train(network.training)
+
+
+def with_parametric_activations(network: ResNet) -> ResNet:
+    """A copy of ``network`` whose plain activations are of the parametric form with a = 0: the same function.
+
+    Source: Sec. 3.7 ("all ReLUs are replaced with PReLUs").
+    """
+    architecture = network.architecture
+    return rebuild(network, replace(architecture, activation=parametric_name(architecture.activation)))
 
 
 def _activation(arch: Architecture, channels: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What was changed in a network's layers, as plain values: grown convolutions, and layers of other shapes."""
+"""The changed layers of a network as plain values: grown convolutions, and layers of other shapes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def describe_structure(network: nn.Module, base: nn.Module | None = None) -> dic
         base: the network it was made from, which is not changed; with it, only layers that differ are listed.
 
     Returns:
-        JSON values for :func:`restore_structure`; empty lists and dictionaries where nothing was changed.
+        JSON values for :func:`restore_structure`; empty dictionaries where nothing was changed.
     """
     modules = {name: m.shape.to_dict() for name, m in network.named_modules() if isinstance(m, GraphConv2d)}
-    layers = {name: found for name, m in network.named_modules() if (found := _settings(m)) is not None}
+    layers = {name: settings for name, m in network.named_modules() if (settings := _settings(m)) is not None}
     if base is not None:
         if modules:
             base = copy.deepcopy(base)
@@ -49,7 +49,7 @@ def describe_structure(network: nn.Module, base: nn.Module | None = None) -> dic
 
 
 def restore_structure(network: nn.Module, structure: dict[str, Any]) -> None:
-    """Gives ``network`` the layers that ``structure`` describes, in place, with weights of no meaning.
+    """Gives ``network`` the layers that ``structure`` describes, in place, with arbitrary weights.
 
     Raises:
         ValueError: a name is missing in ``network``, or a layer there is of another kind.
@@ -86,7 +86,7 @@ def _settings(layer: nn.Module) -> dict[str, Any] | None:
     kind = next((name for name, cls in LAYERS.items() if type(layer) is cls), None)
     if kind is None:
         return None
-    found: dict[str, Any] = {"kind": kind}
+    settings: dict[str, Any] = {"kind": kind}
     for name in _ARGUMENTS[kind]:
         if name == "bias":
             value: Any = layer.bias is not None
@@ -94,5 +94,5 @@ def _settings(layer: nn.Module) -> dict[str, Any] | None:
             value = layer.get_parameter("a").numel()
         else:
             value = getattr(layer, name)
-        found[name] = list(value) if isinstance(value, tuple) else value
-    return found
+        settings[name] = list(value) if isinstance(value, tuple) else value
+    return settings

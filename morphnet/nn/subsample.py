@@ -1,4 +1,4 @@
-"""Every so many-th pixel of an image."""
+"""Strided sampling of pixels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def subsample(x: Tensor, stride: tuple[int, int]) -> Tensor:
         x: shape ``(N, C, H, W)``.
         stride: (s of the rows, s of the columns).
 
-    The same values as ``x[:, :, ::s, ::s]``. Through ``torch.compile`` on the CPU its gradient is a tensor of its own:
-    left to itself the compiler asks of every pixel whether it was taken, anew in each loop that reads the gradient,
-    which costs a morphed ResNet with padding shortcuts a good part of its step (``results/throughput``).
+    The same values as ``x[:, :, ::s, ::s]``. Through ``torch.compile`` on the CPU its gradient is written to a
+    tensor of its own: the compiler's code would test each pixel wherever the gradient is read, which is slow
+    (``results/throughput``).
     """
     compiling = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     if compiling and x.device.type == "cpu":  # in this order: torch.fx cannot ask for a device

@@ -10,14 +10,13 @@ from morphnet.nn.resnet import Architecture, BlockKind, ResNet
 
 
 def convert_torchvision(network: nn.Module) -> ResNet | None:
-    """The same function as one of our ResNets: same parameter names, one activation per place.
+    """The same function as one of our ResNets, with the same parameter names.
 
     Returns:
-        None if ``network`` is no torchvision ResNet, or is of another kind than ResNet-18, -34, -50, -101 and -152:
-        with grouped (ResNeXt), wide or dilated convolutions.
+        None unless ``network`` is torchvision's ResNet-18, -34, -50, -101 or -152 (no ResNeXt, wide or dilated one).
 
     Raises:
-        ValueError: the converted network does not compute the same, as where a layer was exchanged.
+        ValueError: the converted network computes something else, because a layer was exchanged.
     """
     if not type(network).__module__.startswith("torchvision.models."):
         return None  # without importing torchvision, which takes seconds
@@ -28,13 +27,9 @@ def convert_torchvision(network: nn.Module) -> ResNet | None:
         return None
     stages = [network.layer1, network.layer2, network.layer3, network.layer4]
     blocks = [block for stage in stages for block in stage]
-    if all(isinstance(block, BasicBlock) for block in blocks):
-        kind: BlockKind = "basic"
-    elif all(isinstance(block, Bottleneck) for block in blocks):
-        kind = "bottleneck"
-    else:
-        return None
-    if (network.groups, network.base_width, network.dilation) != (1, 64, 1):
+    kinds: dict[type[nn.Module], BlockKind] = {BasicBlock: "basic", Bottleneck: "bottleneck"}
+    kind = next((kind for cls, kind in kinds.items() if all(isinstance(block, cls) for block in blocks)), None)
+    if kind is None or (network.groups, network.base_width, network.dilation) != (1, 64, 1):
         return None
     if not isinstance(network.fc, nn.Linear):
         raise ValueError(f"this torchvision ResNet has a {type(network.fc).__name__} as its fc; a Linear is needed")
@@ -51,14 +46,10 @@ def convert_torchvision(network: nn.Module) -> ResNet | None:
         converted.load_state_dict(network.state_dict())
     except RuntimeError as error:
         raise ValueError(f"this {type(network).__name__} is not a plain torchvision ResNet: {error}") from error
-    difference = _largest_difference(network, converted)
+    x = torch.randn(2, architecture.in_channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = x.to(next(network.parameters()))
+    with torch.no_grad(), evaluation_mode(network), evaluation_mode(converted):
+        difference = float((network(x) - converted(x)).abs().max())
     if not difference == 0:
         raise ValueError(f"the converted network differs from torchvision's by {difference:.1e}: a layer was exchanged")
     return converted.train(network.training)
-
-
-def _largest_difference(first: nn.Module, second: nn.Module) -> float:
-    parameter = next(first.parameters())
-    x = torch.randn(2, parameter.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)
-    with torch.no_grad(), evaluation_mode(first), evaluation_mode(second):
-        return float((first(x) - second(x)).abs().max())

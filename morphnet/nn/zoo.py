@@ -11,34 +11,12 @@ from morphnet.nn.structure import describe_structure, restore_structure
 
 #: Networks that a file or a command line may name as ``torchvision:NAME``.
 NAMES = (
-    "alexnet",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "efficientnet_b0",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "shufflenet_v2_x1_0",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-    "wide_resnet50_2",
-)
-#: ``(C, H, W)`` of the images they were made for, and the mean and deviation of the images they were trained on.
+    "alexnet", "densenet121", "densenet161", "densenet169", "densenet201", "efficientnet_b0", "mobilenet_v2",
+    "mobilenet_v3_large", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet34", "resnet50", "resnet101",
+    "resnet152", "resnext50_32x4d", "shufflenet_v2_x1_0", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn",
+    "vgg19", "vgg19_bn", "wide_resnet50_2",
+)  # fmt: skip
+#: Size ``(C, H, W)``, mean and deviation of the images they were trained on.
 INPUT_SIZE, MEAN, STD = (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -72,7 +50,7 @@ def recognise(network: nn.Module) -> tuple[str, int, dict[str, Any]] | None:
     if classes is None or not type(network).__module__.startswith("torchvision.models."):
         return None
     if any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks for m in network.modules()):
-        return None  # it computes something of its own
+        return None  # it computes something else
     plain = _stripped(network)
     for name in NAMES:
         if getattr(torchvision.models, name).__module__ != type(network).__module__:
@@ -85,18 +63,16 @@ def recognise(network: nn.Module) -> tuple[str, int, dict[str, Any]] | None:
         structure = describe_structure(network)
         if type(candidate) is not type(network) or plain != _stripped(candidate, structure):
             continue
-        found = describe_structure(network, candidate)
-        restore_structure(candidate, found)
-        if {k: v.shape for k, v in candidate.state_dict().items()} != {
-            k: v.shape for k, v in network.state_dict().items()
-        }:
-            continue
-        return name, classes, found
+        changed = describe_structure(network, candidate)
+        restore_structure(candidate, changed)
+        ours, theirs = ({k: v.shape for k, v in each.state_dict().items()} for each in (network, candidate))
+        if ours == theirs:
+            return name, classes, changed
     return None
 
 
 def _stripped(network: nn.Module, structure: dict[str, Any] | None = None) -> str:
-    """What the modules of ``network`` are, with those that ``structure`` (by default its own) describes left open."""
+    """The modules of ``network`` as text; those in ``structure`` (by default its own) are left open."""
     structure = describe_structure(network) if structure is None else structure
     grown = tuple(structure["modules"])
     open_names = {*grown, *structure["layers"]}

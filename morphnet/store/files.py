@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are never half written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that ``path`` holds either all of it or what it held before, even after a crash.
+    """Writes ``content`` to ``path``, which has either all of it or its old content, even after a crash.
 
     Raises:
-        OSError: it cannot be written, with the file named.
+        OSError: it cannot be written; names the file.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -19,7 +19,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:  # writing says what is wrong, and not with which file
+    except OSError as error:  # write() does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)

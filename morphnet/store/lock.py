@@ -14,10 +14,10 @@ POLL_SECONDS = 0.5
 
 @contextmanager
 def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
-    """Holds the lock in the file ``path``; the system takes it back when the process dies.
+    """Holds the lock in the file ``path``, which the system releases when the process dies.
 
     Args:
-        path: its folder is made if it is missing. The file stays, since another process may be waiting at it.
+        path: its folder is made if it is missing. The file stays, since another process may be waiting for it.
         waiting: printed once if another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,31 +35,22 @@ def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
 
 @contextmanager
 def hold_or_refuse(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock in the file ``path``, like :func:`one_at_a_time`, but does not wait for it.
-
-    Raises:
-        FileExistsError: another process holds it; ``busy`` is the message.
-    """
+    """Holds the lock in the file ``path``, or raises ``FileExistsError(busy)`` if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(path).acquire(timeout=0)
     except Timeout:
         raise FileExistsError(busy) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process that lives holds the lock in ``path``."""
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
+    """Whether a living process holds the lock in ``path``."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        if path.is_file():
+            with hold_or_refuse(path, ""):
+                pass
+    except FileExistsError:
         return True
-    lock.release()
     return False

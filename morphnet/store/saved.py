@@ -1,4 +1,4 @@
-"""A network as a file: what it is as JSON, weights as safetensors. Nothing in it is executed."""
+"""A network as a file: its description as JSON, weights as safetensors. Nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -29,15 +29,12 @@ FORMAT = 1
 def save_network(network: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Writes a network, with its ``metadata``, to one safetensors file that :func:`load_network` reads.
 
-    One of our ResNets, and a torchvision network of ``morphnet.nn.zoo.NAMES``, are whole in their file. Of any other
-    class the file holds the weights and what was morphed; to be loaded it needs the network it was made from.
-
-    The file appears under its name only when it is whole; a file of that name is replaced.
+    The file of one of our ResNets, or of a torchvision network in ``morphnet.nn.zoo.NAMES``, is complete. For any other
+    class it holds the weights and the morphs; loading it needs the unmorphed network. An existing file is replaced.
 
     Raises:
-        TypeError: ``network`` is no ``nn.Module``.
-        ValueError: it is one of our ResNets and no longer what its architecture and morphs say (a layer was
-            exchanged), so the file could not hold it.
+        TypeError: ``network`` is not an ``nn.Module``.
+        ValueError: it is one of our ResNets, changed in a way that the file cannot hold (a layer was exchanged).
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"save_network: an nn.Module is needed; got {type(network).__name__}")
@@ -47,17 +44,9 @@ def save_network(network: nn.Module, path: str | os.PathLike[str]) -> Path:
     kind = describe_network(network)
     if isinstance(network, ResNet):
         _check_plain(network, kind)
-    description = {
-        "format": FORMAT,
-        **kind,
-        "metadata": _metadata(network),
-        "hash": _digest(network, kind),
-    }
-    tensors = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in network.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
+    description = {"format": FORMAT, **kind, "metadata": _metadata(network), "hash": _digest(network, kind)}
+    state = {name: value for name, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, save(tensors, {KEY: json.dumps(description)}))
     return path
@@ -67,12 +56,11 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
     """The network in a file written by :func:`save_network`, on the CPU and in evaluation mode.
 
     Args:
-        base: for networks of other classes, the network as it was before any morph; its weights are of no meaning,
-            and it is not changed. Channels of its layers follow the file.
+        base: for networks of other classes, the unmorphed network, with any weights; it is not changed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, is no network that morphnet saved, or ``base`` is missing or another one.
+        ValueError: the file is damaged or was not saved by morphnet, or ``base`` is missing or another network.
     """
     path = Path(path)
     description = read_description(path)
@@ -96,56 +84,47 @@ def load_network(path: str | os.PathLike[str], base: nn.Module | None = None) ->
         raise ValueError(f"{what}: {error}") from error
     metadata_of(network).update(description["metadata"])
     if description.get("hash") != network_hash(network):
-        if base is not None:
-            raise ValueError(
-                f"{path} is damaged, or base is not the network it was made from: they do not have the hash that was "
-                "written with the weights"
-            )
-        raise ValueError(f"{path} is damaged: its weights do not have the hash that was written with them")
+        base_words = "" if base is None else ", or base is not the network it was made from"
+        raise ValueError(f"{path} is damaged{base_words}: its weights do not have the hash that was written with them")
     return network.eval()
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
-    """What ``network`` is, weights aside, as JSON values: what it is built on, and what was morphed.
+    """The architecture and morphs of ``network``, without its weights, as JSON values.
 
-    ``architecture`` of one of our ResNets, ``torchvision`` (name and classes) of one of theirs, else ``class``, a name
-    to compare with. ``structure`` is there if layers were morphed.
+    The keys: ``architecture`` for our ResNets, ``torchvision`` (name and classes) for torchvision's networks, else
+    ``class`` and ``outline``; ``structure`` if layers were morphed.
     """
     if isinstance(network, ResNet):
-        found: dict[str, Any] = {"architecture": network.architecture.to_dict()}
+        kind: dict[str, Any] = {"architecture": network.architecture.to_dict()}
         structure = describe_morphs(network)
     elif (known := zoo.recognise(network)) is not None:
-        found = {"torchvision": {"name": known[0], "classes": known[1]}}
+        kind = {"torchvision": {"name": known[0], "classes": known[1]}}
         structure = known[2]
     else:
-        found = {"class": f"{type(network).__module__}.{type(network).__qualname__}"}
+        name = f"{type(network).__module__}.{type(network).__qualname__}"
+        kind = {"class": name, "outline": outline(network)}
         structure = describe_structure(network)
-        found["outline"] = outline(network)
-    return {**found, "structure": structure} if structure["modules"] or structure["layers"] else found
+    return {**kind, "structure": structure} if structure["modules"] or structure["layers"] else kind
 
 
 def outline(network: nn.Module) -> dict[str, str]:
-    """The class of every module outside of grown convolutions, by name; of those and what stands there, nothing."""
-    grown = [name for name, module in network.named_modules() if isinstance(module, GraphConv2d)]
-    inside = tuple(f"{name}." for name in grown)
-    return {
-        name: type(module).__name__
-        for name, module in network.named_modules()
-        if name and name not in grown and not name.startswith(inside)
-    }
+    """The class of every module by name, without grown convolutions and their parts."""
+    modules = dict(network.named_modules())
+    grown = tuple(f"{name}." for name, module in modules.items() if isinstance(module, GraphConv2d))
+    return {k: type(module).__name__ for k, module in modules.items() if k and not f"{k}.".startswith(grown)}
 
 
 def _check_base(path: Path, description: dict[str, Any], base: nn.Module) -> None:
-    """Refuses a base that is built of other parts than the saved network was."""
+    """Refuses a base that has other modules than the saved network had."""
     ours, theirs = description.get("outline", {}), outline(base)
     if not isinstance(ours, dict):
         raise ValueError(f"{path} is damaged: its outline is none")
     for name, kind in ours.items():
         if theirs.get(name) != kind:
-            found = f"{theirs[name]}" if name in theirs else "missing"
             raise ValueError(
                 f"{path} does not fit base, a {type(base).__name__}: {name} is a {kind} in the saved network; there it "
-                f"is {found}; give the network as it was before any morph"
+                f"is {theirs.get(name, 'missing')}; give the network as it was before any morph"
             )
 
 
@@ -178,16 +157,14 @@ def _build(path: Path, description: dict[str, Any], base: nn.Module | None) -> n
 
 
 def _metadata(network: nn.Module) -> dict[str, Any]:
-    """What a network carries beside its weights; only JSON values are kept of a foreign network's."""
-    found = getattr(network, "metadata", None)
-    if not isinstance(found, dict):
-        return {}
+    """The metadata of a network; nothing if a foreign network's is not JSON."""
+    metadata = metadata_of(network)
     if not isinstance(network, ResNet):
         try:
-            json.dumps(found)
+            json.dumps(metadata)
         except (TypeError, ValueError):
             return {}
-    return found
+    return metadata
 
 
 def _check_plain(network: ResNet, kind: dict[str, Any]) -> None:
@@ -203,10 +180,10 @@ def _check_plain(network: ResNet, kind: dict[str, Any]) -> None:
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Everything but the weights of a saved network; None if ``path`` is a safetensors file of another kind.
+    """The description of a saved network; None if ``path`` is a safetensors file of another kind.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no safetensors file.
+        FileNotFoundError, ValueError: there is no such file, or it is not a safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is a folder; give a file" if path.is_dir() else f"there is no file {path}")
@@ -218,17 +195,13 @@ def read_description(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if description is None:
         return None
-    whole = (
-        isinstance(description, dict)
-        and isinstance(description.get("metadata"), dict)
-        and isinstance(description.get("structure", {}), dict)
-        and (
-            isinstance(description.get("architecture"), dict)
-            or isinstance(description.get("torchvision"), dict)
-            or isinstance(description.get("class"), str)
-        )
-    )
-    if not whole:
+    types = {"metadata": dict, "structure": dict, "architecture": dict, "torchvision": dict, "class": str}
+    if (
+        not isinstance(description, dict)
+        or not all(isinstance(description[key], kind) for key, kind in types.items() if key in description)
+        or "metadata" not in description
+        or not {"architecture", "torchvision", "class"} & description.keys()
+    ):
         raise ValueError(f"{path} is damaged: its description is not that of a network")
     return description
 
@@ -236,6 +209,12 @@ def read_description(path: Path) -> dict[str, Any] | None:
 def network_hash(network: nn.Module) -> str:
     """sha256 over what a network is and every weight: equal networks, and only they, have equal hashes."""
     return _digest(network, describe_network(network))
+
+
+def trace_back(network: nn.Module, parent: nn.Module, change: dict[str, Any]) -> None:
+    """Sets the lineage of ``network``: that of ``parent``, then ``change`` with the hash of ``parent``."""
+    lineage = metadata_of(parent).get("lineage", [])
+    metadata_of(network)["lineage"] = [*lineage, {"network": network_hash(parent), **change}]
 
 
 def _digest(network: nn.Module, kind: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from morphnet.nn.resnet import Architecture
 from morphnet.nn.torchvision import convert_torchvision
 from morphnet.store.saved import load_network, read_description
 from morphnet.store.state_dict import State, load_state_dict_file, load_weights
+from morphnet.suggest import suggest
 
-#: What files of weights are called.
+#: Endings of files of weights.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 
 
@@ -32,14 +32,13 @@ def load_source(
     Args:
         source: a run directory (the network of its last phase), a file of ``save_network``, a state dict
             trained elsewhere, or ``torchvision:NAME``.
-        architecture: of a state dict; ignored where the source carries its own.
+        architecture: of a state dict.
         weights: of ``torchvision:NAME``: ``none`` (random), ``default`` (torchvision's download), or a file.
         classes: of ``torchvision:NAME`` without weights; None for ImageNet's 1000.
-        convert: turn torchvision's ResNet-18, -34, -50, -101 and -152 into ours, whose shortcuts can be morphed; else
-            keep its class.
+        convert: convert torchvision's ResNet-18, -34, -50, -101 and -152 to ours, whose shortcuts can be morphed.
 
     Raises:
-        FileNotFoundError, ValueError: in words that name what was given and what to try.
+        FileNotFoundError, ValueError: the source is missing, is not a network, or does not fit.
     """
     if source.startswith("torchvision:"):
         return _from_torchvision(source.removeprefix("torchvision:"), weights, classes, convert)
@@ -61,10 +60,7 @@ def load_source(
 
 
 def network_of_run(run: Path) -> Path:
-    """The network of the last finished phase of a run directory (or of one phase, or of ``morphnet morph``).
-
-    Controls are phases that grew nothing, so they are not what a run is for and are passed over.
-    """
+    """The network of the last finished phase, except controls, of a run directory, or of a folder with one network."""
     direct = run / "network.safetensors"
     if direct.is_file():
         return direct
@@ -78,18 +74,16 @@ def network_of_run(run: Path) -> Path:
             raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error
     if finished:
         return finished[max(finished)]
-    inside = sorted(path.parent for path in run.glob("*/config.yaml")) or sorted(
-        path.parent for path in run.glob("*/*/config.yaml")
-    )
-    hint = f"; there are runs in it, such as parent={inside[0]}" if inside else ""
+    inside = sorted(run.glob("*/config.yaml")) or sorted(run.glob("*/*/config.yaml"))
+    hint = f"; there are runs in it, such as parent={inside[0].parent}" if inside else ""
     raise FileNotFoundError(f"parent={run}: no finished phase with a network.safetensors in this folder{hint}")
 
 
 def trained_on(source: str) -> str | None:
-    """The name of the data that the network of ``source`` was trained on, as its file says; None if nothing does.
+    """The name of the training data in the file of ``source``; None if the file does not have it.
 
     Raises:
-        ValueError, FileNotFoundError: there is no network there.
+        ValueError, FileNotFoundError: ``source`` is not a network.
     """
     if source.startswith("torchvision:"):
         _check_name(source.removeprefix("torchvision:"))
@@ -99,26 +93,22 @@ def trained_on(source: str) -> str | None:
         path = network_of_run(path)
     if path.suffix not in WEIGHTS:
         raise ValueError(f"parent={source} is no network: a run, or a file of {', '.join(WEIGHTS)} is needed")
-    found = (read_description(path) or {}) if path.suffix == ".safetensors" else {}
-    name = (found.get("metadata") or {}).get("data")
+    description = (read_description(path) or {}) if path.suffix == ".safetensors" else {}
+    name = (description.get("metadata") or {}).get("data")
     return name if isinstance(name, str) else None
 
 
 def _check_name(name: str) -> None:
     if name not in zoo.NAMES:
-        near = difflib.get_close_matches(name, zoo.NAMES, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"parent=torchvision:{name}: {hint}expected one of {', '.join(zoo.NAMES)}")
+        known = f"expected one of {', '.join(zoo.NAMES)}{suggest(name, zoo.NAMES)}"
+        raise ValueError(f"parent=torchvision:{name}: {known}")
 
 
 def _from_torchvision(name: str, weights: str, classes: int | None, convert: bool) -> nn.Module:
     _check_name(name)
     try:
-        network = zoo.build(
-            name,
-            1000 if classes is None or weights != "none" else classes,
-            weights="DEFAULT" if weights == "default" else None,
-        )
+        count = 1000 if classes is None or weights != "none" else classes
+        network = zoo.build(name, count, weights="DEFAULT" if weights == "default" else None)
     except OSError as error:
         raise ValueError(f"weights=default could not be downloaded ({error}); give weights=PATH") from error
     if weights not in ("none", "default"):
@@ -142,9 +132,9 @@ def _from_torchvision(name: str, weights: str, classes: int | None, convert: boo
 
 
 def _other_classes(name: str, path: Path, own: State, given: State) -> str:
-    """What to do with weights of a ResNet whose last layer alone does not fit."""
-    differ = {key for key in own.keys() | given.keys() if key not in own or key not in given}
-    differ |= {key for key in own.keys() & given.keys() if own[key].shape != given[key].shape}
+    """Advice for weights of a ResNet if only its last layer does not fit."""
+    shapes, given_shapes = ({(key, value.shape) for key, value in state.items()} for state in (own, given))
+    differ = {key for key, _ in shapes ^ given_shapes}
     if differ != {"fc.weight", "fc.bias"} or name not in ("resnet18", "resnet34", "resnet50"):
         return ""
     return f"\nit has {len(given['fc.weight'])} classes: give parent={path} network=imagenet_{name} and data of as many"

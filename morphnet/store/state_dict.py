@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere, fitted to an architecture that the user names."""
+"""Weights trained elsewhere, loaded into an architecture that the user names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from morphnet.nn.resnet import Architecture, ResNet
 
 State = dict[str, Tensor]
-#: So many tensors of each kind that do not fit are named.
+#: At most so many misfits of each kind are named.
 NAMED = 8
-#: What DataParallel and torch.compile put before the names of a network's tensors.
+#: Prefixes of tensor names by DataParallel and torch.compile.
 PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
-#: Of weights that can be computed with as they are.
+#: Allowed dtypes of weights.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-#: Names under which training scripts keep the state dict in their checkpoints.
+#: Keys of the state dict in checkpoints of training scripts.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
@@ -44,16 +44,16 @@ def load_weights(
 ) -> None:
     """Puts the weights in ``path`` into ``network``, which takes their dtype.
 
-    Reads safetensors, and files of ``torch.save`` without executing anything in them. Prefixes of ``DataParallel`` and
-    ``torch.compile``, a dictionary around the state dict and missing ``num_batches_tracked`` are handled.
+    Reads safetensors, and files of ``torch.save`` without executing their content. Handles prefixes of ``DataParallel``
+    and ``torch.compile``, a dictionary around the state dict, and missing ``num_batches_tracked``.
 
     Args:
-        what: the network in words.
-        advice: what to try where they do not fit, of the state dict of the network and of the file.
+        what: a description of the network.
+        advice: makes advice from the state dicts of the network and the file if they do not fit.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or does not fit; the tensors that do not are named.
+        ValueError: it cannot be read, or does not fit; the tensors that do not fit are named.
     """
     tensors = _read(path)
     own = network.state_dict()
@@ -86,10 +86,10 @@ def _read(path: Path) -> State:
         problem = "is a folder; a file of weights is needed" if path.is_dir() else "is not there"
         raise FileNotFoundError(f"{path} {problem}")
     try:
-        # Training scripts keep their arguments beside the weights; building a Namespace runs nothing of the file.
+        # Training scripts save their arguments with the weights; a Namespace runs no code of the file.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = load_file(path) if _is_safetensors(path) else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # whatever torch's reader stumbles over in a file that is none of its own
+    except Exception as error:
         raise ValueError(
             f"{path} cannot be read as weights: safetensors, or a file of torch.save(model.state_dict(), ...) with "
             "nothing but tensors and plain values, is needed; a whole pickled model is not read, since it may run code"
@@ -108,14 +108,14 @@ def _read(path: Path) -> State:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By its content: the length of a header, and the header, which is JSON."""
+    """Whether the file starts with the length of a header and JSON."""
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _misfits(own: State, given: State) -> list[list[str]]:
-    """Tensors of another shape, missing ones, and such as have no place; nothing where all fit."""
+    """Descriptions of tensors with another shape, missing ones, and extra ones."""
     missing = [f"{name} is missing" for name in own if name not in given]
     extra = [f"{name} has no place in the network" for name in sorted(given) if name not in own]
     shapes = [

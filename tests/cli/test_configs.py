@@ -13,7 +13,8 @@ from morphnet.cli.operations import layer_morphs
 from morphnet.config import TrainConfig
 from morphnet.flops import count_macs
 from morphnet.morph import find_targets, plan_morph
-from morphnet.morph.named import Settings, identity_channels, plan_layers
+from morphnet.morph.named import identity_channels, plan_layers
+from morphnet.morph.plan import Settings
 from morphnet.nn.resnet import bare
 from morphnet.nn.structure import restore_structure
 from morphnet.spec import parse_spec
@@ -106,7 +107,7 @@ def _child(config, architecture, size):
     for patterns in filter(None, layers):
         targets = find_targets(network, patterns)
         channels = identity_channels(network, targets, torch.empty(size, device="meta"))
-        settings = Settings(how["padding"], how["activation"], how["bn"] != "none", how["method"], how["init"], False)
+        settings = Settings(how["bn"], how["padding"], how["activation"], how["method"], how["init"])
         shapes = plan_layers(network, targets, channels, settings)
         with torch.device("meta"):
             restore_structure(network, {"modules": {name: shape.to_dict() for name, shape in shapes.items()}})

@@ -187,7 +187,7 @@ WRONG = [
     (["target=conv1", "widen=2", "enlarge=5"], 2, "got widen and enlarge"),
     (["module=a"], 2, "module needs target="),
     (["module=brige", "target=conv1"], 2, "did you mean module=bridge?"),
-    (["module=a", "target=layer9.*"], 2, "'layer9.*' matches no layer; there are"),
+    (["module=a", "target=layer9.*"], 2, "'layer9.*' matches no layer; did you mean"),
     (["module=a", "target=bn1"], 2, "bn1 cannot be morphed: BatchNorm2d"),
     (["module=a", "target=conv1", "bn=folded"], 2, "bn='folded'"),
     (["module=a", "target=conv1", "init=wurst"], 2, "init='wurst'"),
@@ -224,7 +224,8 @@ def test_other_parents_and_folders_are_refused(run, tmp_path):
     given = ["morph", "module=a", "target=conv1"]
     code, _, error = run(*given, "parent=torchvision:resnet19", "output=out")
     assert code == 2
-    assert "torchvision:resnet19: did you mean resnet18? expected one of alexnet" in error
+    assert "torchvision:resnet19: expected one of alexnet" in error
+    assert "did you mean resnet18?" in error
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").write_text("kept")
     code, _, error = run(*given, "parent=torchvision:resnet18", "output=full")
@@ -236,7 +237,7 @@ def test_other_parents_and_folders_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
-        ("{module: brige, target: conv1}", "phases.1.module=brige: there is no such module; did you mean bridge?"),
+        ("{module: brige, target: conv1}", "phases.1.module=brige: there is no such module among"),
         ("{module: a}", "phases.1.module needs phases.1.target="),
         ("{target: conv1}", "phases.1.target=conv1: one of module"),
         ("{module: a, target: layer9}", "nothing is trained: nothing was morphed:\n  'layer9' matches no layer"),

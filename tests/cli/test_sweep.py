@@ -158,7 +158,7 @@ def test_a_worker_that_is_killed_hides_nothing(start, tmp_path):
     assert process.returncode == 1
     assert "digits        parent           1" in output
     assert "3 of 4 jobs failed" in error
-    assert error.count("ended without a word") == 2
+    assert error.count("ended without a message") == 2
     assert "job 3 (schedule.epochs=3002" in error
     assert "never began" in error
     assert not list(tmp_path.glob("outputs/.sweep-*"))
@@ -175,7 +175,7 @@ def test_the_other_jobs_of_submitit_end_although_one_is_killed(start, tmp_path):
     assert process.returncode == 1
     assert "digits        parent           1" in output
     assert "1 of 2 jobs failed" in error
-    assert error.count("ended without a word") == 1
+    assert error.count("ended without a message") == 1
 
 
 def test_every_job_that_failed_was_killed_or_never_began_is_listed(tmp_path, capsys, monkeypatch):
@@ -193,7 +193,7 @@ def test_every_job_that_failed_was_killed_or_never_began_is_listed(tmp_path, cap
         sweep.report(RuntimeError("a worker was killed\nmore"))
     assert caught.value.exit_code == 2
     lines = str(caught.value).splitlines()
-    assert lines[1].startswith("  0: ended without a word")
+    assert lines[1].startswith("  0: ended without a message")
     assert lines[2:] == ["  1: wrong", "  job 2 (seed=2): never began", "the launcher said: a worker was killed"]
     assert json.loads((tmp_path / "0" / "status.json").read_text())["state"] == "failed"
 
@@ -278,7 +278,7 @@ def test_a_run_directory_that_cannot_be_written_is_a_failure_of_its_job_alone(tr
     assert code == 1, output + error
     assert "1 of 2 jobs failed" in error
     assert f"  {names[0]}: " in error
-    assert "ended without a word" not in error
+    assert "ended without a message" not in error
     assert "digits        parent           1" in output
 
 

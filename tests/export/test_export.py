@@ -145,7 +145,7 @@ def test_what_computes_something_else_is_taken_away(child, tmp_path, monkeypatch
         return [output / "network.bin"], lambda x: network(x) + 1, "nothing"
 
     monkeypatch.setitem(formats.FORMATS, "wrong", wrong)
-    with pytest.raises(RuntimeError, match="it was deleted"):
+    with pytest.raises(RuntimeError, match="they were deleted"):
         export_network(child, tmp_path, "wrong", SIZE)
     assert list(tmp_path.iterdir()) == []
 

@@ -512,7 +512,7 @@ def test_everything_that_cannot_be_morphed_is_listed_at_once():
         "hooked cannot be morphed: it carries hooks",
         "body cannot be morphed: ModuleDict is no convolution",
         "head cannot be morphed: Linear is no convolution",
-        "'stm' matches no layer; there are stem",
+        "'stm' matches no layer; did you mean stem",
         "stem is matched by two patterns",
         "shortcut cannot be morphed: widen(2) needs a convolution",
     ):
@@ -627,5 +627,5 @@ def test_a_spec_on_a_block_whose_shortcut_became_a_module_is_refused(make_networ
 def test_a_spec_on_a_branch_that_has_a_module_in_it_is_refused(make_network, batches):
     child, _ = morph_network(make_network(14), "1c1", calibration=batches)
     child, _ = morph_network(child, {"layer2.1.shortcut.branches.0.conv2": PAIR_1X1}, calibration=batches)
-    with pytest.raises(ValueError, match=r"layer2\.1 is a module already, or has one in it, which 3c1 knows nothing"):
+    with pytest.raises(ValueError, match=r"layer2\.1 is a module already, or has one in it; 3c1 cannot morph it"):
         morph_network(child, "3c1", calibration=batches)

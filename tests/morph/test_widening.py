@@ -342,7 +342,7 @@ def test_fewer_channels_are_refused(channels):
 
 
 def test_an_unknown_name_is_refused():
-    _assert_refused(_vgg(), "0.conv", r"'0.conv': no layer of this Sequential has that name; try 0")
+    _assert_refused(_vgg(), "0.conv", r"'0.conv': no layer of this Sequential has that name; there are 0")
 
 
 def test_a_part_with_two_names_is_replaced_under_both():

@@ -72,7 +72,7 @@ def test_only_plain_convolutions_are_taken(layer, words):
 
 
 def test_an_unknown_name_is_answered_with_near_ones():
-    with pytest.raises(ValueError, match=r"'frist': no layer of this _Twice has that name; try first"):
+    with pytest.raises(ValueError, match=r"'frist': no layer of this _Twice has that name; did you mean first\?"):
         plain_convolution(_Twice(), "frist")
 
 

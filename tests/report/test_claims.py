@@ -1,6 +1,7 @@
 """The paper's claims as data: every one of them can be decided, and says what the paper says."""
 
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def _error(row, views):
 @cache
 def _names(experiment):
     """The phases of a preset, and those of all controls that claims name, as they are planned."""
-    config = _compose(f"experiment={experiment}")
-    config.controls = sorted({n.control for n in NETWORKS if n.experiment == experiment and n.control})
+    controls = sorted({n.control for n in NETWORKS if n.experiment == experiment and n.control})
+    config = replace(_compose(f"experiment={experiment}"), controls=controls)
     plans = _plan(config, {"cifar100": 100, "imagenet": 1000}.get(config.data.name, 10))
     phases = [plan.name for plan in plans if plan.role != "control"]
     return phases, {plan.name for plan in plans}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
+from morphnet.data.feed import part_of
 from morphnet.train.ranks import Ranks, check_devices, own_device
 
 JOB = Path(__file__).with_name("phase_job.py")
@@ -70,8 +71,8 @@ def test_parts_of_a_batch_are_the_batch_whatever_their_number():
     batches = TrainBatches(with_normalisation(load_digits(), "own"), 60, Augmentation(2, True), (3,))
     plan = batches.plan(1)
     for count in (1, 2, 3, 4):
-        parts = [plan.part(k, count) for k in range(count)]
-        for whole, *pieces in zip(plan.tensors(), *(part.tensors() for part in parts), strict=True):
+        parts = [part_of(plan, k, count) for k in range(count)]
+        for whole, *pieces in zip(plan, *parts, strict=True):
             assert torch.equal(torch.cat(pieces, -1), whole)
 
 

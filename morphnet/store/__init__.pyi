@@ -1,0 +1,10 @@
+from .files import write_whole as write_whole
+from .lock import hold_or_refuse as hold_or_refuse
+from .lock import is_held as is_held
+from .lock import one_at_a_time as one_at_a_time
+from .saved import describe_network as describe_network
+from .saved import load_network as load_network
+from .saved import network_hash as network_hash
+from .saved import save_network as save_network
+from .saved import trace_back as trace_back
+from .source import load_source as load_source
