@@ -18,8 +18,8 @@ from morphnet.report.record import FORMAT
 from morphnet.store import describe_network, network_hash
 from morphnet.train.experiment import Experiment
 from morphnet.train.linear import collapsed_cost
+from morphnet.train.phase import PhaseResult
 from morphnet.train.plan import PhasePlan
-from morphnet.train.state import PhaseResult
 
 
 def describe_phase(

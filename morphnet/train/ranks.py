@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from morphnet.store import load_network, save_network
+from morphnet.store import load_network
 
 T = TypeVar("T")
 
@@ -57,42 +57,29 @@ class Ranks:
         return batch_size // self.count
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns in the first process, in all of them; the others wait for it."""
+        """What ``make`` returns in the first process, in all of them; the others wait for it and do not call it."""
         if self.count == 1:
             return make()
-        found = [make() if self.is_first else None]
-        dist.broadcast_object_list(found, 0, self.control)
-        return found[0]  # type: ignore[return-value]
+        value = [make() if self.is_first else None]
+        dist.broadcast_object_list(value, 0, self.control)
+        return value[0]  # type: ignore[return-value]
 
     def one_first_on_each_machine(self, make: Callable[[], T]) -> T:
         """What ``make`` returns, which one process of every machine calls before the others: it may download."""
-        found = [make()] if local_index() == 0 else []
+        value = [make()] if local_index() == 0 else []
         if self.count > 1:
             dist.barrier(self.control)
-        return found[0] if found else make()
+        return value[0] if value else make()
 
-    def network_from_first(self, make: Callable[[], nn.Module]) -> nn.Module:
-        """The network ``make`` returns in the first process, and one of the same numbers in the others.
-
-        It travels as :func:`~morphnet.store.save_network` writes it.
-        """
+    def network_from_first(self, make: Callable[[], Path]) -> nn.Module:
+        """The network in the file that ``make`` returns in the first process; the others have no such file."""
         if self.count == 1:
-            return make()
-        network: list[nn.Module] = []
-
-        def saved() -> bytes:
-            network.append(make())
-            with tempfile.TemporaryDirectory() as folder:
-                save_network(network[0], Path(folder) / "network.safetensors")
-                return (Path(folder) / "network.safetensors").read_bytes()
-
-        content = self.from_first(saved)
-        if not self.is_first:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "network.safetensors"
-                path.write_bytes(content)
-                network.append(load_network(path))
-        return network[0]
+            return load_network(make())  # type: ignore[no-any-return]
+        content = self.from_first(lambda: make().read_bytes())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.safetensors"
+            path.write_bytes(content)
+            return load_network(path)  # type: ignore[no-any-return]
 
     def add_up(self, value: Tensor) -> Tensor:
         """The sum of ``value`` over all processes, in place."""

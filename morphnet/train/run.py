@@ -6,7 +6,8 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.outcomes import write_outcomes
 from morphnet.report.record import WATCH_FILE, environment, read_record, write_record
 from morphnet.store import load_network, network_hash, save_network, write_whole
-from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.description import describe_phase, facts_of_data, final_errors, hparams_of, own_facts
+from morphnet.train.diagnostics import Diagnostics, FirstSteps
 from morphnet.train.experiment import Experiment
 from morphnet.train.growth import morph_settings
 from morphnet.train.handover import (
@@ -36,12 +37,13 @@ from morphnet.train.handover import (
 from morphnet.train.interruption import Interruption
 from morphnet.train.key import describe_key, phase_hash
 from morphnet.train.linear import hold_slopes
+from morphnet.train.loop import run_phase
 from morphnet.train.optimisation import Beginning
-from morphnet.train.phase import run_phase
+from morphnet.train.phase import Outputs, PhaseSettings
+from morphnet.train.place import Place
 from morphnet.train.plan import PhasePlan
 from morphnet.train.shared import shared_phase
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
-from morphnet.train.watch import Watch
 
 
 def run_experiment(
@@ -87,83 +89,91 @@ class _Run:
         return self.experiment.run_dir / "phases" / plan.folder
 
     def record(self, plan: PhasePlan) -> dict[str, Any]:
-        """The record of a phase, which all processes run if there is none."""
+        """The record of a phase; all processes train it together if there is none.
+
+        The first process alone looks for a record and writes files; the others receive a message, its type says which::
+
+            first process                                     other processes
+            has a record, or waits for another run's          wait for a message
+            has none: sends the folder         -- Path -->    train there with the first, then wait again
+              all train: run_phase
+              writes network and record
+            sends the record                   -- dict -->    continue with the next phase
+        """
         ranks = self.experiment.ranks
-        begun = False
-
-        def train(folder: Path, tensorboard: Path) -> dict[str, Any]:
-            nonlocal begun
-            begun = True
-            ranks.from_first(lambda: str(folder))
-            return self.train(plan, folder, tensorboard)
-
         if ranks.is_first:
-            record = self.find_or_train(plan, train)
-            if not begun:
-                ranks.from_first(lambda: None)
+            record = self.find_or_train(plan)
             return ranks.from_first(lambda: record)
-        where: str | None = ranks.from_first(lambda: None)
-        if where is not None:
-            self.train(plan, Path(where), Path(where))
-        return ranks.from_first(dict)
+        message: Path | dict[str, Any] = ranks.from_first(dict)
+        if isinstance(message, Path):
+            self.train(plan, message, message)
+            message = ranks.from_first(dict)
+        assert isinstance(message, dict)
+        return message
 
-    def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], dict[str, Any]]) -> dict[str, Any]:
-        """The record that is there, of this run or of a phase it shares; else what ``train`` makes."""
+    def find_or_train(self, plan: PhasePlan) -> dict[str, Any]:
+        """The record of this run or of a phase it shares; else trains the phase. In the first process."""
         experiment, folder = self.experiment, self.folder(plan)
         tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
+
+        def train(folder: Path, tensorboard: Path) -> dict[str, Any]:
+            experiment.ranks.from_first(lambda: folder)
+            return self.train(plan, folder, tensorboard)
+
         if (folder / "record.json").is_file():
             return self.finished_record(plan)
-        begun = (folder / "checkpoint.pt").exists()  # while this run did not share its phases
-        if plan.schedule is not None and experiment.parents is not None and not begun:
+        unshared = (folder / "checkpoint.pt").exists()  # begun while this run did not share its phases
+        if plan.schedule is not None and experiment.parents is not None and not unshared:
             description, own = describe_key(experiment, plan), own_facts(experiment, plan)
             return shared_phase(experiment.parents, description, own, folder, tensorboard, train)
-        if tensorboard.is_symlink():  # while this run shared its phases
+        if tensorboard.is_symlink():  # from when this run shared its phases
             tensorboard.unlink()
         return train(folder, tensorboard)
 
-    def start(self, plan: PhasePlan, folder: Path) -> nn.Module:
-        """The network a phase starts with: made once, then read from its file in ``folder``."""
-        experiment = self.experiment
+    def start(self, plan: PhasePlan, folder: Path) -> Path:
+        """The file of the network that a phase starts with; made once."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "start.safetensors"
-        if path.is_file():
-            return load_network(path)
-        if plan.source is None:
-            if self.parent is None:
-                assert self.architecture is not None
-                network: nn.Module = ResNet(self.architecture, generator_for(experiment.seed, "initial weights"))
-                metadata_of(network)["lineage"] = []
-            else:
-                network = self.parent
-                metadata_of(network).setdefault("lineage", [])
+        if not path.is_file():
+            save_network(self.root() if plan.source is None else self.successor(plan, folder), path)
+        return path
+
+    def root(self) -> nn.Module:
+        """The network of the first phase: the given parent, or a new one."""
+        network = self.parent
+        if network is None:
+            assert self.architecture is not None
+            network = ResNet(self.architecture, generator_for(self.experiment.seed, "initial weights"))
+        metadata_of(network).setdefault("lineage", [])
+        metadata_of(network).update(facts_of_data(self.experiment.data))
+        return network
+
+    def successor(self, plan: PhasePlan, folder: Path) -> nn.Module:
+        """The network of a later phase, made from that of its source."""
+        experiment, seed = self.experiment, self.experiment.seed
+        assert plan.source is not None
+        network = self.finished(plan.source)
+        ancestor = {"phase": plan.source.name, "network": network_hash(network)}
+        lineage = [*metadata_of(network).get("lineage", []), ancestor]
+        experiment.engine.place(network)
+        if plan.method == "scratch":
+            initialise(network.cpu(), generator_for(seed, "scratch", "initial weights"))
+            metadata_of(network).clear()
             metadata_of(network).update(facts_of_data(experiment.data))
-        else:
-            source = self.finished(plan.source)
-            lineage = [
-                *metadata_of(source).get("lineage", []),
-                {"phase": plan.source.name, "network": network_hash(source)},
-            ]
-            experiment.engine.place(source)
-            if plan.method == "scratch":
-                network, lineage = source, []
-                initialise(network.cpu(), generator_for(experiment.seed, "scratch", "initial weights"))
-                metadata_of(network).clear()
-                metadata_of(network).update(facts_of_data(experiment.data))
-            elif plan.grows:
-                network = _morph(experiment, plan, source, folder)
-            else:
-                network = _parametric(source) if plan.parametric else source
-            if plan.handover.changes_weights:
-                network = network.cpu()
-                shrink_and_perturb(
-                    network, plan.handover, generator_for(experiment.seed, plan.depth, "shrink and perturb")
-                )
-            metadata_of(network)["lineage"] = lineage
-        save_network(network, path)
-        return load_network(path)  # as a continued run reads it
+            lineage = []
+        elif plan.grows:
+            network = _morph(experiment, plan, network, folder)
+        elif plan.parametric:
+            assert isinstance(network, ResNet)  # plan_phases refuses this control for any other
+            network = with_parametric_activations(network)
+        if plan.handover.changes_weights:
+            network = network.cpu()
+            shrink_and_perturb(network, plan.handover, generator_for(seed, plan.depth, "shrink and perturb"))
+        metadata_of(network)["lineage"] = lineage
+        return network
 
     def beginning(self, plan: PhasePlan, network: nn.Module) -> Beginning:
-        """Rates and momentum that a phase starts with, and what of its network was there before."""
+        """Rates and momentum that a phase starts with, and which of its parameters existed before."""
         handover, ranks = plan.handover, self.experiment.ranks
         if plan.source is None or plan.method == "scratch":
             return Beginning()
@@ -174,16 +184,19 @@ class _Run:
             momentum = ranks.from_first(lambda: load_momentum(source))
         return Beginning(kept_parameters(network, shapes), handover.kept_lr, momentum)
 
-    def watch(self, plan: PhasePlan, folder: Path, beginning: Beginning) -> Watch | None:
-        """What looks closely at the first steps of a phase after the parent's; None where that is not asked for."""
+    def outputs(self, plan: PhasePlan, folder: Path, log: PhaseLog, kept: frozenset[str]) -> Outputs:
+        """What the phase writes; diagnostics in the first process alone."""
         experiment = self.experiment
+        outputs = Outputs(plan.name, folder, log, phase_hash(experiment, plan), made_with=self.made_with)
+        if not experiment.ranks.is_first:
+            return outputs
         steps, every = experiment.watch
-        if not steps or plan.source is None or plan.schedule is None or not experiment.ranks.is_first:
-            return None
-        key = (experiment.seed, plan.depth, "watch")
-        images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
-        start = folder / "start.safetensors"
-        return Watch(folder / WATCH_FILE, lambda: load_network(start), beginning.kept, images, steps, every)
+        first_steps = None
+        if steps and plan.source is not None and plan.schedule is not None:
+            key = (experiment.seed, plan.depth, "watch")
+            images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
+            first_steps = FirstSteps(folder / WATCH_FILE, _start_of(folder), kept, images, steps, every)
+        return replace(outputs, diagnostics=Diagnostics(kept, _start_of(folder)), first_steps=first_steps)
 
     def finished(self, plan: PhasePlan) -> nn.Module:
         """The network a finished phase left.
@@ -221,45 +234,33 @@ class _Run:
         return f"delete the {which}, and the same command trains it again"
 
     def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> dict[str, Any]:
-        """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""
+        """Runs one phase in ``folder``, continuing where it was interrupted; the first process returns its record."""
         experiment, ranks = self.experiment, self.experiment.ranks
         if experiment.data.unreadable is not None:
             experiment.data.unreadable.begin(folder / UNREADABLE_FILE)
         network = ranks.network_from_first(lambda: self.start(plan, folder))
-        started = datetime.datetime.now(datetime.UTC)
-        start_hash = network_hash(network)
+        started, start_hash = datetime.datetime.now(datetime.UTC), network_hash(network)
         beginning = self.beginning(plan, network)
         if plan.linear:
             first = self.folder(self.plans[0])
             hold_slopes(network, ranks.from_first(lambda: shapes_in(first / "network.safetensors")))
         key = (experiment.seed, plan.depth)  # a child and its controls see the same images in the same order
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
+        settings = PhaseSettings(
+            experiment.optimisation,
+            beginning,
+            experiment.evaluate_every,
+            experiment.checkpoint_seconds,
+            experiment.sync_bn,
+        )
+        place = Place(experiment.engine, self.interruption)
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
         ) as log:
             if ranks.is_first and plan.is_proved and not (folder / "checkpoint.pt").exists():
                 _show_morph(log, folder)
-            start = folder / "start.safetensors"
-            result = run_phase(
-                network,
-                batches,
-                plan.schedule,
-                experiment.optimisation,
-                experiment.engine,
-                name=plan.name,
-                log=log,
-                folder=folder,
-                identity=phase_hash(experiment, plan),
-                checkpoint_seconds=experiment.checkpoint_seconds,
-                evaluate_every=experiment.evaluate_every,
-                ranks=ranks,
-                sync_bn=experiment.sync_bn,
-                interruption=self.interruption,
-                beginning=beginning,
-                watch=self.watch(plan, folder, beginning),
-                anatomy=Anatomy(beginning.kept, lambda: load_network(start)),
-                made_with=self.made_with,
-            )
+            outputs = self.outputs(plan, folder, log, beginning.kept)
+            result = run_phase(network, batches, plan.schedule, settings, place, outputs)
         if not ranks.is_first:
             return {}
         network.eval()
@@ -272,6 +273,11 @@ class _Run:
         write_record(record, folder / "record.json")
         remove_checkpoints(folder)
         return record
+
+
+def _start_of(folder: Path) -> Callable[[], nn.Module]:
+    """Loads the network that the phase in ``folder`` started with."""
+    return partial(load_network, folder / "start.safetensors")
 
 
 def _show_morph(log: PhaseLog, folder: Path) -> None:
@@ -288,29 +294,25 @@ def _show_morph(log: PhaseLog, folder: Path) -> None:
         log.picture("morph/module", figure)
 
 
-def _parametric(network: nn.Module) -> ResNet:
-    assert isinstance(network, ResNet)  # plan_phases refuses this control for any other
-    return with_parametric_activations(network)
-
-
 def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: Path) -> nn.Module:
     key, count = (experiment.seed, plan.depth, "calibration"), experiment.morphing.calibration_batches
     batches = calibration_batches(experiment.data, experiment.augmentation, key, count)
-    found: dict[str, Any] = {}
+
+    def write(report: Mapping[str, Any]) -> None:
+        if plan.is_proved:
+            write_whole(folder / "morph_report.json", (json.dumps(report, indent=1) + "\n").encode())
+
     try:
         child, report = morph_network(
             source, plan.layers or plan.morph or "", calibration=batches, **morph_settings(experiment, plan)
         )
-        found = report.to_dict()
     except MorphError as error:
-        found = error.report.to_dict()
+        write(error.report.to_dict())
         raise
     except InexactError as error:
-        found = {"passed": False, "failures": [str(error)]}
+        write({"passed": False, "failures": [str(error)]})
         raise
-    finally:
-        if found and plan.is_proved:
-            write_whole(folder / "morph_report.json", (json.dumps(found, indent=1) + "\n").encode())
+    write(report.to_dict())
     if not plan.is_proved:
         before = {name for name, _ in source.named_modules()}
         generator = generator_for(experiment.seed, plan.depth, plan.method, "initial weights")

@@ -19,7 +19,9 @@ from morphnet.train import choose_engine
 from morphnet.train import step as step_module
 from morphnet.train.average import WeightAverage
 from morphnet.train.engine import Engine
-from morphnet.train.step import TrainStep, make_optimizer
+from morphnet.train.optimisation import Beginning, Optimisation
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.step import Learner, TrainStep
 
 META = torch.device("meta")
 
@@ -46,11 +48,11 @@ def _step(network: nn.Module, **more: Any) -> TrainStep:
 
     data = ImageData("none", split(64), split(16), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
     kept = frozenset(name for name, _ in network.named_parameters() if "conv1" in name)
-    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False, kept, 0.1)
+    optimizer = make_optimizer(network, 0.1, Optimisation(), Beginning(kept, 0.1))
     for group in optimizer.param_groups:
         group["lr"] = torch.zeros((), device=META)  # as `capture` makes it
     batches = TrainBatches(data, 16, Augmentation(4, True), (0, "phase"))
-    step = TrainStep(network, batches, optimizer, Engine(META, torch.float32, True), **more)
+    step = TrainStep(Learner(network, optimizer, Engine(META, torch.float32, True), **more), batches)
     step.load(0)
     return step
 
@@ -80,7 +82,8 @@ def test_generators_are_seeded_where_a_step_draws(monkeypatch, network, seeded):
     data = ImageData("none", split, split, tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), network)
     batches = TrainBatches(data, 16, Augmentation(1, True), (0, "phase"))
-    step = TrainStep(model, batches, torch.optim.SGD(model.parameters(), 0.1), Engine(torch.device("cpu")))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    step = TrainStep(Learner(model, optimizer, Engine(torch.device("cpu"))), batches)
     steps: list[int] = []
     seed_step = step_module.seed_step
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from morphnet.config import MorphConfig, PhaseConfig, ScheduleConfig
 from morphnet.report.first_steps import draw_first_steps, format_first_steps, read_first_steps
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
-from morphnet.train.watch import COLUMNS
+from morphnet.train.diagnostics import COLUMNS
 from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
@@ -80,18 +80,18 @@ def test_watching_changes_nothing_in_the_training(tmp_path):
 
 @pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 7))])
 def test_an_interrupted_run_ends_with_the_same_file(tmp_path, monkeypatch, step):
-    from morphnet.train.state import PhaseState
+    from morphnet.train.phase import Phase
 
     _run(tmp_path / "whole", controls=())
-    take, dies_at = PhaseState.take_measured, [step]
+    read, dies_at = Phase.read_losses, [step]
 
     def dying(self):
-        take(self)
-        if self.name == "1c1" and dies_at and self.step == dies_at[0]:
+        read(self)
+        if self.outputs.name == "1c1" and dies_at and self.state.step == dies_at[0]:
             dies_at.clear()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(PhaseState, "take_measured", dying)
+    monkeypatch.setattr(Phase, "read_losses", dying)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "died", controls=())
     _run(tmp_path / "died", controls=())
