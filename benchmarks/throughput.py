@@ -50,8 +50,7 @@ from morphnet.spec import parse_spec
 from morphnet.train import Engine, choose_engine, keep_freed_memory
 from morphnet.train.loop import run_phase
 from morphnet.train.optimizer import make_optimizer
-from morphnet.train.phase import Outputs, PhaseSettings
-from morphnet.train.place import Place
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import Learner
 

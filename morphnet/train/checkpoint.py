@@ -23,9 +23,8 @@ _MAGIC = b"morphnet checkpoint "
 class PhaseState:
     """How far a phase is, as plain values.
 
-    With the state dicts of network and learner it is all that a phase needs to continue as if it had never stopped:
-    the order of the images and everything random within a step are functions of (seed, phase, step), see
-    :func:`~morphnet.train.step.seed_step`.
+    A phase continues from it and the state dicts of what is trained: the order of the images and everything random
+    within a step are functions of (seed, phase, step), see :func:`~morphnet.train.step.seed_step`.
 
     Attributes:
         step: iterations done in the phase.

@@ -38,7 +38,7 @@ class Diagnostics:
 
     def __init__(self, kept: frozenset[str], start: Callable[[], nn.Module]) -> None:
         self.kept, self._load = kept, start
-        self._means: dict[str, tuple[Tensor, Tensor]] | None = None
+        self._start: dict[str, nn.BatchNorm2d] | None = None
 
     @torch.no_grad()
     def measure(self, network: nn.Module, gradients: bool = True) -> dict[str, float]:
@@ -47,8 +47,8 @@ class Diagnostics:
         Args:
             gradients: False where those of ``network`` are scaled, as in float16.
         """
-        if self._means is None:
-            self._means = {name: _statistics(norm) for name, norm in _norms(self._load())}
+        if self._start is None:
+            self._start = _norms(self._load())
         metrics = {
             f"slopes/{name}": float(module.a.mean())
             for name, module in network.named_modules()
@@ -60,7 +60,7 @@ class Diagnostics:
             last = [p.grad for name, p in weights if name in chosen and p.grad is not None]
             if last and gradients:
                 metrics[f"norms/gradients{group}"] = _norm(last)
-        drifts = {f"{name}.weight": _drift(norm, *self._means[name]) for name, norm in _norms(network)}
+        drifts = {f"{name}.weight": _drift(norm, self._start[name]) for name, norm in _norms(network).items()}
         for group, chosen in self._groups(drifts).items():
             values = [value for name, value in drifts.items() if name in chosen]
             metrics[f"bn_drift/running_mean{group}"] = math.fsum(values) / len(values)
@@ -156,25 +156,19 @@ def grown_modules(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, (SplitShortcut, GraphConv2d))]
 
 
-def _norms(network: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
-    """The batch normalisations that have running statistics."""
-    return [
-        (name, module)
+def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch normalisations that have running statistics, by name."""
+    return {
+        name: module
         for name, module in network.named_modules()
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
-    ]
+    }
 
 
-def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Running mean and deviation."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm.running_mean.clone(), (norm.running_var + norm.eps).sqrt()
-
-
-def _drift(norm: nn.BatchNorm2d, mean: Tensor, deviation: Tensor) -> float:
-    assert norm.running_mean is not None
-    distance = (norm.running_mean.detach().cpu() - mean.cpu()) / deviation.cpu()
+def _drift(norm: nn.BatchNorm2d, start: nn.BatchNorm2d) -> float:
+    """The distance of the running means of ``norm`` from those of ``start``, in deviations of the latter."""
+    deviation = (start.get_buffer("running_var").cpu() + start.eps).sqrt()
+    distance = (norm.get_buffer("running_mean").cpu() - start.get_buffer("running_mean").cpu()) / deviation
     return float(distance.double().square().mean().sqrt())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from morphnet.data import ImageData, evaluation_count, placed_batches
 from morphnet.nn.mode import evaluation_mode, without_tf32
 from morphnet.train.engine import Engine
-from morphnet.train.place import Place
 from morphnet.train.ranks import ALONE, Ranks
 
 
@@ -88,25 +86,6 @@ def evaluate_data(
         predictions[torch.cat(places).to(engine.device)] = torch.cat(classes).int() + 1
     evaluation = _evaluation(ranks.add_up(sums))
     return replace(evaluation, predictions=ranks.add_up(predictions).cpu() - 1)
-
-
-def evaluate_phase(network: nn.Module, data: ImageData, place: Place, step: int = 0, views: int = 1) -> Evaluation:
-    """:func:`evaluate_data` in the precision of evaluations, with the buffers of the first process.
-
-    Args:
-        step: iterations of the phase so far, for messages.
-
-    Raises:
-        FloatingPointError: the network computes a loss that is not finite.
-    """
-    place.ranks.spread_buffers(network)
-    evaluation = evaluate_data(network, data, place.engine.evaluator(), place.ranks, views, place.stop.look)
-    if not math.isfinite(evaluation.loss):
-        raise FloatingPointError(
-            f"the network computes {evaluation.loss} on the {data.evaluated_on} images after {step:,} steps; "
-            "check the parent and data.normalize, or try a lower optim.lr"
-        )
-    return evaluation
 
 
 def _evaluation(sums: Tensor) -> Evaluation:

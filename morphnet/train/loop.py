@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from morphnet.data import Batches
-from morphnet.train.evaluate import evaluate_phase
 from morphnet.train.interruption import Interrupted
-from morphnet.train.phase import Outputs, Phase, PhaseResult, PhaseSettings, evaluate_views, log_evaluation
-from morphnet.train.place import Place
+from morphnet.train.phase import Outputs, Phase, PhaseResult, PhaseSettings, Place, evaluate_phase
 from morphnet.train.progress import Heartbeat
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import kept_random_state
@@ -29,17 +27,16 @@ def train(phase: Phase) -> None:
         if state.step == schedule.steps:
             break
         epoch, done = divmod(state.step, epoch_steps)
-        with phase.stopwatch:
-            phase.step.load(epoch, done)
-            for _ in range(min(epoch_steps - done, schedule.steps - state.step)):
-                phase.step.run(state.step, schedule.rate(state.step))
-                state.step += 1
-                phase.diagnose()
-                phase.place.stop.look()
-                phase.show()
-                if phase.checkpoint_is_due():
-                    phase.save()
-            phase.read_losses()
+        phase.begin_epoch(epoch, done)
+        for _ in range(min(epoch_steps - done, schedule.steps - state.step)):
+            phase.step.run(state.step, schedule.rate(state.step))
+            state.step += 1
+            phase.diagnose()
+            phase.place.stop.look()
+            phase.show()
+            if phase.checkpoint_is_due():
+                phase.save()
+        phase.read_losses()
 
 
 def run_phase(
@@ -67,9 +64,10 @@ def run_phase(
     place = replace(place, engine=place.engine.place(network))
     if schedule is None:
         with Heartbeat(lambda: f"{outputs.name}: evaluating", place.ranks.is_first):
-            start = evaluate_phase(network, batches.data, place)
-            log_evaluation(outputs.log, 0, start)
-            return PhaseResult(start, start, final_views=evaluate_views(network, batches, place, outputs.log))
+            data, log = batches.data, outputs.log
+            start = evaluate_phase(network, data, place, log)
+            views = evaluate_phase(network, data, place, log, views=data.views) if data.views > 1 else None
+        return PhaseResult(start, start, final_views=views)
     if not place.is_cpu:
         torch.cuda.reset_peak_memory_stats(place.engine.device)
     with kept_random_state(place.engine.device):

@@ -12,21 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from morphnet.data import Batches
+from morphnet.data import Batches, ImageData
 from morphnet.report.record import environment
 from morphnet.train.average import WeightAverage
 from morphnet.train.checkpoint import CheckpointFiles, PhaseState
 from morphnet.train.diagnostics import Diagnostics, FirstSteps
-from morphnet.train.evaluate import Evaluation, evaluate_phase
+from morphnet.train.engine import Engine
+from morphnet.train.evaluate import Evaluation, evaluate_data
 from morphnet.train.handover import momentum_of
+from morphnet.train.interruption import Interruption
 from morphnet.train.optimisation import Beginning, Optimisation
 from morphnet.train.optimizer import make_optimizer
-from morphnet.train.place import Place
 from morphnet.train.progress import Progress
+from morphnet.train.ranks import Ranks
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import Learner, TrainStep
 from morphnet.train.steplog import StepLog
-from morphnet.train.stretches import Arithmetic, Stopwatch, begin_stretch, extend_stretch
+from morphnet.train.stretches import Arithmetic, begin_stretch, extend_stretch
 
 #: Receives (step in the phase, metric, value).
 Log = Callable[[int, str, float], None]
@@ -36,8 +38,29 @@ MID_EPOCH_PATIENCE = 10
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a phase is trained: the device and its arithmetic, and the processes that share every batch.
+
+    Attributes:
+        stop: tells the processes to stop, all after the same step.
+    """
+
+    engine: Engine
+    stop: Interruption = field(default_factory=Interruption)
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.stop.ranks
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether losses can be read within an epoch without making a device wait."""
+        return self.engine.device.type == "cpu"
+
+
+@dataclass(frozen=True)
 class PhaseSettings:
-    """How a phase is trained, beside its schedule.
+    """How a phase is trained, apart from its schedule.
 
     Attributes:
         beginning: rates and momentum it starts with; by default one rate and no momentum.
@@ -122,7 +145,6 @@ class Phase:
         state: how far the phase is.
         step: trains on one batch.
         progress: tells the user about it.
-        stopwatch: runs while training, not while evaluating.
     """
 
     def __init__(
@@ -151,16 +173,19 @@ class Phase:
         self.state = PhaseState() if checkpoint is None else self._resume(*checkpoint)
         self._steps_log = StepLog(outputs.folder / "steps.csv", self.state.step) if ranks.is_first else None
         self._first = self._read = self.state.step  # of this process; of those whose losses have been read
-        self._saved_at = time.perf_counter()
+        self._saved_at = self._timed_at = time.perf_counter()
         self.progress = Progress(outputs.name, schedule.steps, batches.batch_size, self.state.step, ranks.is_first)
-        self.stopwatch = Stopwatch(self.state.seconds)
         self.progress.doing = "compiling" if self.compiled else "training"
         if self.compiled:
             print(f"{outputs.name}: compiling the network first, about a minute ...", flush=True)
         network.train()
         model.train()  # with synchronised norms a copy over the same tensors
         self.step = TrainStep(self.learner, batches, ranks)
-        self._capture()
+        if engine.captures(ranks.count):
+            self.step.load(0)
+            problem = self.step.try_to_capture()
+            if problem:
+                print(f"{outputs.name}: no CUDA graph ({problem}); steps run one by one", flush=True)
         self._begin_stretch()
 
     def _resume(self, state: PhaseState, trained: Mapping[str, Any]) -> PhaseState:
@@ -170,13 +195,6 @@ class Phase:
             self.outputs.first_steps.resume(state.step)
         print(f"{self.outputs.name}: goes on at step {state.step:,} of {self.schedule.steps:,}", flush=True)
         return replace(state, resumed=state.resumed + 1)
-
-    def _capture(self) -> None:
-        if self.place.engine.captures(self.place.ranks.count):
-            self.step.load(0)
-            problem = self.step.try_to_capture()
-            if problem:
-                print(f"{self.outputs.name}: no CUDA graph ({problem}); steps run one by one", flush=True)
 
     def _begin_stretch(self) -> None:
         """From here on steps are done in this process's arithmetic; tells the user if it was another before."""
@@ -206,35 +224,35 @@ class Phase:
 
     def evaluate(self) -> None:
         """Evaluates the network; logs that and everything measured since the last evaluation."""
-        state, log, doing = self.state, self.outputs.log, self.progress.doing
-        self.progress.doing = "evaluating"
-        average = self.learner.average
-        evaluated = self.network if average is None else average.network
-        evaluation = evaluate_phase(evaluated, self.batches.data, self.place, state.step)
-        self.progress.doing = doing
-        training: dict[str, float] = {}
-        if state.step:
-            speed = state.images / max(self.stopwatch.seconds - state.seconds_evaluated, 1e-9)
-            training = {
-                "lr": self.schedule.rate(state.step - 1),
-                "train_loss": self.training.loss,
-                "train_error": self.training.error,
-                "images_per_second": round(speed, 1),
-            }
-        if self.outputs.diagnostics is not None:
+        state, outputs, training = self.state, self.outputs, self.training
+        if outputs.diagnostics is not None:
             # The gradients are those of a training step: neither scaled nor left by a capture.
             gradients = self.learner.scaler is None and state.step > self._first
-            self._log(self.outputs.diagnostics.measure(self.network, gradients))
-        if self.outputs.first_steps is not None and not state.step:
-            self.outputs.first_steps.begin(self.network)
-        log_evaluation(log, state.step, evaluation)
-        self._log(training)
-        epoch = -(-state.step // len(self.batches))
-        state.history.append({"step": state.step, "epoch": epoch, **training, **evaluation.figures()})
+            self._log(outputs.diagnostics.measure(self.network, gradients))
+        if outputs.first_steps is not None and not state.step:
+            outputs.first_steps.begin(self.network)
+        average, doing, self.progress.doing = self.learner.average, self.progress.doing, "evaluating"
+        evaluation = self._evaluate(self.network if average is None else average.network)
+        self.progress.doing = doing
+        figures: dict[str, float] = {}
         if state.step:
-            self.progress.evaluated(state.step, self.batches.data.evaluated_on, evaluation, self.training)
-        state.predictions, state.seconds_evaluated = evaluation.predictions, self.stopwatch.seconds
+            speed = state.images / max(state.seconds - state.seconds_evaluated, 1e-9)
+            figures = {
+                "lr": self.schedule.rate(state.step - 1),
+                "train_loss": training.loss,
+                "train_error": training.error,
+                "images_per_second": round(speed, 1),
+            }
+            self._log(figures)
+        epoch = -(-state.step // len(self.batches))
+        state.history.append({"step": state.step, "epoch": epoch, **figures, **evaluation.figures()})
+        if state.step:
+            self.progress.evaluated(state.step, self.batches.data.evaluated_on, evaluation, training)
+        state.predictions, state.seconds_evaluated = evaluation.predictions, state.seconds
         state.loss, state.errors, state.images = 0.0, 0, 0
+
+    def _evaluate(self, network: nn.Module, views: int = 1) -> Evaluation:
+        return evaluate_phase(network, self.batches.data, self.place, self.outputs.log, self.state.step, views)
 
     @property
     def training(self) -> Evaluation:
@@ -246,10 +264,15 @@ class Phase:
         for metric, value in metrics.items():
             self.outputs.log(self.state.step, metric, value)
 
-    # --- after a step ---
+    # --- steps ---
+
+    def begin_epoch(self, epoch: int, row: int) -> None:
+        """Prepares the batches of ``epoch`` from ``row`` on; from here on time counts as training."""
+        self._timed_at = time.perf_counter()
+        self.step.load(epoch, row)
 
     def read_losses(self) -> None:
-        """Reads loss and errors of the steps since the last time, which waits for the device.
+        """Reads loss and errors of the steps since the last time, which waits for the device, and takes the time.
 
         Raises:
             FloatingPointError: a loss is not finite; the step is named.
@@ -266,12 +289,12 @@ class Phase:
             rates = [self.schedule.rate(step) for step in range(self._read, state.step)]
             self._steps_log.add(self._read + 1, rates, measured)
         for loss, errors in measured:
-            state.loss, state.errors, state.images = (
-                state.loss + loss * size,
-                state.errors + errors,
-                state.images + size,
-            )
-        self._read = state.step
+            state.loss += loss * size
+            state.errors += errors
+            state.images += size
+        self._read, before, self._timed_at = state.step, self._timed_at, time.perf_counter()
+        state.seconds += self._timed_at - before
+        extend_stretch(state.stretches, state.step, state.seconds, size)
 
     def diagnose(self) -> None:
         """Measures the first steps, before any checkpoint of the same step."""
@@ -300,14 +323,8 @@ class Phase:
             if not nn.utils.get_total_norm(list(self.network.parameters())).isfinite():  # as the next loss would be
                 raise self._not_finite("weights are no longer finite", self.state.step)
             self._steps_log.flush()
-            self._count_seconds()
             self._files.save(self.state, {"network": self.network.state_dict(), **self.learner.state_dict()})
         self._saved_at = time.perf_counter()
-
-    def _count_seconds(self) -> None:
-        state = self.state
-        state.seconds = self.stopwatch.seconds
-        extend_stretch(state.stretches, state.step, state.seconds, self.batches.batch_size)
 
     def _not_finite(self, problem: str, step: int) -> FloatingPointError:
         rate = self.schedule.rate(step - 1)
@@ -320,14 +337,13 @@ class Phase:
 
     def result(self) -> PhaseResult:
         """Delivers the network, with the averaged weights where there are any, and returns the figures of the phase."""
-        state, first, last = self.state, self.state.history[0], self.state.history[-1]
+        state, data, first, last = self.state, self.batches.data, self.state.history[0], self.state.history[-1]
         if self._steps_log is not None:
             self._steps_log.flush()
         momentum = momentum_of(self.network, self.learner.optimizer)
         if self.learner.average is not None:
             self.network.load_state_dict(self.learner.average.network.state_dict())
-        views = evaluate_views(self.network, self.batches, self.place, self.outputs.log, state.step)
-        self._count_seconds()
+        views = self._evaluate(self.network, data.views) if data.views > 1 else None
         return PhaseResult(
             start=Evaluation(first["loss"], first["errors"], first["images"]),
             final=Evaluation(last["loss"], last["errors"], last["images"], state.predictions),
@@ -352,16 +368,26 @@ class Phase:
         self.step.feed.close()
 
 
-def evaluate_views(network: nn.Module, batches: Batches, place: Place, log: Log, step: int = 0) -> Evaluation | None:
-    """The evaluation over several views of each image, where the data asks for it."""
-    views = batches.data.views
-    if views == 1:
-        return None
-    evaluation = evaluate_phase(network, batches.data, place, step, views)
-    log(step, f"error_{views}_views", evaluation.error)
+def evaluate_phase(
+    network: nn.Module, data: ImageData, place: Place, log: Log, step: int = 0, views: int = 1
+) -> Evaluation:
+    """Evaluates ``network`` after ``step`` steps, in the precision of evaluations, and logs the figures.
+
+    All processes use the buffers of the first one.
+
+    Raises:
+        FloatingPointError: the network computes a loss that is not finite.
+    """
+    place.ranks.spread_buffers(network)
+    evaluation = evaluate_data(network, data, place.engine.evaluator(), place.ranks, views, place.stop.look)
+    if not math.isfinite(evaluation.loss):
+        raise FloatingPointError(
+            f"the network computes {evaluation.loss} on the {data.evaluated_on} images after {step:,} steps; "
+            "check the parent and data.normalize, or try a lower optim.lr"
+        )
+    if views > 1:
+        log(step, f"error_{views}_views", evaluation.error)
+    else:
+        log(step, "loss", evaluation.loss)
+        log(step, "error", evaluation.error)
     return evaluation
-
-
-def log_evaluation(log: Log, step: int, evaluation: Evaluation) -> None:
-    log(step, "loss", evaluation.loss)
-    log(step, "error", evaluation.error)

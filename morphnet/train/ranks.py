@@ -1,4 +1,4 @@
-"""The processes that train one network together: who this one is, and how they agree."""
+"""The processes that train one network together: the number of this one, and what they exchange."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from morphnet.store import load_network
 
 T = TypeVar("T")
 
-#: How long a step may wait for the other processes, and how long all may wait for what the first one does alone.
+#: How long a step may wait for the other processes, and the others for what the first one does alone.
 STEP_TIMEOUT, ALONE_TIMEOUT = datetime.timedelta(minutes=10), datetime.timedelta(days=7)
 
 
@@ -94,15 +94,14 @@ class Ranks:
                 dist.broadcast(buffer, 0)
 
     def parallel(self, network: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
-        """A model that trains ``network`` itself, gradients being averaged over the processes.
+        """A model over the parameters of ``network`` whose gradients are means over the processes.
 
         Batch normalisation uses the statistics of each process's own part of the batch, unless ``sync_bn``; the running
         statistics that are saved are those of the first process.
         """
         if self.count == 1:
             return network
-        if sync_bn:
-            network = _with_synchronised_norms(network)
+        network = _with_synchronised_norms(network) if sync_bn else network
         ddp, devices = nn.parallel.DistributedDataParallel, None if device.type == "cpu" else [device]
         # Buffers are spread before every evaluation, not in every step; newer versions have another name for that.
         name = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
@@ -131,7 +130,7 @@ def local_count() -> int:
 
 
 def own_device(device: str) -> str:
-    """What this process computes on where ``device`` is asked for: of several GPUs the one with its own number."""
+    """The device of this process, given ``device`` for all: of several GPUs the one with its own number."""
     wants_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return f"cuda:{local_index()}" if started_by_launcher() and wants_gpu else device
 
@@ -154,7 +153,7 @@ def check_devices(device: str, count: int) -> None:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Joins the processes a launcher started, over NCCL on GPUs and gloo on CPUs; alone without a launcher."""
+    """Joins the processes of a launcher, over NCCL on GPUs and gloo on CPUs; without a launcher this one is alone."""
     if not started_by_launcher():
         yield ALONE
         return
@@ -178,11 +177,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def _meeting(store: dist.Store, index: int, count: int) -> str:
-    """A name for this attempt that all its processes agree on, and none of an attempt that died.
+    """A name for this attempt that all its processes share, and no process of an attempt that died.
 
-    The agents of ``torchrun`` keep their store when they start processes again, with the addresses of the dead in it,
-    and count their restarts each for itself. So every process asks under a name of its own, and the first one answers
-    until all have joined.
+    The agents of ``torchrun`` keep their store when they restart processes, with the addresses of the dead in it, and
+    each agent counts its own restarts. So the processes meet anew::
+
+        rank k                                      rank 0
+        hello/k = a name of its own        --->     sees it
+        waits for welcome/<name>           <---     welcome/<name> = token
+        joined/<token>/k                   --->     answers until all have joined
     """
     if index == 0:
         token, missing = uuid.uuid4().hex, set(range(1, count))

@@ -27,20 +27,13 @@ from morphnet.train.description import describe_phase, facts_of_data, final_erro
 from morphnet.train.diagnostics import Diagnostics, FirstSteps
 from morphnet.train.experiment import Experiment
 from morphnet.train.growth import morph_settings
-from morphnet.train.handover import (
-    kept_parameters,
-    load_momentum,
-    save_momentum,
-    shapes_in,
-    shrink_and_perturb,
-)
+from morphnet.train.handover import kept_parameters, load_momentum, save_momentum, shapes_in, shrink_and_perturb
 from morphnet.train.interruption import Interruption
 from morphnet.train.key import describe_key, phase_hash
 from morphnet.train.linear import hold_slopes
 from morphnet.train.loop import run_phase
 from morphnet.train.optimisation import Beginning
-from morphnet.train.phase import Outputs, PhaseSettings
-from morphnet.train.place import Place
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.plan import PhasePlan
 from morphnet.train.shared import shared_phase
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
@@ -51,7 +44,7 @@ def run_experiment(
 ) -> list[dict[str, Any]]:
     """Runs every phase that has no record yet, and returns the records of all.
 
-    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed. Phases are
+    An interrupted phase continues from its checkpoint. The files of a finished phase are never changed. Phases are
     trained in ``experiment.parents``, where other runs find them.
 
     Args:
@@ -60,9 +53,9 @@ def run_experiment(
 
     Raises:
         MorphError: a child failed its proof; the report is in the folder of its phase.
-        ValueError, FloatingPointError: see :func:`~morphnet.train.phase.run_phase`.
+        ValueError, FloatingPointError: see :func:`~morphnet.train.loop.run_phase`.
     """
-    made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
+    made_with = environment(experiment.engine.device)  # now: the source tree may change during the run
     with Interruption(experiment.ranks) as interruption:
         run = _Run(experiment, plans, architecture, parent, made_with, interruption)
         tensorboard = experiment.run_dir / "tensorboard"
@@ -199,7 +192,7 @@ class _Run:
         return replace(outputs, diagnostics=Diagnostics(kept, _start_of(folder)), first_steps=first_steps)
 
     def finished(self, plan: PhasePlan) -> nn.Module:
-        """The network a finished phase left.
+        """The network of a finished phase.
 
         Raises:
             ValueError: it is not the one of its record.
@@ -207,15 +200,14 @@ class _Run:
         record, path = self.finished_record(plan), self.folder(plan) / "network.safetensors"
         try:
             network = load_network(path)
+            if network_hash(network) != record["lineage"]["network"]:
+                raise ValueError(f"{path} is not the network that its record.json describes")
         except (OSError, ValueError) as error:
             raise ValueError(f"{error}; {self.advice(plan, record)}") from error
-        if network_hash(network) != record["lineage"]["network"]:
-            what = f"{path} is not the network that its record.json describes"
-            raise ValueError(f"{what}; {self.advice(plan, record)}")
         return network
 
     def finished_record(self, plan: PhasePlan) -> dict[str, Any]:
-        """The record a finished phase left.
+        """The record of a finished phase.
 
         Raises:
             ValueError: it cannot be read.
@@ -246,13 +238,8 @@ class _Run:
             hold_slopes(network, ranks.from_first(lambda: shapes_in(first / "network.safetensors")))
         key = (experiment.seed, plan.depth)  # a child and its controls see the same images in the same order
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
-        settings = PhaseSettings(
-            experiment.optimisation,
-            beginning,
-            experiment.evaluate_every,
-            experiment.checkpoint_seconds,
-            experiment.sync_bn,
-        )
+        every, seconds = experiment.evaluate_every, experiment.checkpoint_seconds
+        settings = PhaseSettings(experiment.optimisation, beginning, every, seconds, experiment.sync_bn)
         place = Place(experiment.engine, self.interruption)
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)

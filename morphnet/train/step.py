@@ -95,10 +95,9 @@ class Learner:
 
 
 class TrainStep:
-    """Augmentation and update of the steps of one epoch after the other.
+    """The steps of one epoch after the other: :meth:`load` begins an epoch, :meth:`run` trains on its next batch.
 
-    :meth:`load` begins an epoch; every :meth:`run` takes the next batch of it. Nothing is read back in between: losses
-    and errors stay on the device until :meth:`measured` fetches them.
+    Losses and errors stay on the device until :meth:`measured` reads them.
 
     Args:
         ranks: the processes that share every batch; each trains on its part of it.
@@ -161,11 +160,10 @@ class TrainStep:
         return ""
 
     def capture(self) -> None:
-        """From now on :meth:`run` replays one CUDA graph; parameters, buffers and optimizer are left as they are.
+        """Makes :meth:`run` replay one CUDA graph; parameters, buffers and optimizer keep their values.
 
         Raises:
-            RuntimeError: the step cannot be captured, since something in it waits for the device; :meth:`run` goes on
-                step by step.
+            RuntimeError: something in the step waits for the device, so that :meth:`run` stays as it is.
         """
         for group in self.learner.optimizer.param_groups:  # a number would be baked into the graph
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,27 +54,8 @@ def begin_stretch(
 
 
 def extend_stretch(stretches: list[dict[str, Any]], step: int, seconds: float, batch_size: int) -> None:
-    """The last stretch reaches ``step``, after ``seconds`` of training in the whole phase."""
+    """The last stretch reaches ``step``, after ``seconds`` of training in the whole phase so far."""
     last = stretches[-1]
     last["to"], last["seconds"] = step, round(seconds - sum(stretch["seconds"] for stretch in stretches[:-1]), 3)
     images = (step - last["from"]) * batch_size
     last["images_per_second"] = round(images / last["seconds"], 1) if last["seconds"] > 0 else None
-
-
-class Stopwatch:
-    """Seconds of training so far: those spent within ``with stopwatch``, and ``seconds`` before."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._before = seconds
-        self._started: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
-
-    def __enter__(self) -> Stopwatch:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._before, self._started = self.seconds, None

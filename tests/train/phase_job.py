@@ -18,8 +18,7 @@ from morphnet.train import Optimisation
 from morphnet.train.engine import choose_engine
 from morphnet.train.interruption import Interruption
 from morphnet.train.loop import run_phase
-from morphnet.train.phase import Outputs, PhaseSettings
-from morphnet.train.place import Place
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.ranks import joined
 from morphnet.train.schedule import Schedule
 

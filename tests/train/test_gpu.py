@@ -18,8 +18,7 @@ from morphnet.train import Optimisation, choose_engine
 from morphnet.train.engine import compiler_found
 from morphnet.train.loop import run_phase
 from morphnet.train.optimizer import make_optimizer
-from morphnet.train.phase import Outputs, PhaseSettings
-from morphnet.train.place import Place
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import Learner, TrainStep
 

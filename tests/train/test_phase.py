@@ -21,8 +21,7 @@ from morphnet.train.engine import choose_engine
 from morphnet.train.interruption import Interrupted, Interruption
 from morphnet.train.loop import run_phase
 from morphnet.train.optimizer import make_optimizer
-from morphnet.train.phase import Outputs, PhaseSettings
-from morphnet.train.place import Place
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.schedule import Schedule
 from morphnet.train.step import Learner, TrainStep
 
@@ -157,7 +156,7 @@ def test_what_the_last_evaluation_predicted_is_kept_until_the_end(data, tmp_path
         raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("morphnet.train.phase.evaluate_views", stops)
+        patch.setattr("morphnet.train.phase.momentum_of", stops)
         with pytest.raises(Interrupted, match="stopped at step 14 of 14"):
             _train(data, tmp_path / "stopped", checkpoint_seconds=1e9)
     _, continued, logged = _train(data, tmp_path / "stopped")

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
-
-from morphnet.train.stretches import Arithmetic, Stopwatch, begin_stretch, extend_stretch
+from morphnet.train.stretches import Arithmetic, begin_stretch, extend_stretch
 
 HERE = Arithmetic("cpu", "a processor", "float32", 1, False, False, "2.14.1")
 THERE = replace(HERE, precision="bfloat16", threads=2, compiled=True)
@@ -45,15 +43,3 @@ def test_another_commit_begins_a_stretch_without_a_word():
     stretches = _stretches()
     assert begin_stretch(stretches, 10, HERE, {**COMMIT, "dirty": True}) == ""
     assert [s["from"] for s in stretches] == [0, 10]
-
-
-def test_a_stopwatch_adds_up_what_passes_while_it_runs(monkeypatch):
-    now = iter([1.0, 2.5, 3.0, 10.0, 14.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    watch = Stopwatch(5.0)
-    with watch:
-        assert watch.seconds == 6.5
-    assert watch.seconds == 7
-    with watch:
-        pass
-    assert watch.seconds == pytest.approx(11)
