@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -138,8 +137,10 @@ def judge(codes: Mapping[int, int]) -> tuple[str, int | None]:
 
 def worker(path: str) -> int:
     """One worker: does the job that :func:`run_workers` wrote to ``path``, and returns an exit code."""
+    from morphnet.data.stream import end_with
+
     job: Mapping[str, Any] = json.loads(Path(path).read_text())
-    _end_with(job["launcher"])
+    end_with(job["launcher"], LOST)
     register()
     sys.argv = list(job["argv"])
     rank = int(os.environ["RANK"])
@@ -184,14 +185,6 @@ def _work(rank: int, train: Callable[[], None]) -> int:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _end_with(launcher: int) -> None:
-    """Has the system end this process when its launcher is gone, whatever ended that; on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != launcher:
-        os._exit(LOST)
 
 
 def _signal_name(number: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ class CheckpointError(ValueError):
 class CheckpointFiles:
     """The checkpoints of one phase: the last one, and the one before it.
 
-    A file is the SHA-256 of all that follows it, a line of JSON, and what ``torch.save`` makes of plain values.
+    A file is a line with the SHA-256 of what follows, and what ``torch.save`` makes of plain values.
 
     Args:
         path: of the last one; the one before is ``<stem>.previous<suffix>``.
@@ -76,9 +75,8 @@ class CheckpointFiles:
             OSError: it cannot be written, with the file named.
         """
         buffer = io.BytesIO()
-        torch.save({"state": vars(state), "trained": trained}, buffer)
-        head = json.dumps({"format": 2, "identity": self.identity})
-        content = head.encode() + b"\n" + buffer.getvalue()
+        torch.save({"identity": self.identity, "state": vars(state), "trained": trained}, buffer)
+        content = buffer.getvalue()
         fresh = self.path.with_name(f"{self.path.stem}.next{self.path.suffix}")
         write_whole(fresh, _MAGIC + _digest(content) + b"\n" + content)
         if self.path.exists():
@@ -126,14 +124,14 @@ def _read(path: Path, identity: str) -> tuple[PhaseState, dict[str, Any]]:
         raise ValueError("no checkpoint of morphnet, or its beginning is damaged")
     if line != _MAGIC + _digest(content):
         raise ValueError(f"damaged: {len(content):,} bytes whose checksum is not the one they were written with")
-    head, _, payload = content.partition(b"\n")
-    if json.loads(head)["identity"] != identity:
-        raise ValueError("it belongs to another run or phase, or was made by another number of processes")
     try:
-        content = torch.load(io.BytesIO(payload), "cpu", weights_only=True)
-        return PhaseState(**content["state"]), content["trained"]
+        values = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+        owner, state, trained = values["identity"], PhaseState(**values["state"]), values["trained"]
     except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"not readable by this version ({str(error).splitlines()[0]})") from error
+    if owner != identity:
+        raise ValueError("it belongs to another run or phase, or was made by another number of processes")
+    return state, trained
 
 
 def _digest(content: bytes) -> bytes:

@@ -102,15 +102,14 @@ class FirstSteps:
 
     def begin(self, network: nn.Module) -> None:
         """Writes the header and the row of step 0."""
-        header = [*COLUMNS, *(f"growth:{name}" for name in grown_modules(network))]
-        write_whole(self.path, _lines([header, _row(0, ("", "", ""), self._measure(network))]).encode())
+        header = ",".join([*COLUMNS, *(f"growth:{name}" for name in grown_modules(network))])
+        write_whole(self.path, f"{header}\n{_row(0, ('', '', ''), self._measure(network))}".encode())
 
     def resume(self, step: int) -> None:
         """Removes the rows of steps after ``step``, which are trained again."""
         if self.path.is_file():
-            rows = list(csv.reader(self.path.read_text().splitlines()))
-            kept = [row for row in rows if not row[0].isdigit() or int(row[0]) <= step]
-            write_whole(self.path, _lines(kept).encode())
+            header, *rows = self.path.read_text().splitlines(keepends=True)
+            write_whole(self.path, "".join([header, *(r for r in rows if int(r.split(",")[0]) <= step)]).encode())
 
     def write(self, network: nn.Module, step: int, steps_csv: Path, batch_size: int) -> dict[str, float]:
         """Writes the row of ``step``, and returns its values by TensorBoard tag.
@@ -124,7 +123,7 @@ class FirstSteps:
         loss = math.fsum(float(row["loss"]) for row in rows) / len(rows)
         error = sum(int(row["errors"]) for row in rows) / (len(rows) * batch_size)
         with open(self.path, "a", encoding="ascii") as file:
-            file.write(_lines([_row(step, (rows[-1]["lr"], repr(loss), repr(error)), measured)]))
+            file.write(_row(step, (rows[-1]["lr"], repr(loss), repr(error)), measured))
         values = {"loss": loss, "error": error, **measured}
         return {f"after_morph/{name}": value for name, value in values.items() if not math.isnan(value)}
 
@@ -212,9 +211,6 @@ def _mean(slopes: list[Tensor]) -> float:
     return float(torch.cat([a.detach().flatten() for a in slopes]).double().mean()) if slopes else math.nan
 
 
-def _row(step: int, trained: tuple[str, str, str], measured: Mapping[str, float]) -> list[str]:
-    return [str(step), *trained, *("" if math.isnan(value) else f"{value:.6g}" for value in measured.values())]
-
-
-def _lines(rows: list[list[str]]) -> str:
-    return "".join(",".join(row) + "\n" for row in rows)
+def _row(step: int, trained: tuple[str, str, str], measured: Mapping[str, float]) -> str:
+    cells = ["" if math.isnan(value) else f"{value:.6g}" for value in measured.values()]
+    return ",".join([str(step), *trained, *cells]) + "\n"

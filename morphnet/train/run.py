@@ -271,10 +271,7 @@ def _show_morph(log: PhaseLog, folder: Path) -> None:
     """The proof of a morph as text and its modules as a picture, in TensorBoard."""
     from morphnet.report.modules import draw_morph, morph_in_words
 
-    try:
-        report = json.loads((folder / "morph_report.json").read_text())
-    except (OSError, ValueError):  # a start that was made before there was one
-        return
+    report = json.loads((folder / "morph_report.json").read_text())
     log.text("morph/proof", morph_in_words(report))
     figure = draw_morph(report, columns=1)  # TensorBoard shows pictures narrow
     if figure is not None:

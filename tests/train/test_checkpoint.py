@@ -78,11 +78,10 @@ def test_a_malicious_pickle_does_not_run(files, tmp_path):
 
     import hashlib
     import io
-    import json
 
     buffer = io.BytesIO()
-    torch.save({"step": Evil()}, buffer)
-    content = json.dumps({"format": 1, "identity": files.identity}).encode() + b"\n" + buffer.getvalue()
+    torch.save({"identity": files.identity, "state": Evil()}, buffer)
+    content = buffer.getvalue()
     ours = b"morphnet checkpoint " + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
     for payload in (ours, pickle.dumps(Evil())):
         files.path.write_bytes(payload)

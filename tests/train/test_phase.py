@@ -118,7 +118,6 @@ def test_a_phase_that_died_ends_with_the_same_bits(data, tmp_path, at, precision
 def _optimizer_state(path):
     with open(path, "rb") as file:
         file.readline()
-        file.readline()
         state = torch.load(file, weights_only=True)["trained"]["optimizer"]["state"]
     return [v["momentum_buffer"] for v in state.values()]
 
@@ -232,7 +231,6 @@ def test_what_is_not_finite_never_becomes_a_checkpoint(data, tmp_path):
     with pytest.raises(FloatingPointError, match="step 5"):
         _train(data, tmp_path, network=network)
     with open(tmp_path / "checkpoint.pt", "rb") as file:
-        file.readline()
         file.readline()
         assert torch.load(file, weights_only=True)["state"]["step"] == 4
 
@@ -419,6 +417,5 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(data, tmp_path):
     with pytest.raises(FloatingPointError, match=r"weights are no longer finite at step 4, learning rate 0\.05"):
         _train(data, tmp_path, network=network)
     with open(tmp_path / "checkpoint.pt", "rb") as file:
-        file.readline()
         file.readline()
         assert torch.load(file, weights_only=True)["state"]["step"] == 3
