@@ -281,18 +281,17 @@ class Phase:
         if self._read == state.step:
             return
         first = self._read % len(self.batches)
-        measured = self.step.measured(first, first + state.step - self._read)
-        for step, (loss, _) in enumerate(measured, self._read + 1):
+        for loss, errors in self.step.measured(first, first + state.step - self._read):
+            rate = self.schedule.rate(self._read)
+            self._read += 1
             if not math.isfinite(loss):
-                raise self._not_finite(f"the loss is {loss}", step)
-        if self._steps_log is not None:
-            rates = [self.schedule.rate(step) for step in range(self._read, state.step)]
-            self._steps_log.add(self._read + 1, rates, measured)
-        for loss, errors in measured:
+                raise self._not_finite(f"the loss is {loss}", self._read)
+            if self._steps_log is not None:
+                self._steps_log.add(self._read, rate, loss, errors)
             state.loss += loss * size
             state.errors += errors
             state.images += size
-        self._read, before, self._timed_at = state.step, self._timed_at, time.perf_counter()
+        before, self._timed_at = self._timed_at, time.perf_counter()
         state.seconds += self._timed_at - before
         extend_stretch(state.stretches, state.step, state.seconds, size)
 

@@ -112,20 +112,16 @@ class TrainStep:
         self.sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=self.device)
         self._base = int(generator_for(*batches.key, "step").initial_seed())
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._draws: bool | None = None  # whether a step draws random numbers; the first step of an epoch shows it
 
     def load(self, epoch: int, row: int = 0) -> None:
         """Begins epoch ``epoch``, to be taken from ``row`` on."""
         self.feed.load(epoch, row)
         self.row.fill_(row)
-        self._draws = None
 
     def run(self, step: int, lr: float) -> None:
         """Trains on the next row; ``step`` counts from the beginning of the phase."""
         self.feed.advance()
-        if self._draws is not False:
-            seed_step(self._base, step, self.device, self.ranks.index)
-        before = random_state(self.device) if self._draws is None else None
+        seed_step(self._base, step, self.device, self.ranks.index)
         self.learner.set_lr(lr)
         if self.learner.average is not None:
             self.learner.average.prepare(step)
@@ -133,8 +129,6 @@ class TrainStep:
             self._graph.replay()
         else:
             self._step_once()
-        if before is not None:
-            self._draws = random_state(self.device) != before
 
     @property
     def is_captured(self) -> bool:
@@ -218,25 +212,12 @@ def seed_step(base: int, step: int, device: torch.device, rank: int = 0) -> None
     A continued phase therefore needs no generator's state, whatever the number of processes.
     """
     seed = (base + 0x9E3779B97F4A7C15 * (step + 1) + 0xBF58476D1CE4E5B9 * rank) % 2**63
-    for generator in _generators(device):  # torch.manual_seed does the same in 290 us on a machine with a GPU
-        generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 290 us on a machine with a GPU
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-
-
-def random_state(device: torch.device) -> tuple[object, ...]:
-    """The state of every generator that :func:`seed_step` seeds, for comparison; does not wait for a device."""
-    of_numpy = np.random.get_state(legacy=False)["state"]
-    states = [bytes(generator.get_state().numpy()) for generator in _generators(device)]
-    return (*states, random.getstate(), bytes(of_numpy["key"]), of_numpy["pos"])
-
-
-def _generators(device: torch.device) -> list[torch.Generator]:
-    """torch's global generators of the CPU, and of ``device``."""
-    if device.type != "cuda":
-        return [torch.default_generator]
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return [torch.default_generator, torch.cuda.default_generators[index]]
 
 
 @contextmanager

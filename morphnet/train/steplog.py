@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from morphnet.store import write_whole
@@ -28,10 +27,9 @@ class StepLog:
         write_whole(path, b"".join(lines))
         self._rows: list[str] = []
 
-    def add(self, first: int, lrs: Sequence[float], measured: Sequence[tuple[float, int]]) -> None:
-        """Adds the steps from ``first`` on, as (loss, errors); they are in the file after the next :meth:`flush`."""
-        for i, (lr, (loss, errors)) in enumerate(zip(lrs, measured, strict=True)):
-            self._rows.append(f"{first + i},{lr!r},{loss!r},{errors}\n")
+    def add(self, step: int, lr: float, loss: float, errors: int) -> None:
+        """Adds a step; it is in the file after the next :meth:`flush`."""
+        self._rows.append(f"{step},{lr!r},{loss!r},{errors}\n")
 
     def flush(self) -> None:
         """Writes everything to the disk.

@@ -76,23 +76,21 @@ def test_a_step_reads_nothing_back_and_all_its_tensors_are_on_one_device(spec):
     assert {name: places for name, places in devices.seen.items() if places - {META}} == {}
 
 
-@pytest.mark.parametrize(("network", "seeded"), [(nn.Dropout(0.5), [0, 1, 2]), (nn.Identity(), [0])])
-def test_generators_are_seeded_where_a_step_draws(monkeypatch, network, seeded):
+def test_random_numbers_in_a_step_are_a_function_of_the_step():
     split = Split(torch.zeros(48, 3, 8, 8, dtype=torch.uint8), torch.zeros(48, dtype=torch.int64))
     data = ImageData("none", split, split, tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), network)
-    batches = TrainBatches(data, 16, Augmentation(1, True), (0, "phase"))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    step = TrainStep(Learner(model, optimizer, Engine(torch.device("cpu"))), batches)
-    steps: list[int] = []
-    seed_step = step_module.seed_step
-    monkeypatch.setattr(
-        step_module, "seed_step", lambda base, at, *more: (steps.append(at), seed_step(base, at, *more))
-    )
-    step.load(0)
-    for at in range(3):
-        step.run(at, 0.1)
-    assert steps == seeded
+    drawn: list[float] = []
+    for order in ((0, 1, 2), (2, 1)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        model.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        batches = TrainBatches(data, 16, Augmentation(1, True), (0, "phase"))
+        step = TrainStep(Learner(model, optimizer, Engine(torch.device("cpu"))), batches)
+        step.load(0)
+        for at in order:
+            step.run(at, 0.1)
+    assert drawn[3:] == [drawn[2], drawn[1]]
+    assert len(set(drawn)) == 3
 
 
 def test_generators_are_seeded_as_torch_does_it():
