@@ -72,9 +72,9 @@ class Engine:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """What keeps small gradients of float16 from vanishing; None in any other precision."""
-        return torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps small gradients of float16 from vanishing; does nothing in any other precision."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def evaluator(self) -> Engine:
         """Evaluation is in float32 whatever training is in, so that a figure can be checked on any machine."""

@@ -227,7 +227,7 @@ class Phase:
         state, outputs, training = self.state, self.outputs, self.training
         if outputs.diagnostics is not None:
             # The gradients are those of a training step: neither scaled nor left by a capture.
-            gradients = self.learner.scaler is None and state.step > self._first
+            gradients = not self.learner.scaler.is_enabled() and state.step > self._first
             self._log(outputs.diagnostics.measure(self.network, gradients))
         if outputs.first_steps is not None and not state.step:
             outputs.first_steps.begin(self.network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -183,13 +183,13 @@ class _Run:
         outputs = Outputs(plan.name, folder, log, phase_hash(experiment, plan), made_with=self.made_with)
         if not experiment.ranks.is_first:
             return outputs
-        steps, every = experiment.watch
-        first_steps = None
+        start = partial(load_network, folder / "start.safetensors")
+        (steps, every), first_steps = experiment.watch, None
         if steps and plan.source is not None and plan.schedule is not None:
             key = (experiment.seed, plan.depth, "watch")
             images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
-            first_steps = FirstSteps(folder / WATCH_FILE, _start_of(folder), kept, images, steps, every)
-        return replace(outputs, diagnostics=Diagnostics(kept, _start_of(folder)), first_steps=first_steps)
+            first_steps = FirstSteps(folder / WATCH_FILE, start, kept, images, steps, every)
+        return replace(outputs, diagnostics=Diagnostics(kept, start), first_steps=first_steps)
 
     def finished(self, plan: PhasePlan) -> nn.Module:
         """The network of a finished phase.
@@ -260,11 +260,6 @@ class _Run:
         write_record(record, folder / "record.json")
         remove_checkpoints(folder)
         return record
-
-
-def _start_of(folder: Path) -> Callable[[], nn.Module]:
-    """Loads the network that the phase in ``folder`` started with."""
-    return partial(load_network, folder / "start.safetensors")
 
 
 def _show_morph(log: PhaseLog, folder: Path) -> None:

@@ -49,13 +49,9 @@ class Learner:
             logits = self.model(self.engine.place_images(images))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        if self.scaler is None:
-            loss.backward()
-            self.optimizer.step()
-        else:
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.average is not None:
             self.average.update()
         return loss, logits
@@ -82,13 +78,13 @@ class Learner:
             group["lr"] = float(group["lr"])
         return {
             "optimizer": optimizer,
-            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "average": {} if self.average is None else self.average.network.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler is not None and state["scaler"]:
+        if state["scaler"]:  # empty where it does nothing
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.network.load_state_dict(state["average"])
