@@ -21,7 +21,7 @@ def make_optimizer(
     exists from the beginning, as zeros, so that every step is the same sequence of operations.
 
     Args:
-        beginning: parameters that were there before have a rate of their own, and may start with momentum.
+        beginning: rates and momentum of parameters that existed before the phase.
     """
     optimisation, beginning = optimisation or Optimisation(), beginning or Beginning()
     parameters: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, optimisation.weight_decay): []}

@@ -335,7 +335,7 @@ class Phase:
     # --- the end ---
 
     def result(self) -> PhaseResult:
-        """Delivers the network, with the averaged weights where there are any, and returns the figures of the phase."""
+        """Gives the network the averaged weights, if any, and returns the figures of the phase."""
         state, data, first, last = self.state, self.batches.data, self.state.history[0], self.state.history[-1]
         if self._steps_log is not None:
             self._steps_log.flush()

@@ -48,8 +48,8 @@ def run_experiment(
     trained in ``experiment.parents``, where other runs find them.
 
     Args:
-        architecture: of the parent, where it is trained here; else it may be None.
-        parent: a trained network, where it is not.
+        architecture: of a parent that is trained here; else it may be None.
+        parent: a parent that is trained already.
 
     Raises:
         MorphError: a child failed its proof; the report is in the folder of its phase.
