@@ -56,7 +56,8 @@ from morphnet.data.stream import ScaleAugmentation, StreamBatches
 from morphnet.data.views import random_view, resized
 from morphnet.nn.resnet import ResNet, imagenet_architecture
 from morphnet.train import choose_engine, keep_freed_memory
-from morphnet.train.step import TrainStep, make_optimizer, train_step
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.step import Learner, TrainStep
 
 CROP, SIDES = 224, (256, 480)
 #: ImageNet, and the paper's schedule (Sec. 4.4).
@@ -205,7 +206,7 @@ def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
     batches = StreamBatches(with_normalisation(data, "imagenet"), batch, ScaleAugmentation(SIDES), (0, 0))
     network = ResNet(imagenet_architecture(int(arguments.network.removeprefix("resnet"))))
     engine = engine.place(network.train())
-    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
+    learner = Learner(network, make_optimizer(network, 0.1), engine)
 
     def speed(step: Callable[[], object]) -> float:
         return steps * batch / clocked(step, steps, warm_up, engine)
@@ -217,10 +218,10 @@ def together(split: FileSplit, arguments: argparse.Namespace) -> dict[str, Any]:
     feed.close()
 
     def one() -> object:
-        return train_step(network, images, labels, optimizer, engine)
+        return learner.update(images, labels)
 
     step = speed(captured(one) if engine.captures() else one)
-    whole = TrainStep(network, batches, optimizer, engine)
+    whole = TrainStep(learner, batches)
     if engine.captures():
         whole.capture()
     whole.load(0)

@@ -38,7 +38,8 @@ from morphnet.data.images import ImageData, Split
 from morphnet.data.memory import Augmentation
 from morphnet.nn.resnet import ResNet
 from morphnet.train import keep_freed_memory
-from morphnet.train.step import TrainStep, make_optimizer
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.step import Learner, TrainStep
 
 #: Parts of a step with patterns of their operators' names; the first match counts.
 PARTS = {
@@ -92,9 +93,8 @@ def stepper(variant: Variant, device: str) -> tuple[Callable[[], None], TrainSte
     split = Split(images, torch.randint(10, (1024,), generator=generator)).to(engine.device)
     data = ImageData("noise", split, split, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
     batches = MarkedBatches(data, 128, Augmentation(4, True), (0, 0))
-    optimizer = make_optimizer(network, 0.01, 0.9, 1e-4, False)
     model = engine.compiled(network) if engine.compile == "true" else network
-    step = TrainStep(model, batches, optimizer, engine)  # type: ignore[arg-type]
+    step = TrainStep(Learner(model, make_optimizer(network, 0.01), engine), batches)  # type: ignore[arg-type]
     step.load(0)
 
     def run() -> None:

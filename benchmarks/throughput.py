@@ -40,19 +40,19 @@ from solvers import about, markdown
 from torch import nn
 
 from morphnet import count_macs
-from morphnet.config import OptimConfig
 from morphnet.data import TrainBatches
 from morphnet.data.images import ImageData, Split, with_normalisation
-from morphnet.data.memory import Augmentation
+from morphnet.data.memory import Augmentation, MemoryFeed
 from morphnet.data.sources import load_arrays
 from morphnet.morph import plan_morph
 from morphnet.nn.resnet import Architecture, ResNet, cifar_architecture
 from morphnet.spec import parse_spec
 from morphnet.train import Engine, choose_engine, keep_freed_memory
-from morphnet.train.interruption import Interruption
-from morphnet.train.phase import run_phase
+from morphnet.train.loop import run_phase
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.schedule import Schedule
-from morphnet.train.step import make_optimizer, train_step
+from morphnet.train.step import Learner
 
 BATCH = 128
 PEER = "peer"
@@ -169,20 +169,23 @@ def images_of(path: Path) -> type:
     return Images
 
 
-class StepClock(Interruption):
-    """Records the start of each step of a phase, and waits for the device before step ``waits_at``."""
+class ClockedFeed(MemoryFeed):
+    """Notes when each step of :func:`run_phase` begins, and waits for the device before step ``waits_at``."""
 
-    def __init__(self, waits_at: int) -> None:
-        super().__init__()
-        self.waits_at, self.times = waits_at, list[float]()
+    waits_at, times = 0, list[float]()
 
-    @contextlib.contextmanager
-    def shield(self) -> Iterator[None]:
+    def advance(self) -> None:
         if len(self.times) == self.waits_at and torch.cuda.is_available():
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
-        with super().shield():
-            yield
+        super().advance()
+
+
+class ClockedBatches(TrainBatches):
+    """Training batches that come from a :class:`ClockedFeed`."""
+
+    def feed(self, index: int = 0, count: int = 1) -> ClockedFeed:
+        return ClockedFeed(self, index, count)
 
 
 def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float]:
@@ -191,9 +194,9 @@ def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float
     engine = variant.engine(arguments.device)
     data = cifar(arguments.data).to(engine.device)
     network = ResNet(architecture(variant.network), torch.Generator().manual_seed(0))
-    batches = TrainBatches(data, BATCH, Augmentation(4, True), (0, 0))
+    batches = ClockedBatches(data, BATCH, Augmentation(4, True), (0, 0))
     warm_up, steps = arguments.warm_up, arguments.steps
-    clock = StepClock(warm_up)
+    ClockedFeed.waits_at = warm_up
     step = bare_step(network, batches, engine)
     halves = [clocked(step, steps // 2, warm_up, engine)]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -201,15 +204,12 @@ def run_ours(variant: Variant, arguments: argparse.Namespace) -> dict[str, float
             network,
             batches,
             Schedule(warm_up + steps, 0.1, milestones=()),
-            OptimConfig(),
-            engine,
-            name=variant.name,
-            log=lambda *_: None,
-            folder=Path(folder),
-            checkpoint_seconds=1e9,
-            interruption=clock,
+            PhaseSettings(checkpoint_seconds=1e9),
+            Place(engine),
+            Outputs(variant.name, Path(folder)),
         )
-    seconds = result.seconds - (clock.times[warm_up] - clock.times[0])
+    times = ClockedFeed.times
+    seconds = result.seconds - (times[warm_up] - times[0])
     halves.append(clocked(step, steps - steps // 2, 2, engine))
     return {"images_per_second": steps * BATCH / seconds, "bare": steps * BATCH / sum(halves)}
 
@@ -224,11 +224,11 @@ def bare_step(network: ResNet, batches: TrainBatches, engine: Engine) -> Callabl
     """Forward, backward and optimizer on the first batch, repeatedly; captured if the loop is."""
     engine = engine.place(network.train())
     model = engine.compiled(network) if engine.compile == "true" else network
-    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
+    learner = Learner(model, make_optimizer(network, 0.1), engine)
     images, labels = next(batches.epoch(0))
 
     def step() -> object:
-        return train_step(model, images, labels, optimizer, engine)  # type: ignore[arg-type]
+        return learner.update(images, labels)
 
     return captured(step) if engine.captures() else step
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -138,11 +137,10 @@ def judge(codes: Mapping[int, int]) -> tuple[str, int | None]:
 
 def worker(path: str) -> int:
     """Does the job that :func:`run_workers` wrote to ``path`` as one worker, and returns an exit code."""
+    from morphnet.data.stream import end_with
+
     job: Mapping[str, Any] = json.loads(Path(path).read_text())
-    if sys.platform == "linux":  # ends this process when its launcher ends
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != job["launcher"]:
-        os._exit(LOST)
+    end_with(job["launcher"], LOST)
     register()
     sys.argv = list(job["argv"])
     rank = int(os.environ["RANK"])

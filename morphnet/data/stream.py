@@ -293,7 +293,12 @@ class _Worker:
     def __call__(self, index: int) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: else it would hold the run's lock
-        if os.getppid() != self.parent:
-            os._exit(1)
+        end_with(self.parent, 1)  # else it would hold the run's lock
+
+
+def end_with(parent: int, code: int) -> None:
+    """Makes the system end this process when its ``parent`` has ended, on Linux; exits with ``code`` if it has."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(code)

@@ -34,16 +34,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        for average, value in zip(self.tensors(), _tensors(self._source), strict=True):
+        source = [*self._source.parameters(), *self._source.buffers()]
+        for average, value in zip(self.tensors(), source, strict=True):
             if average.is_floating_point():
                 average.lerp_(value.detach(), self._share.to(average.dtype))
             else:
                 average.copy_(value)
 
     def tensors(self) -> list[torch.Tensor]:
-        """What an update changes."""
-        return _tensors(self.network)
-
-
-def _tensors(network: nn.Module) -> list[torch.Tensor]:
-    return [*network.parameters(), *network.buffers()]
+        """Everything that an update changes."""
+        return [*self.network.parameters(), *self.network.buffers()]

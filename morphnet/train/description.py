@@ -19,8 +19,8 @@ from morphnet.store import describe_network, network_hash
 from morphnet.train.experiment import Experiment
 from morphnet.train.key import handover_of, morphing_of, optimisation_of
 from morphnet.train.linear import collapsed_cost
+from morphnet.train.phase import PhaseResult
 from morphnet.train.plan import PhasePlan
-from morphnet.train.state import PhaseResult
 
 
 def describe_phase(

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-#: ``float64`` is for comparisons; the others differ in what a forward pass computes in.
+#: ``float64`` is for comparisons.
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -23,7 +23,7 @@ PRECISIONS = {
     "float64": torch.float64,
 }
 
-#: From where on ``compile=auto`` compiles: before that, compiling costs more than it gains. Training images on a CPU
+#: Below these ``compile=auto`` does not compile, since that costs more than it gains: training images on a CPU
 #: (results/README.md), steps on a GPU (18 to 24 s for 1.25x and 1.5x the speed on an H100).
 COMPILE_FROM_IMAGES, COMPILE_FROM_STEPS = 300_000, 30_000
 
@@ -51,9 +51,10 @@ class Engine:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place(self, network: nn.Module) -> Engine:
-        """Puts ``network`` on the device, in the memory format that is fast and safe for it there.
+        """Puts ``network`` on the device, in the fastest memory format that is safe there; cuDNN tries its algorithms.
 
-        Returns the engine that computes with it, whose images have the same format. cuDNN will try its algorithms.
+        Returns:
+            The engine that computes with it, whose images have the same format.
         """
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # every batch has the same shape
@@ -72,12 +73,12 @@ class Engine:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """What keeps small gradients of float16 from vanishing; None in any other precision."""
-        return torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps small gradients of float16 from vanishing; does nothing in any other precision."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def evaluator(self) -> Engine:
-        """Evaluation is in float32 whatever training is in, so that a figure can be checked on any machine."""
+        """The engine of evaluations, in float32 (float64 for that), so that any machine can check a figure."""
         precision = torch.float64 if self.precision == torch.float64 else torch.float32
         return Engine(self.device, precision, self.channels_last)
 
@@ -93,7 +94,7 @@ class Engine:
         """Whether a step is replayed as a CUDA graph: on a GPU, by one process, without a gradient scaler.
 
         Raises:
-            ValueError: it was asked for where it cannot be.
+            ValueError: the configuration demands it, and it is impossible.
         """
         possible = self.device.type == "cuda" and processes == 1 and self.precision != torch.float16
         if self.cuda_graph == "true" and not possible:
@@ -119,7 +120,7 @@ def choose_engine(
     ``precision=auto`` is bfloat16 where the processor has the instructions, and float32 elsewhere.
 
     Raises:
-        ValueError: a value is unknown, or the device is not there.
+        ValueError: a value is unknown, or the device is missing.
     """
     if precision != "auto" and precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}; expected auto, {', '.join(PRECISIONS)}")
@@ -149,10 +150,7 @@ def compiler_found() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed instead of handing it back: fewer page faults in each step.
-
-    Without glibc nothing happens.
-    """
+    """Makes glibc, where there is one, keep freed memory: fewer page faults in each step."""
     if sys.platform != "linux":
         return
     try:
@@ -166,10 +164,9 @@ def keep_freed_memory() -> None:
 def _corrupts_in_channels_last(network: nn.Module) -> bool:
     """Whether a step of ``network`` in channels_last may write beyond its memory, on a CPU.
 
-    torch 2.14.1 does so where there is no AVX-512, in the backward pass of a 1x1 convolution with a stride and fewer
-    than 8 input channels, if either its weights or its images are in channels_last: ``Conv2d(4, 4, 1, stride=2)`` on
-    ``(100, 4, 8, 8)`` ends in "free(): invalid next size". Such a network stays contiguous on every CPU, since a run
-    may continue on another one.
+    torch 2.14.1 does so without AVX-512, in the backward pass of a 1x1 convolution with a stride and fewer than 8
+    input channels: ``Conv2d(4, 4, 1, stride=2)`` on ``(100, 4, 8, 8)`` ends in "free(): invalid next size". Such a
+    network stays contiguous on every CPU, since a run may continue on another one.
     """
     return any(
         isinstance(m, nn.Conv2d) and max(m.kernel_size) == 1 < max(m.stride) and m.in_channels // m.groups < 8

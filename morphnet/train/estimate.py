@@ -19,11 +19,12 @@ from morphnet.nn.mode import evaluation_mode
 from morphnet.nn.resnet import Architecture
 from morphnet.store import describe_network
 from morphnet.train.average import WeightAverage
+from morphnet.train.evaluate import evaluate
 from morphnet.train.experiment import Experiment
 from morphnet.train.growth import network_like
-from morphnet.train.loop import evaluate
+from morphnet.train.optimizer import make_optimizer
 from morphnet.train.plan import PhasePlan
-from morphnet.train.step import TrainStep, kept_random_state, make_optimizer
+from morphnet.train.step import Learner, TrainStep, kept_random_state
 
 #: Steps of each network that are measured after one that is not: the fewest, the most, and the seconds after which no
 #: more than the fewest are made. The median is used, since a busy machine delays some of them.
@@ -148,12 +149,10 @@ def _seconds_of(step: TrainStep, row: int) -> float:
 
 def _training_speed(experiment: Experiment, network: nn.Module, images: int) -> float:
     engine, settings = experiment.engine, experiment.optimisation
-    optimizer = make_optimizer(network, 1e-9, settings.momentum, settings.weight_decay, settings.nesterov)
     fewer = train_batches(experiment.data, images, experiment.augmentation, ("estimate",))
     average = WeightAverage(network, settings.ema) if settings.ema else None
-    smoothing = settings.label_smoothing
-    scaler = engine.scaler()
-    step = TrainStep(network.train(), fewer, optimizer, engine, scaler, label_smoothing=smoothing, average=average)
+    optimizer = make_optimizer(network, 1e-9, settings)
+    step = TrainStep(Learner(network.train(), optimizer, engine, settings.label_smoothing, average), fewer)
     try:
         step.load(0)
         if engine.captures(experiment.ranks.count):

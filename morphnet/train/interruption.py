@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step that is under way is finished, a checkpoint written, and the run leaves."""
+"""SIGTERM and Ctrl-C: the run finishes its step, writes a checkpoint, and ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from morphnet.train.stopping import ExitWatch, StopVote
 
 #: Seconds a step may take to its end after a signal; then the run leaves with the checkpoint it has.
 GRACE_SECONDS = 10.0
-#: One of several processes that has not left so many seconds after that is ended.
+#: Seconds after that until one of several processes that has not left is ended.
 SECONDS_TO_LEAVE = 2.0
-#: Signals that may come while a run is leaving; one more, and it leaves at once.
+#: Signals that a leaving run ignores; at one more it leaves at once.
 PATIENCE = 5
 
 
@@ -29,21 +29,21 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Turns SIGINT and SIGTERM into :class:`Interrupted`, but not in the middle of a :meth:`shield`.
+    """Turns SIGINT and SIGTERM into :class:`Interrupted`: at once, or :meth:`together` where it is safe.
 
     Used as a context manager in the main thread; in any other thread signals are left alone.
 
-    Of several ``ranks`` all stop if one of them is asked to, and :meth:`together` after the same step. A process that
-    is stuck in a call which never returns is ended, and one that leaves for a signal hears later ones no more.
+    All ``ranks`` stop if one of them is asked to, and within :meth:`together` after the same step. A process that is
+    stuck in a call which never returns is ended, and a process that is leaving ignores further signals.
     """
 
     def __init__(self, ranks: Ranks = ALONE) -> None:
         self.signum: int | None = None
-        self._ranks = ranks
+        self.ranks = ranks
         self._vote: StopVote | None = None
         self._watch: ExitWatch | None = None
         self._heard_at: float | None = None
-        self._shields = self._asked_for = 0
+        self._waits, self._asked_for = False, 0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interruption:
@@ -54,8 +54,8 @@ class Interruption:
                 (signal.SIGALRM, self._too_late),
             ):
                 self._before[signum] = signal.signal(signum, handler)
-            if self._ranks.count > 1:
-                self._watch = ExitWatch(self._ranks.index, lambda: self._heard_at, GRACE_SECONDS + SECONDS_TO_LEAVE)
+            if self.ranks.count > 1:
+                self._watch = ExitWatch(self.ranks.index, lambda: self._heard_at, GRACE_SECONDS + SECONDS_TO_LEAVE)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -63,7 +63,7 @@ class Interruption:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if self._watch is not None:
             if self.signum is not None:
-                return  # when one process has left, its launcher sends the others a signal: they are about to leave
+                return  # keeps the handlers: when one process has left, its launcher sends a signal to the others
             self._watch.close()
             self._watch = None
         for signum, handler in self._before.items():
@@ -72,48 +72,42 @@ class Interruption:
 
     @contextlib.contextmanager
     def together(self, every: int = 1) -> Iterator[None]:
-        """Within, a signal to one of several processes stops all of them in the same call of :meth:`look`.
+        """Within, a signal stops the processes only in :meth:`look` or at the end, and all of them at the same place.
 
-        They ask each other in every ``every``-th call, and once more at the end. A process by itself is left alone.
+        They vote in every ``every``-th call of :meth:`look`, and once more at the end.
+
+        Raises:
+            Interrupted: with a message, if it stopped elsewhere.
         """
-        if self._ranks.count == 1:
-            yield
-            return
-        with self.shield("stopped at the end of the phase"):  # what comes after the last vote
-            self._vote = StopVote(self._ranks, every)
-            try:
-                yield
-                self._agree(self._vote.settle(self.signum))
-            finally:
-                self._vote = None
-
-    def look(self) -> None:
-        """Where several processes may stop :meth:`together`; all of them have to call it equally often."""
-        if self._vote is not None:
-            self._agree(self._vote(self.signum))
-
-    def _agree(self, signum: int | None) -> None:
-        if signum is not None:
-            self.signum, self._heard_at = signum, time.monotonic()
-            raise Interrupted(signum)
-
-    @contextlib.contextmanager
-    def shield(self, message: str = "") -> Iterator[None]:
-        """What happens within is brought to its end first; then it is :class:`Interrupted` with ``message``."""
-        self._shields += 1
+        self._vote = StopVote(self.ranks, every) if self.ranks.count > 1 else None
+        self._waits = True
         try:
             yield
+            self._stop(self.signum if self._vote is None else self._vote.settle(self.signum))
         except Exception as error:
-            # Ctrl-C reaches a compiler at work and the processes of the same run too: what then fails is no error.
+            # Ctrl-C also reaches a running compiler and the other processes: what fails then is not an error.
             if self.signum is not None:
                 raise Interrupted(self.signum, f"stopped in the middle of a step ({error})") from error
             raise
         finally:
-            self._shields -= 1
-            if self.signum is not None and not self._shields:
+            self._waits, self._vote = False, None
+            if self.signum is not None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        if self.signum is not None and not self._shields:
-            raise Interrupted(self.signum, message)
+        if self.signum is not None:  # after the last vote
+            raise Interrupted(self.signum, "stopped at the end of the phase")
+
+    def look(self) -> None:
+        """Stops the process here if it was asked to; all processes have to call it equally often.
+
+        Raises:
+            Interrupted: one of the processes was asked to stop.
+        """
+        self._stop(self.signum if self._vote is None else self._vote(self.signum))
+
+    def _stop(self, signum: int | None) -> None:
+        if signum is not None:
+            self.signum, self._heard_at = signum, time.monotonic()
+            raise Interrupted(signum)
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         self._asked_for += 1
@@ -122,7 +116,7 @@ class Interruption:
                 raise Interrupted(signum, "stopped at once")
             return  # asked again while it is leaving
         self.signum, self._heard_at = signum, time.monotonic()
-        if not self._shields:
+        if not self._waits:
             raise Interrupted(signum)
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
 

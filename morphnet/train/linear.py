@@ -8,7 +8,7 @@ from torch import nn
 
 from morphnet.morph import collapse
 from morphnet.nn.activation import ParametricActivation
-from morphnet.train.watch import grown_modules
+from morphnet.train.diagnostics import grown_modules
 
 
 def hold_slopes(network: nn.Module, before: Container[str]) -> list[str]:

@@ -1,157 +1,93 @@
-"""One evaluation: a network and batches in, numbers out."""
+"""The training loop of one phase: a network and a schedule in, the trained network and its figures out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from morphnet.data import ImageData, evaluation_count, placed_batches
-from morphnet.nn.mode import evaluation_mode, without_tf32
-from morphnet.train.engine import Engine
-from morphnet.train.ranks import ALONE, Ranks
+from morphnet.data import Batches
+from morphnet.train.interruption import Interrupted
+from morphnet.train.phase import Outputs, Phase, PhaseResult, PhaseSettings, Place, evaluate_phase
+from morphnet.train.progress import Heartbeat
+from morphnet.train.schedule import Schedule
+from morphnet.train.step import kept_random_state
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean cross entropy, and the errors among so many images; ``error`` is their share.
-
-    Attributes:
-        predictions: the class of every image of ``ImageData.test``, in its order; -1 where it cannot be read. int32 of
-            shape ``(N,)``, on the CPU; None where only the errors were counted.
-    """
-
-    loss: float
-    errors: int
-    images: int
-    predictions: Tensor | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def error(self) -> float:
-        return self.errors / self.images
-
-    def figures(self) -> dict[str, Any]:
-        """Loss, errors and images, as plain values."""
-        return {"loss": self.loss, "errors": self.errors, "images": self.images}
+#: Steps on GPUs between two votes of the processes on whether to stop; nothing waits for a vote.
+STEPS_PER_VOTE = 5
 
 
-class Running:
-    """Loss, errors and images so far, and what was predicted; on the device: reading them is what waits for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        self.predicted: list[Tensor] = []
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.predicted.append(logits.argmax(1))
-        errors = (self.predicted[-1] != labels).sum()
-        count = torch.full_like(errors, len(labels))
-        self.sums += torch.stack([loss.detach().double() * len(labels), errors.double(), count.double()])
-
-    def read(self, ranks: Ranks = ALONE) -> Evaluation:
-        loss, errors, images = ranks.add_up(self.sums.clone()).tolist()
-        if not images:
-            raise ValueError("none of the images that errors are counted on can be read: is data.path still there?")
-        return Evaluation(loss / images, int(errors), int(images))
-
-    def predictions(self, places: list[Tensor], count: int, ranks: Ranks) -> Tensor:
-        """Those of ``count`` images over all processes; ``places`` are of the images of this one, as they were given.
-
-        int32 of shape ``(count,)``, on the CPU; -1 where no process had the image.
-        """
-        found = torch.zeros(count, dtype=torch.int32, device=self.sums.device)
-        if self.predicted:
-            found[torch.cat(places).to(found.device)] = torch.cat(self.predicted).int() + 1
-        return ranks.add_up(found).cpu() - 1
+def train(phase: Phase) -> None:
+    """Evaluates and trains, epoch by epoch, to the end of the schedule."""
+    state, schedule, epoch_steps = phase.state, phase.schedule, len(phase.batches)
+    while True:
+        if phase.evaluation_is_due():  # before the first step, between epochs, after the last step
+            phase.evaluate()
+        if state.step == schedule.steps:
+            break
+        epoch, done = divmod(state.step, epoch_steps)
+        phase.begin_epoch(epoch, done)
+        for _ in range(min(epoch_steps - done, schedule.steps - state.step)):
+            phase.step.run(state.step, schedule.rate(state.step))
+            state.step += 1
+            phase.diagnose()
+            phase.place.stop.look()
+            phase.show()
+            if phase.checkpoint_is_due():
+                phase.save()
+        phase.read_losses()
 
 
-def evaluate(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], engine: Engine, ranks: Ranks = ALONE
-) -> Evaluation:
-    """Loss and errors of ``network`` in evaluation mode; its own mode comes back.
-
-    Args:
-        batches: those of this process; what the ``ranks`` find is added up, so no image may be given to two of them.
-            Images of shape ``(N, V, C, H, W)`` are V views each, over which the probabilities are averaged.
-    """
-    return _run_through(network, batches, engine).read(ranks)
-
-
-def evaluate_data(
+def run_phase(
     network: nn.Module,
-    data: ImageData,
-    engine: Engine,
-    ranks: Ranks = ALONE,
-    views: int = 1,
-    look: Callable[[], None] = lambda: None,
-) -> Evaluation:
-    """:func:`evaluate` on the images of ``data`` that errors are counted on, with what was predicted for each of them.
+    batches: Batches,
+    schedule: Schedule | None,
+    settings: PhaseSettings,
+    place: Place,
+    outputs: Outputs,
+) -> PhaseResult:
+    """Trains ``network`` in place; continues from the last whole checkpoint in the folder of ``outputs``.
+
+    A phase that was stopped in any way and is continued in the same arithmetic ends, on the CPU, with the same bits as
+    one that was not. Global random generators are seeded for every step, and restored at the end.
 
     Args:
-        ranks: the processes that share the images.
-        views: of each image.
-        look: called after every batch that all processes have, equally often by each of them.
-    """
-    common = evaluation_count(data, views=views) // ranks.count  # some processes have one batch more
-    places: list[Tensor] = []
-
-    def looked_between() -> Iterator[tuple[Tensor, Tensor]]:
-        for done, (images, labels, there) in enumerate(
-            placed_batches(data, part=ranks.index, count=ranks.count, views=views), 1
-        ):
-            places.append(there)
-            yield images, labels
-            if done <= common:
-                look()
-
-    running = _run_through(network, looked_between(), engine)
-    found = running.read(ranks)
-    return replace(found, predictions=running.predictions(places, len(data.test), ranks))
-
-
-def _run_through(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], engine: Engine) -> Running:
-    running = Running(engine.device)
-    with evaluation_mode(network), without_tf32(), torch.inference_mode():
-        for images, labels in batches:
-            if not len(labels):
-                continue
-            views = images.shape[1] if images.dim() == 5 else None
-            with engine.autocast():
-                logits = network(engine.place_images(images if views is None else images.flatten(0, 1)))
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            if views is not None:
-                logits = logits.softmax(1).unflatten(0, (-1, views)).mean(1).log()
-            running.add(F.cross_entropy(logits, labels), logits, labels)
-    return running
-
-
-def evaluate_together(
-    network: nn.Module,
-    data: ImageData,
-    engine: Engine,
-    ranks: Ranks,
-    step: int = 0,
-    look: Callable[[], None] = lambda: None,
-    views: int = 1,
-) -> Evaluation:
-    """:func:`evaluate_data` in the precision of evaluations, with the buffers of the first process.
-
-    Args:
-        step: iterations of the phase so far, for messages.
+        schedule: None evaluates the network and leaves it as it is.
 
     Raises:
-        FloatingPointError: the network computes what is no number.
+        FloatingPointError: the loss is no longer a finite number.
+        CheckpointError: there are checkpoints, and none can be used.
+        Interrupted: the run was asked to stop; all processes have after the same step, and a checkpoint was written.
+        OSError: a file cannot be written; the last checkpoint stays.
     """
-    ranks.spread_buffers(network)
-    found = evaluate_data(network, data, engine.evaluator(), ranks, views, look)
-    if not math.isfinite(found.loss):
-        raise FloatingPointError(
-            f"the network computes {found.loss} on the {data.evaluated_on} images after {step:,} steps; "
-            "check the parent and data.normalize, or try a lower optim.lr"
-        )
-    return found
+    place = replace(place, engine=place.engine.place(network))
+    if schedule is None:
+        with Heartbeat(lambda: f"{outputs.name}: evaluating", place.ranks.is_first):
+            data, log = batches.data, outputs.log
+            start = evaluate_phase(network, data, place, log)
+            views = evaluate_phase(network, data, place, log, views=data.views) if data.views > 1 else None
+        return PhaseResult(start, start, final_views=views)
+    if not place.is_cpu:
+        torch.cuda.reset_peak_memory_stats(place.engine.device)
+    with kept_random_state(place.engine.device):
+        phase = Phase(network, batches, schedule, settings, place, outputs)
+        try:
+            with place.stop.together(1 if place.is_cpu else STEPS_PER_VOTE):
+                train(phase)
+                return phase.result()
+        except Interrupted as stop:
+            raise _stopped(phase, stop) from None
+        finally:
+            phase.close()
+
+
+def _stopped(phase: Phase, stop: Interrupted) -> Interrupted:
+    """Writes a checkpoint, unless a step is half done, and returns the message for the user."""
+    step, problem = phase.state.step, stop.args[0]
+    if step and not problem:
+        phase.save()
+        phase.place.ranks.from_first(lambda: None)  # all wait for the first: its device may still need them
+    kept = "a checkpoint is written" if step else "nothing is lost"
+    message = f"{phase.outputs.name}: stopped at step {step:,} of {phase.schedule.steps:,}; {kept}"
+    return Interrupted(stop.signum, problem or message)

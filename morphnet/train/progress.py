@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from morphnet.train.loop import Evaluation
+from morphnet.train.evaluate import Evaluation
 
 #: Seconds between two plain lines of one phase, between two readings on a terminal, and the longest silence.
 LINE_SECONDS, BAR_SECONDS, SILENCE_SECONDS = 25.0, 2.0, 30.0
 
 
 class Heartbeat:
-    """Prints ``line()`` whenever nothing has been said for ``SILENCE_SECONDS``; not on a terminal, which has a bar."""
+    """Prints ``line()`` after ``SILENCE_SECONDS`` without a print; not on a terminal, which has a bar."""
 
     def __init__(self, line: Callable[[], str], speaks: bool = True) -> None:
         self._line, self._over = line, threading.Event()
-        self.said()
+        self.printed()
         if speaks and not sys.stderr.isatty():
             threading.Thread(target=self._beat, daemon=True).start()
 
-    def said(self) -> None:
+    def printed(self) -> None:
         """Called when something has been printed."""
         self._at = time.monotonic()
 
@@ -41,15 +41,15 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._over.wait(max(0.1, self._at + SILENCE_SECONDS - time.monotonic())):
             if time.monotonic() - self._at >= SILENCE_SECONDS:
-                self.said()
+                self.printed()
                 print(self._line(), flush=True)
 
 
 class Progress:
-    """Loss, error, images/s and time left of one phase; says nothing unless ``speaks``.
+    """Loss, error, images/s and time left of one phase; silent unless ``speaks``.
 
     Attributes:
-        doing: what the phase is at, in a word.
+        doing: what the phase does now, in a word.
     """
 
     def __init__(self, name: str, steps: int, batch_size: int, done: int = 0, speaks: bool = True) -> None:
@@ -66,10 +66,10 @@ class Progress:
             )
 
     def step(self, step: int) -> bool:
-        """Called after every step; whether it is time to :meth:`show` how the epoch goes."""
+        """Called after every step; returns whether it is time to :meth:`show` the figures of the epoch."""
         if self._step < self._first:  # the first one may have compiled, so that the pace is of those after it
             self._started = time.perf_counter()
-        self._step = step
+        self._step, self.doing = step, "training"
         if self._bar is not None:
             self._bar.update(1)
         interval = LINE_SECONDS if self._bar is None else BAR_SECONDS
@@ -82,14 +82,14 @@ class Progress:
             self.show(step, train)
 
     def close(self) -> None:
-        """Takes the bar away, and says no more."""
+        """Removes the bar, and ends the heartbeat."""
         self._heartbeat.close()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def show(self, step: int, train: Evaluation) -> None:
-        """Says how it goes; ``train`` is what was measured since the last evaluation."""
+        """Shows the figures; ``train`` is what was measured since the last evaluation."""
         if not self._speaks:
             return
         self._read_at = time.perf_counter()
@@ -97,10 +97,10 @@ class Progress:
         if self._bar is not None and step < self.steps:
             self._bar.set_postfix_str(f"{figures}{self._pace(step)}")
             return
-        self._heartbeat.said()
+        self._heartbeat.printed()
         if step == self.steps:
             self.close()
-        # The speed counts evaluations, as the time left does; the record says that of training alone.
+        # Speed and time left include evaluations; the record has the speed of training alone.
         pace = self._pace(step) if step < self.steps else ", done"
         print(f"{self.name}: step {step:,} of {self.steps:,}, {figures}{pace}", flush=True)
 
@@ -112,13 +112,13 @@ class Progress:
         return f", {self.batch_size / seconds:,.0f} images/s, {duration(seconds * (self.steps - step))} left"
 
     def _line(self) -> str:
-        """What is known without a reading of the device."""
+        """The progress without reading the device."""
         step = self._step
         return f"{self.name}: {self.doing}, step {step:,} of {self.steps:,}{self._evaluated}{self._pace(step)}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``41 s``, ``12 min``, ``3 h 05 min``."""
+    """Seconds in words: ``41 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The processes that train one network together: who this one is, and how they agree."""
+"""The processes that train one network together: the number of this one, and what they exchange."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from morphnet.store import load_network, save_network
+from morphnet.store import load_network
 
 T = TypeVar("T")
 
-#: How long a step may wait for the other processes, and how long all may wait for what the first one does alone.
+#: How long a step may wait for the other processes, and the others for what the first one does alone.
 STEP_TIMEOUT, ALONE_TIMEOUT = datetime.timedelta(minutes=10), datetime.timedelta(days=7)
 
 
@@ -57,42 +57,29 @@ class Ranks:
         return batch_size // self.count
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns in the first process, in all of them; the others wait for it."""
+        """What ``make`` returns in the first process, in all of them; the others wait for it and do not call it."""
         if self.count == 1:
             return make()
-        found = [make() if self.is_first else None]
-        dist.broadcast_object_list(found, 0, self.control)
-        return found[0]  # type: ignore[return-value]
+        value = [make() if self.is_first else None]
+        dist.broadcast_object_list(value, 0, self.control)
+        return value[0]  # type: ignore[return-value]
 
     def one_first_on_each_machine(self, make: Callable[[], T]) -> T:
         """What ``make`` returns, which one process of every machine calls before the others: it may download."""
-        found = [make()] if local_index() == 0 else []
+        value = [make()] if local_index() == 0 else []
         if self.count > 1:
             dist.barrier(self.control)
-        return found[0] if found else make()
+        return value[0] if value else make()
 
-    def network_from_first(self, make: Callable[[], nn.Module]) -> nn.Module:
-        """The network ``make`` returns in the first process, and one of the same numbers in the others.
-
-        It travels as :func:`~morphnet.store.save_network` writes it.
-        """
+    def network_from_first(self, make: Callable[[], Path]) -> nn.Module:
+        """The network in the file that ``make`` returns in the first process; the others have no such file."""
         if self.count == 1:
-            return make()
-        network: list[nn.Module] = []
-
-        def saved() -> bytes:
-            network.append(make())
-            with tempfile.TemporaryDirectory() as folder:
-                save_network(network[0], Path(folder) / "network.safetensors")
-                return (Path(folder) / "network.safetensors").read_bytes()
-
-        content = self.from_first(saved)
-        if not self.is_first:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "network.safetensors"
-                path.write_bytes(content)
-                network.append(load_network(path))
-        return network[0]
+            return load_network(make())  # type: ignore[no-any-return]
+        content = self.from_first(lambda: make().read_bytes())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.safetensors"
+            path.write_bytes(content)
+            return load_network(path)  # type: ignore[no-any-return]
 
     def add_up(self, value: Tensor) -> Tensor:
         """The sum of ``value`` over all processes, in place."""
@@ -107,15 +94,14 @@ class Ranks:
                 dist.broadcast(buffer, 0)
 
     def parallel(self, network: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
-        """A model that trains ``network`` itself, gradients being averaged over the processes.
+        """A model over the parameters of ``network`` whose gradients are means over the processes.
 
         Batch normalisation uses the statistics of each process's own part of the batch, unless ``sync_bn``; the running
         statistics that are saved are those of the first process.
         """
         if self.count == 1:
             return network
-        if sync_bn:
-            network = _with_synchronised_norms(network)
+        network = _with_synchronised_norms(network) if sync_bn else network
         ddp, devices = nn.parallel.DistributedDataParallel, None if device.type == "cpu" else [device]
         # Buffers are spread before every evaluation, not in every step; newer versions have another name for that.
         name = "forward_sync_buffers" if "forward_sync_buffers" in signature(ddp).parameters else "broadcast_buffers"
@@ -144,7 +130,7 @@ def local_count() -> int:
 
 
 def own_device(device: str) -> str:
-    """What this process computes on where ``device`` is asked for: of several GPUs the one with its own number."""
+    """The device of this process, given ``device`` for all: of several GPUs the one with its own number."""
     wants_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return f"cuda:{local_index()}" if started_by_launcher() and wants_gpu else device
 
@@ -167,7 +153,7 @@ def check_devices(device: str, count: int) -> None:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Joins the processes a launcher started, over NCCL on GPUs and gloo on CPUs; alone without a launcher."""
+    """Joins the processes of a launcher, over NCCL on GPUs and gloo on CPUs; without a launcher this one is alone."""
     if not started_by_launcher():
         yield ALONE
         return
@@ -191,11 +177,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def _meeting(store: dist.Store, index: int, count: int) -> str:
-    """A name for this attempt that all its processes agree on, and none of an attempt that died.
+    """A name for this attempt that all its processes share, and no process of an attempt that died.
 
-    The agents of ``torchrun`` keep their store when they start processes again, with the addresses of the dead in it,
-    and count their restarts each for itself. So every process asks under a name of its own, and the first one answers
-    until all have joined.
+    The agents of ``torchrun`` keep their store when they restart processes, with the addresses of the dead in it, and
+    each agent counts its own restarts. So the processes meet anew::
+
+        rank k                                      rank 0
+        hello/k = a name of its own        --->     sees it
+        waits for welcome/<name>           <---     welcome/<name> = token
+        joined/<token>/k                   --->     answers until all have joined
     """
     if index == 0:
         token, missing = uuid.uuid4().hex, set(range(1, count))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from morphnet.nn.resnet import Architecture, ResNet, with_parametric_activations
 from morphnet.report.outcomes import write_outcomes
 from morphnet.report.record import WATCH_FILE, Record, environment, read_record, write_record
 from morphnet.store import load_network, network_hash, save_network, write_whole
-from morphnet.train.anatomy import Anatomy
 from morphnet.train.checkpoint import remove_checkpoints
 from morphnet.train.description import describe_phase, facts_of_data, final_errors, hparams_of, own_facts
+from morphnet.train.diagnostics import Diagnostics, FirstSteps
 from morphnet.train.experiment import Experiment
 from morphnet.train.growth import morph_settings
 from morphnet.train.handover import (
@@ -37,11 +38,11 @@ from morphnet.train.handover import (
 from morphnet.train.interruption import Interruption
 from morphnet.train.key import describe_key, phase_hash
 from morphnet.train.linear import hold_slopes
-from morphnet.train.phase import run_phase
+from morphnet.train.loop import run_phase
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.plan import PhasePlan
 from morphnet.train.shared import shared_phase
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
-from morphnet.train.watch import Watch
 
 
 def run_experiment(
@@ -49,18 +50,18 @@ def run_experiment(
 ) -> list[Record]:
     """Runs every phase that has no record yet, and returns the records of all.
 
-    A phase that was interrupted goes on from its checkpoint. What a finished phase left is never changed. Phases are
+    An interrupted phase continues from its checkpoint. The files of a finished phase are never changed. Phases are
     trained in ``experiment.parents``, where other runs find them.
 
     Args:
-        architecture: of the parent, where it is trained here; else it may be None.
-        parent: a trained network, where it is not.
+        architecture: of a parent that is trained here; else it may be None.
+        parent: a parent that is trained already.
 
     Raises:
         MorphError: a child failed its proof; the report is in the folder of its phase.
-        ValueError, FloatingPointError: see :func:`~morphnet.train.phase.run_phase`.
+        ValueError, FloatingPointError: see :func:`~morphnet.train.loop.run_phase`.
     """
-    made_with = environment(experiment.engine.device)  # now: the source tree may change while the run goes on
+    made_with = environment(experiment.engine.device)  # now: the source tree may change during the run
     with Interruption(experiment.ranks) as interruption:
         run = _Run(experiment, plans, architecture, parent, made_with, interruption)
         tensorboard = experiment.run_dir / "tensorboard"
@@ -87,35 +88,43 @@ class _Run:
         return self.experiment.run_dir / "phases" / plan.folder
 
     def record(self, plan: PhasePlan) -> Record:
-        """The record of a phase, which all processes run if there is none."""
+        """The record of a phase; all processes train it together if there is none.
+
+        The first process alone looks for a record and writes files; the others receive a message, its type says which::
+
+            first process                                     other processes
+            has a record, or waits for another run's          wait for a message
+            has none: sends the folder         -- Path -->    train there with the first, then wait again
+              all train: run_phase
+              writes network and record
+            sends the record                   -- Record ->    continue with the next phase
+        """
         ranks = self.experiment.ranks
-        begun = False
-        record: Any = None
-
-        def train(folder: Path, tensorboard: Path) -> Record | None:
-            nonlocal begun
-            begun = True
-            ranks.from_first(lambda: str(folder))
-            return self.train(plan, folder, tensorboard)
-
         if ranks.is_first:
-            record = self.find_or_train(plan, train)
-            if not begun:
-                ranks.from_first(lambda: None)
-        else:
-            where: str | None = ranks.from_first(lambda: None)
-            if where is not None:
-                self.train(plan, Path(where), Path(where))
-        return ranks.from_first(lambda: record)
+            record = self.find_or_train(plan)
+            return ranks.from_first(lambda: record)
+        message: Path | Record = ranks.from_first(Path)
+        if isinstance(message, Path):
+            self.train(plan, message, message)
+            message = ranks.from_first(Path)
+        assert isinstance(message, Record)
+        return message
 
-    def find_or_train(self, plan: PhasePlan, train: Callable[[Path, Path], Record | None]) -> Record:
-        """The record that is there, of this run or of a phase it shares; else what ``train`` makes."""
+    def find_or_train(self, plan: PhasePlan) -> Record:
+        """The record of this run or of a phase it shares; else trains the phase. In the first process."""
         experiment, folder = self.experiment, self.folder(plan)
         tensorboard = experiment.run_dir / "tensorboard" / f"phase{plan.folder}"
+
+        def train(folder: Path, tensorboard: Path) -> Record:
+            experiment.ranks.from_first(lambda: folder)
+            record = self.train(plan, folder, tensorboard)
+            assert record is not None  # this is the first process
+            return record
+
         if (folder / "record.json").is_file():
             return self.finished_record(plan)
-        begun = (folder / "checkpoint.pt").exists()  # while this run did not share its phases
-        if plan.schedule is not None and experiment.parents is not None and not begun:
+        unshared = (folder / "checkpoint.pt").exists()  # begun while this run did not share its phases
+        if plan.schedule is not None and experiment.parents is not None and not unshared:
             description, own = describe_key(experiment, plan), own_facts(experiment, plan)
             parent = None
             if plan.source is not None and plan.method != "scratch":
@@ -126,55 +135,54 @@ class _Run:
                     f"{plan.name}: trained without trainer.watch_steps; share_parent=false trains it anew", flush=True
                 )
             return record
-        if tensorboard.is_symlink():  # while this run shared its phases
+        if tensorboard.is_symlink():  # from when this run shared its phases
             tensorboard.unlink()
-        made = train(folder, tensorboard)
-        assert made is not None  # the first process calls this
-        return made
+        return train(folder, tensorboard)
 
-    def start(self, plan: PhasePlan, folder: Path) -> nn.Module:
-        """The network a phase starts with: made once, then read from its file in ``folder``."""
-        experiment = self.experiment
+    def start(self, plan: PhasePlan, folder: Path) -> Path:
+        """The file of the network that a phase starts with; made once."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "start.safetensors"
-        if path.is_file():
-            return load_network(path)
-        if plan.source is None:
-            if self.parent is None:
-                assert self.architecture is not None
-                network: nn.Module = ResNet(self.architecture, generator_for(experiment.seed, "initial weights"))
-                metadata_of(network)["lineage"] = []
-            else:
-                network = self.parent
-                metadata_of(network).setdefault("lineage", [])
+        if not path.is_file():
+            save_network(self.root() if plan.source is None else self.successor(plan, folder), path)
+        return path
+
+    def root(self) -> nn.Module:
+        """The network of the first phase: the given parent, or a new one."""
+        network = self.parent
+        if network is None:
+            assert self.architecture is not None
+            network = ResNet(self.architecture, generator_for(self.experiment.seed, "initial weights"))
+        metadata_of(network).setdefault("lineage", [])
+        metadata_of(network).update(facts_of_data(self.experiment.data))
+        return network
+
+    def successor(self, plan: PhasePlan, folder: Path) -> nn.Module:
+        """The network of a later phase, made from that of its source."""
+        experiment, seed = self.experiment, self.experiment.seed
+        assert plan.source is not None
+        network = self.finished(plan.source)
+        ancestor = {"phase": plan.source.name, "network": network_hash(network)}
+        lineage = [*metadata_of(network).get("lineage", []), ancestor]
+        experiment.engine.place(network)
+        if plan.method == "scratch":
+            initialise(network.cpu(), generator_for(seed, "scratch", "initial weights"))
+            metadata_of(network).clear()
             metadata_of(network).update(facts_of_data(experiment.data))
-        else:
-            source = self.finished(plan.source)
-            lineage = [
-                *metadata_of(source).get("lineage", []),
-                {"phase": plan.source.name, "network": network_hash(source)},
-            ]
-            experiment.engine.place(source)
-            if plan.method == "scratch":
-                network, lineage = source, []
-                initialise(network.cpu(), generator_for(experiment.seed, "scratch", "initial weights"))
-                metadata_of(network).clear()
-                metadata_of(network).update(facts_of_data(experiment.data))
-            elif plan.grows:
-                network = _morph(experiment, plan, source, folder)
-            else:
-                network = _parametric(source) if plan.parametric else source
-            if plan.handover.changes_weights:
-                network = network.cpu()
-                shrink_and_perturb(
-                    network, plan.handover, generator_for(experiment.seed, plan.depth, "shrink and perturb")
-                )
-            metadata_of(network)["lineage"] = lineage
-        save_network(network, path)
-        return load_network(path)  # as a continued run reads it
+            lineage = []
+        elif plan.grows:
+            network = _morph(experiment, plan, network, folder)
+        elif plan.parametric:
+            assert isinstance(network, ResNet)  # plan_phases refuses this control for any other
+            network = with_parametric_activations(network)
+        if plan.handover.changes_weights:
+            network = network.cpu()
+            shrink_and_perturb(network, plan.handover, generator_for(seed, plan.depth, "shrink and perturb"))
+        metadata_of(network)["lineage"] = lineage
+        return network
 
     def beginning(self, plan: PhasePlan, network: nn.Module) -> Beginning:
-        """Rates and momentum that a phase starts with, and what of its network was there before."""
+        """Rates and momentum that a phase starts with, and which of its parameters existed before."""
         handover, ranks = plan.handover, self.experiment.ranks
         if plan.source is None or plan.method == "scratch":
             return Beginning()
@@ -185,19 +193,22 @@ class _Run:
             momentum = ranks.from_first(lambda: load_momentum(source))
         return Beginning(kept_parameters(network, shapes), handover.kept_lr, momentum)
 
-    def watch(self, plan: PhasePlan, folder: Path, beginning: Beginning) -> Watch | None:
-        """What looks closely at the first steps of a phase after the parent's; None where that is not asked for."""
+    def outputs(self, plan: PhasePlan, folder: Path, log: PhaseLog, kept: frozenset[str]) -> Outputs:
+        """What the phase writes; diagnostics in the first process alone."""
         experiment = self.experiment
-        steps, every = experiment.trainer.watch_steps, experiment.trainer.watch_every
-        if not steps or plan.source is None or plan.schedule is None or not experiment.ranks.is_first:
-            return None
-        key = (experiment.seed, plan.depth, "watch")
-        images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
-        start = folder / "start.safetensors"
-        return Watch(folder / WATCH_FILE, lambda: load_network(start), beginning.kept, images, steps, every)
+        outputs = Outputs(plan.name, folder, log, phase_hash(experiment, plan), made_with=self.made_with)
+        if not experiment.ranks.is_first:
+            return outputs
+        start = partial(load_network, folder / "start.safetensors")
+        steps, every, first_steps = experiment.trainer.watch_steps, experiment.trainer.watch_every, None
+        if steps and plan.source is not None and plan.schedule is not None:
+            key = (experiment.seed, plan.depth, "watch")
+            images, _ = calibration_batches(experiment.data, experiment.augmentation, key, 2)[0]
+            first_steps = FirstSteps(folder / WATCH_FILE, start, kept, images, steps, every)
+        return replace(outputs, diagnostics=Diagnostics(kept, start), first_steps=first_steps)
 
     def finished(self, plan: PhasePlan) -> nn.Module:
-        """The network a finished phase left.
+        """The network of a finished phase.
 
         Raises:
             ValueError: it is not the one of its record.
@@ -205,15 +216,14 @@ class _Run:
         record, path = self.finished_record(plan), self.folder(plan) / "network.safetensors"
         try:
             network = load_network(path)
+            if network_hash(network) != record.lineage.network:
+                raise ValueError(f"{path} is not the network that its record.json describes")
         except (OSError, ValueError) as error:
             raise ValueError(f"{error}; {self.advice(plan, record)}") from error
-        if network_hash(network) != record.lineage.network:
-            what = f"{path} is not the network that its record.json describes"
-            raise ValueError(f"{what}; {self.advice(plan, record)}")
         return network
 
     def finished_record(self, plan: PhasePlan) -> Record:
-        """The record a finished phase left.
+        """The record of a finished phase.
 
         Raises:
             ValueError: it cannot be read, its network is gone, or it started from another network than its source is.
@@ -241,45 +251,29 @@ class _Run:
         return f"delete the {which}, and the same command trains it again"
 
     def train(self, plan: PhasePlan, folder: Path, tensorboard: Path) -> Record | None:
-        """Runs one phase in ``folder``, going on where it was interrupted; the first process returns its record."""
+        """Runs one phase in ``folder``, continuing where it was interrupted; the first process returns its record."""
         experiment, ranks = self.experiment, self.experiment.ranks
         if experiment.data.unreadable is not None:
             experiment.data.unreadable.begin(folder / UNREADABLE_FILE)
         network = ranks.network_from_first(lambda: self.start(plan, folder))
-        started = datetime.datetime.now(datetime.UTC)
-        start_hash = network_hash(network)
+        started, start_hash = datetime.datetime.now(datetime.UTC), network_hash(network)
         beginning = self.beginning(plan, network)
         if plan.linear:
             first = self.folder(self.plans[0])
             hold_slopes(network, ranks.from_first(lambda: shapes_in(first / "network.safetensors")))
         key = (experiment.seed, plan.depth)  # a child and its controls see the same images in the same order
         batches = train_batches(experiment.data, experiment.batch_size, experiment.augmentation, key)
+        trainer = experiment.trainer
+        every, seconds = trainer.evaluate_every, trainer.checkpoint_seconds
+        settings = PhaseSettings(experiment.optimisation, beginning, every, seconds, trainer.sync_bn)
+        place = Place(experiment.engine, self.interruption)
         with contextlib.closing(
             PhaseLog(tensorboard, experiment.data.evaluated_on, plan.offset, writes=ranks.is_first)
         ) as log:
             if ranks.is_first and plan.is_proved and not (folder / "checkpoint.pt").exists():
                 _show_morph(log, folder)
-            start = folder / "start.safetensors"
-            result = run_phase(
-                network,
-                batches,
-                plan.schedule,
-                experiment.optimisation,
-                experiment.engine,
-                name=plan.name,
-                log=log,
-                folder=folder,
-                identity=phase_hash(experiment, plan),
-                checkpoint_seconds=experiment.trainer.checkpoint_seconds,
-                evaluate_every=experiment.trainer.evaluate_every,
-                ranks=ranks,
-                sync_bn=experiment.trainer.sync_bn,
-                interruption=self.interruption,
-                beginning=beginning,
-                watch=self.watch(plan, folder, beginning),
-                anatomy=Anatomy(beginning.kept, lambda: load_network(start)),
-                made_with=self.made_with,
-            )
+            outputs = self.outputs(plan, folder, log, beginning.kept)
+            result = run_phase(network, batches, plan.schedule, settings, place, outputs)
         if not ranks.is_first:
             return None
         network.eval()
@@ -289,7 +283,8 @@ class _Run:
             save_momentum(momentum, folder)
         record = describe_phase(experiment, self.made_with, plan, network, result, start_hash, started)
         outcomes = write_outcomes(folder, experiment.data, result.final, result.final_views)
-        record = write_record(replace(record, outcomes=outcomes), folder / "record.json")
+        record = replace(record, outcomes=outcomes, file=folder / "record.json")
+        write_record(record, record.file)
         remove_checkpoints(folder)
         return record
 
@@ -298,39 +293,32 @@ def _show_morph(log: PhaseLog, folder: Path) -> None:
     """The proof of a morph as text and its modules as a picture, in TensorBoard."""
     from morphnet.report.modules import draw_morph, morph_in_words
 
-    try:
-        report = json.loads((folder / "morph_report.json").read_text())
-    except (OSError, ValueError):  # a start that was made before there was one
-        return
+    report = json.loads((folder / "morph_report.json").read_text())
     log.text("morph/proof", morph_in_words(report))
     figure = draw_morph(report, columns=1)  # TensorBoard shows pictures narrow
     if figure is not None:
         log.picture("morph/module", figure)
 
 
-def _parametric(network: nn.Module) -> ResNet:
-    assert isinstance(network, ResNet)  # plan_phases refuses this control for any other
-    return with_parametric_activations(network)
-
-
 def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: Path) -> nn.Module:
     key, count = (experiment.seed, plan.depth, "calibration"), experiment.morphing.calibration_batches
     batches = calibration_batches(experiment.data, experiment.augmentation, key, count)
-    found: dict[str, Any] = {}
+
+    def write(report: Mapping[str, Any]) -> None:
+        if plan.is_proved:
+            write_whole(folder / "morph_report.json", (json.dumps(report, indent=1) + "\n").encode())
+
     try:
         child, report = morph_network(
             source, plan.layers or plan.morph or "", calibration=batches, **morph_settings(experiment, plan)
         )
-        found = report.to_dict()
     except MorphError as error:
-        found = error.report.to_dict()
+        write(error.report.to_dict())
         raise
     except InexactError as error:
-        found = {"passed": False, "failures": [str(error)]}
+        write({"passed": False, "failures": [str(error)]})
         raise
-    finally:
-        if found and plan.is_proved:
-            write_whole(folder / "morph_report.json", (json.dumps(found, indent=1) + "\n").encode())
+    write(report.to_dict())
     if not plan.is_proved:
         before = {name for name, _ in source.named_modules()}
         generator = generator_for(experiment.seed, plan.depth, plan.method, "initial weights")

@@ -1,11 +1,12 @@
-"""One step of training over tensors that stay in their place: run as it is, or captured once as a CUDA graph."""
+"""One step of training over tensors that stay in place: run as it is, or captured once as a CUDA graph."""
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +22,11 @@ from morphnet.train.ranks import ALONE, Ranks
 WARM_UP_STEPS = 3
 
 
-class TrainStep:
-    """Augmentation, forward, backward and optimizer of the steps of one epoch after the other.
-
-    :meth:`load` begins an epoch; every :meth:`run` takes the next batch of it. Nothing is read back in between: losses
-    and errors stay on the device until :meth:`measured` fetches them.
+class Learner:
+    """A model and what updates its weights: loss, gradient scaler, optimizer and moving average.
 
     Args:
         model: what is called on the images, such as a compiled network; its parameters are the optimizer's.
-        ranks: the processes that share every batch; each trains on its part of it.
         label_smoothing: of the cross entropy.
         average: of the weights, which follows every step.
     """
@@ -37,26 +34,81 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Module,
-        batches: Batches,
         optimizer: torch.optim.SGD,
         engine: Engine,
-        scaler: torch.amp.GradScaler | None = None,
-        ranks: Ranks = ALONE,
         label_smoothing: float = 0.0,
         average: WeightAverage | None = None,
     ) -> None:
         self.model, self.optimizer, self.engine = model, optimizer, engine
-        self.scaler, self.ranks, self.label_smoothing, self.average = scaler, ranks, label_smoothing, average
+        self.label_smoothing, self.average, self.scaler = label_smoothing, average, engine.scaler()
+
+    def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer on one batch; returns the loss before it and the logits."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.engine.autocast():
+            logits = self.model(self.engine.place_images(images))
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update()
+        return loss, logits
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate; a group that has an ``lr_factor`` gets so many times ``lr``."""
+        for group in self.optimizer.param_groups:
+            rate = lr * group.get("lr_factor", 1.0)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that an update changes."""
+        momentum = [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        average = self.average.tensors() if self.average is not None else []
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, *average]
+
+    def state_dict(self) -> dict[str, Any]:
+        """State dicts of optimizer, scaler and average, for a checkpoint; the network has its own."""
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])
+        return {
+            "optimizer": optimizer,
+            "scaler": self.scaler.state_dict(),
+            "average": {} if self.average is None else self.average.network.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty where it does nothing
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.network.load_state_dict(state["average"])
+
+
+class TrainStep:
+    """The steps of one epoch after the other: :meth:`load` begins an epoch, :meth:`run` trains on its next batch.
+
+    Losses and errors stay on the device until :meth:`measured` reads them.
+
+    Args:
+        ranks: the processes that share every batch; each trains on its part of it.
+    """
+
+    def __init__(self, learner: Learner, batches: Batches, ranks: Ranks = ALONE) -> None:
+        self.learner, self.ranks, self.device = learner, ranks, learner.engine.device
         ranks.share(batches.batch_size)  # refuses one that cannot be divided
         self.feed = batches.feed(ranks.index, ranks.count)
-        self.row = torch.zeros(1, dtype=torch.int64, device=engine.device)  # the next one to take
+        self.row = torch.zeros(1, dtype=torch.int64, device=self.device)  # the next one to take
         # Loss and errors of each step of an epoch.
-        self.sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=engine.device)
+        self.sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=self.device)
         self._base = int(generator_for(*batches.key, "step").initial_seed())
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._draws: bool | None = (
-            None  # whether a step draws random numbers; None until a step of the epoch has shown it
-        )
+        self._draws: bool | None = None  # whether steps draw random numbers; None before the first one of an epoch
 
     def load(self, epoch: int, row: int = 0) -> None:
         """Begins epoch ``epoch``, to be taken from ``row`` on."""
@@ -65,28 +117,20 @@ class TrainStep:
         self._draws = None
 
     def run(self, step: int, lr: float) -> None:
-        """Trains on the next row; ``step`` counts from the beginning of the phase.
-
-        A group of the optimizer that has an ``lr_factor`` is trained at so many times ``lr``.
-        """
+        """Trains on the next row; ``step`` counts from the beginning of the phase."""
         self.feed.advance()
         if self._draws is not False:
-            seed_step(self._base, step, self.engine.device, self.ranks.index)
-        before = random_state(self.engine.device) if self._draws is None else None
-        for group in self.optimizer.param_groups:
-            rate = lr * group.get("lr_factor", 1.0)
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        if self.average is not None:
-            self.average.prepare(step)
+            seed_step(self._base, step, self.device, self.ranks.index)
+        before = random_state(self.device) if self._draws is None else None
+        self.learner.set_lr(lr)
+        if self.learner.average is not None:
+            self.learner.average.prepare(step)
         if self._graph is not None:
             self._graph.replay()
         else:
             self._step_once()
         if before is not None:
-            self._draws = random_state(self.engine.device) != before
+            self._draws = random_state(self.device) != before
 
     @property
     def is_captured(self) -> bool:
@@ -98,34 +142,31 @@ class TrainStep:
         return [(loss / self.ranks.count, int(errors)) for loss, errors in self.sums[first:last].tolist()]
 
     def try_to_capture(self) -> str:
-        """:meth:`capture`; says why, if a step cannot be captured and need not be.
+        """:meth:`capture`; returns why a step cannot be captured, or "".
 
         Raises:
-            RuntimeError: it cannot be, and the engine was told to.
+            RuntimeError: it cannot be, and the engine demands it.
         """
         try:
             self.capture()
         except RuntimeError as error:
-            if self.engine.cuda_graph == "true":
+            if self.learner.engine.cuda_graph == "true":
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
         return ""
 
     def capture(self) -> None:
-        """From now on :meth:`run` replays one CUDA graph; parameters, buffers and optimizer are left as they are.
+        """Makes :meth:`run` replay one CUDA graph; parameters, buffers and optimizer keep their values.
 
         Raises:
-            RuntimeError: the step cannot be captured, since something in it waits for the device; :meth:`run` goes on
-                step by step.
+            RuntimeError: something in the step waits for the device, so that :meth:`run` stays as it is.
         """
-        for group in self.optimizer.param_groups:  # a number would be baked into the graph
-            group["lr"] = torch.tensor(float(group["lr"]), device=self.engine.device)
-        kept = [*self.model.parameters(), *self.model.buffers(), self.row, self.sums]
-        kept += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-        kept += self.average.tensors() if self.average is not None else []
+        for group in self.learner.optimizer.param_groups:  # a number would be baked into the graph
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+        kept = [*self.learner.tensors(), self.row, self.sums]
         before = [t.detach().to("cpu", copy=True) for t in kept]  # not in the memory that is measured
         try:
-            with torch.cuda.device(self.engine.device):
+            with torch.cuda.device(self.device):
                 graph = self._captured()
         finally:
             with torch.no_grad():
@@ -134,7 +175,7 @@ class TrainStep:
         self._graph = graph
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream(self.engine.device)
+        stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream())
         mode = torch.cuda.get_sync_debug_mode()
         warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it is a prototype
@@ -142,7 +183,7 @@ class TrainStep:
             with torch.cuda.stream(stream):
                 for left in reversed(range(WARM_UP_STEPS)):
                     self.row.zero_()
-                    if not left:  # a wait is found here, for not every version of torch gets over a failed capture
+                    if not left:  # finds a wait here: not every version of torch recovers from a failed capture
                         torch.cuda.set_sync_debug_mode("error")
                     self._step_once()
         finally:
@@ -160,56 +201,27 @@ class TrainStep:
 
     def _step_once(self) -> None:
         images, labels = self.feed.batch(self.row)
-        loss, logits = train_step(
-            self.model, images, labels, self.optimizer, self.engine, self.scaler, self.label_smoothing
-        )
-        if self.average is not None:
-            self.average.update()
+        loss, logits = self.learner.update(images, labels)
         errors = (logits.argmax(1) != labels).sum()
         sums = torch.stack([loss.detach().double(), errors.double()]).unsqueeze(0)
         self.sums.index_copy_(0, self.row, self.ranks.add_up(sums))
         self.row += 1
 
 
-def train_step(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    optimizer: torch.optim.Optimizer,
-    engine: Engine,
-    scaler: torch.amp.GradScaler | None = None,
-    label_smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """One step of the optimizer on one batch; returns the loss before it and the logits."""
-    optimizer.zero_grad(set_to_none=True)
-    with engine.autocast():
-        logits = model(engine.place_images(images))
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    if scaler is None:
-        loss.backward()
-        optimizer.step()
-    else:
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-    return loss, logits
-
-
 def seed_step(base: int, step: int, device: torch.device, rank: int = 0) -> None:
-    """Seeds every global generator for one step, so that what is random in it (dropout) is a function of these.
+    """Seeds every global generator for one step, so that its random numbers (dropout) are a function of these.
 
-    A continued phase needs no generator's state for this reason, whatever the number of processes.
+    A continued phase therefore needs no generator's state, whatever the number of processes.
     """
     seed = (base + 0x9E3779B97F4A7C15 * (step + 1) + 0xBF58476D1CE4E5B9 * rank) % 2**63
-    for generator in _generators(device):  # torch.manual_seed does the same in 290 us on a machine with a GPU
+    for generator in _generators(device):  # torch.manual_seed takes 290 us on a machine with a GPU
         generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def random_state(device: torch.device) -> tuple[object, ...]:
-    """The state of every generator that :func:`seed_step` seeds, to be compared; waits for no device."""
+    """The state of every generator that :func:`seed_step` seeds, for comparison; waits for no device."""
     of_numpy = np.random.get_state(legacy=False)["state"]
     states = [bytes(generator.get_state().numpy()) for generator in _generators(device)]
     return (*states, random.getstate(), bytes(of_numpy["key"]), of_numpy["pos"])
@@ -225,7 +237,7 @@ def _generators(device: torch.device) -> list[torch.Generator]:
 
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Gives the global generators, and that of ``device``, back as they were."""
+    """Restores the global generators, and that of ``device``, afterwards."""
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -233,37 +245,3 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
-
-
-def make_optimizer(
-    network: nn.Module,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    nesterov: bool,
-    kept: frozenset[str] = frozenset(),
-    kept_lr: float = 1.0,
-) -> torch.optim.SGD:
-    """SGD over all parameters of ``network``, without weight decay on the slopes of Eq. (8).
-
-    A decay of ``a`` would pull new layers back from the identity (a = 1) to the plain activation (a = 0). The
-    momentum is there from the beginning, as zeros, so that every step is the same sequence of operations.
-
-    Args:
-        kept: names of parameters that are trained at ``kept_lr`` times the rate of the others.
-    """
-    parameters: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, weight_decay): []}
-    for name, parameter in network.named_parameters():
-        factor, decay = kept_lr if name in kept else 1.0, 0.0 if name.endswith(".a") else weight_decay
-        parameters.setdefault((factor, decay), []).append(parameter)
-    groups: list[dict[str, object]] = [
-        {"params": chosen, "weight_decay": decay, **({"lr_factor": factor} if factor != 1 else {})}
-        for (factor, decay), chosen in parameters.items()
-        if chosen or len(parameters) == 1
-    ]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
-    if momentum:
-        for group in optimizer.param_groups:
-            for parameter in filter(lambda p: p.requires_grad, group["params"]):
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer

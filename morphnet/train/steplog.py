@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from morphnet.store import write_whole
@@ -17,7 +16,7 @@ class StepLog:
     Numbers are written so that reading them gives the same numbers again.
 
     Args:
-        done: rows that stay, as many steps as the checkpoint holds; what was written beyond them is written again.
+        done: steps of the checkpoint, whose rows stay; later rows are written again.
     """
 
     def __init__(self, path: Path, done: int = 0) -> None:
@@ -28,13 +27,12 @@ class StepLog:
         write_whole(path, b"".join(lines))
         self._rows: list[str] = []
 
-    def add(self, first: int, lrs: Sequence[float], measured: Sequence[tuple[float, int]]) -> None:
-        """Takes up the steps from ``first`` on; they are in the file after the next :meth:`flush`."""
-        for i, (lr, (loss, errors)) in enumerate(zip(lrs, measured, strict=True)):
-            self._rows.append(f"{first + i},{lr!r},{loss!r},{errors}\n")
+    def add(self, step: int, lr: float, loss: float, errors: int) -> None:
+        """Adds a step; it is in the file after the next :meth:`flush`."""
+        self._rows.append(f"{step},{lr!r},{loss!r},{errors}\n")
 
     def flush(self) -> None:
-        """Brings everything to the disk.
+        """Writes everything to the disk.
 
         Raises:
             OSError: it cannot be written, with the file named.

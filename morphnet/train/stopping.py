@@ -1,4 +1,4 @@
-"""How several processes that train together stop: after the same step, and although one of them may be stuck."""
+"""How several processes stop together: after the same step, even if one of them is stuck."""
 
 from __future__ import annotations
 
@@ -13,86 +13,86 @@ import torch.distributed as dist
 
 from morphnet.train.ranks import Ranks
 
-#: Seconds that the main thread may take to hear of a signal: after that it is stuck in a call that never returns.
+#: Seconds until the main thread must have received a signal: after that it is stuck in a call that never returns.
 DEAF_SECONDS = 5.0
 LOOK_SECONDS = 0.2
 
 
 class StopVote:
-    """Whether any of the processes has heard a signal; all of them learn it in the same call.
+    """Whether any of the processes was asked to stop; all of them learn it in the same call.
 
-    Every ``every``-th call is a vote over the control group, on the CPU: no device waits for it. With ``every=1`` its
-    result is there at once; else it is read one vote later, so that no process waits for the others either.
+    Every ``every``-th call is a vote over the control group, on the CPU: no device waits for it. With ``every=1`` the
+    result is read at once, else one vote later, so that no process waits for the others either.
     """
 
     def __init__(self, ranks: Ranks, every: int = 1) -> None:
         self._ranks, self._every, self._calls = ranks, every, 0
-        self._under_way: tuple[dist.Work, torch.Tensor] | None = None
+        self._vote: tuple[dist.Work, torch.Tensor] | None = None  # under way
 
-    def __call__(self, heard: int | None) -> int | None:
-        """The signal that one of the processes has heard, if that is known; ``heard`` is that of this process."""
+    def __call__(self, signum: int | None) -> int | None:
+        """The signal that one of the processes has received, if known; ``signum`` is that of this process."""
         if self._every == 1:
-            return self.settle(heard)
+            return self.settle(signum)
         self._calls += 1
         if self._calls % self._every:
             return None
-        found = self._result()
-        if found is None:
-            self._begin(heard)
-        return found
+        result = self._result()
+        if result is None:
+            self._begin(signum)
+        return result
 
-    def settle(self, heard: int | None) -> int | None:
+    def settle(self, signum: int | None) -> int | None:
         """The same at once, as the last vote: none is under way afterwards."""
         self._result()
-        self._begin(heard)
+        self._begin(signum)
         return self._result()
 
-    def _begin(self, heard: int | None) -> None:
-        said = torch.tensor([heard or 0])
-        work = dist.all_reduce(said, dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
+    def _begin(self, signum: int | None) -> None:
+        value = torch.tensor([signum or 0])
+        work = dist.all_reduce(value, dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
         assert work is not None  # this process is one of the group
-        self._under_way = work, said
+        self._vote = work, value
 
     def _result(self) -> int | None:
-        if self._under_way is None:
+        if self._vote is None:
             return None
-        (work, said), self._under_way = self._under_way, None
+        (work, value), self._vote = self._vote, None
         work.wait()
-        return int(said) or None
+        return int(value) or None
 
 
 class ExitWatch:
-    """Ends a process that was asked to stop and does not leave, by a thread of its own.
+    """A thread that ends the process if it was asked to stop and does not leave.
 
-    A main thread that waits in C++ for a process which is gone runs no Python, and so no handler of a signal.
+    A main thread that waits in C++ for a lost process runs no Python, and so no handler of a signal.
 
     Args:
         rank: of the process.
-        heard: when the main thread heard of a signal, by ``time.monotonic``; None if it has not.
-        seconds: that it may take from then on to leave.
+        heard: when the main thread received a signal, by ``time.monotonic``; None if it has not.
+        seconds: from then until the process must have left.
     """
 
     def __init__(self, rank: int, heard: Callable[[], float | None], seconds: float) -> None:
         self._rank, self._heard, self._seconds = rank, heard, seconds
         self._reads, self._writes = os.pipe()
         os.set_blocking(self._writes, False)
-        # The interpreter's own handler writes every signal's number there, whatever the main thread is at.
+        # The interpreter's own handler writes every signal's number there, whatever the main thread does.
         self._before = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="exit watch", daemon=True).start()
 
     def close(self) -> None:
-        """Ends the watch, and gives the signals back to who had them before."""
+        """Ends the thread, and restores the handling of signals."""
         signal.set_wakeup_fd(self._before)
         os.close(self._writes)
 
     def _watch(self) -> None:
         stops: list[int] = []
         while not stops:
-            came = os.read(self._reads, 64)
-            if not came:
+            signals = os.read(self._reads, 64)
+            if not signals:
                 os.close(self._reads)
                 return
-            stops = [number for number in came if number in (signal.SIGINT, signal.SIGTERM)]
+            stops = [signum for signum in signals if signum in (signal.SIGINT, signal.SIGTERM)]
         asked = time.monotonic()
         while True:
             heard = self._heard()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What decides the bits of a step, beside what makes the phase: within one arithmetic they are the same.
+    """What decides the bits of a step beyond the settings of its phase.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
@@ -33,34 +33,29 @@ class Arithmetic:
         return ", ".join([f"{self.precision} on {self.hardware}", *how, f"torch {self.torch}"])
 
 
-class Stretches:
-    """The stretches so far, as plain values for records and checkpoints.
+def begin_stretch(
+    stretches: list[dict[str, Any]], step: int, arithmetic: Arithmetic, commit: Mapping[str, Any] | None
+) -> str:
+    """Appends a stretch to ``stretches`` if ``arithmetic`` or ``commit`` is not that of the last one.
 
-    Each has ``from`` and ``to`` (steps done before and after it), ``seconds`` of training, ``images_per_second``,
-    ``commit``, and the fields of its :class:`Arithmetic`.
+    A stretch has ``from`` and ``to`` (steps done before and after it), ``seconds`` of training,
+    ``images_per_second``, ``commit``, and the fields of its :class:`Arithmetic`.
 
-    Args:
-        done: those of a checkpoint.
+    Returns:
+        A message if the arithmetic changes within the phase, else "".
     """
+    now = {**asdict(arithmetic), "commit": commit and dict(commit)}
+    last = stretches[-1] if stretches else None
+    if last is not None and all(last[key] == value for key, value in now.items()):
+        return ""
+    stretches.append({"from": step, "to": step, **now, "seconds": 0.0, "images_per_second": None})
+    before = arithmetic if last is None else Arithmetic(**{key: last[key] for key in asdict(arithmetic)})
+    return "" if before == arithmetic else f"other arithmetic from here on: {arithmetic}; before: {before}"
 
-    def __init__(self, done: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.done = [dict(stretch) for stretch in done]
 
-    def begin(self, step: int, arithmetic: Arithmetic, commit: Mapping[str, Any] | None) -> str | None:
-        """From ``step`` on everything is done so; where that was otherwise before, returns a line that says so."""
-        now = {**asdict(arithmetic), "commit": commit and dict(commit)}
-        before = self.done[-1] if self.done else None
-        if before is not None and all(before[key] == value for key, value in now.items()):
-            return None
-        self.done.append({"from": step, "to": step, **now, "seconds": 0.0, "images_per_second": None})
-        if before is None:
-            return None
-        known = Arithmetic(**{key: before[key] for key in asdict(arithmetic)})
-        return None if known == arithmetic else f"other arithmetic from here on: {arithmetic}; before: {known}"
-
-    def trained(self, step: int, seconds: float, batch_size: int) -> None:
-        """Training has come to ``step``, in ``seconds`` since the last call."""
-        last = self.done[-1]
-        last["to"], last["seconds"] = step, round(last["seconds"] + seconds, 3)
-        images = (step - last["from"]) * batch_size
-        last["images_per_second"] = round(images / last["seconds"], 1) if last["seconds"] else None
+def extend_stretch(stretches: list[dict[str, Any]], step: int, seconds: float, batch_size: int) -> None:
+    """The last stretch reaches ``step``, after ``seconds`` of training in the whole phase so far."""
+    last = stretches[-1]
+    last["to"], last["seconds"] = step, round(seconds - sum(stretch["seconds"] for stretch in stretches[:-1]), 3)
+    images = (step - last["from"]) * batch_size
+    last["images_per_second"] = round(images / last["seconds"], 1) if last["seconds"] > 0 else None

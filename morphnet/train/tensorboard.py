@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The tag of a metric: what it was measured on, then what it is. Others are their own.
+#: The tag of a metric: what it was measured on, then what it is. Other metrics are their own tags.
 TAGS = {
     "train_loss": "train/loss",
     "train_error": "train/error",
@@ -20,20 +20,20 @@ TAGS = {
     "lr": "train/learning_rate",
     "images_per_second": "train/images_per_second",
 }
-#: Those that are there a second time, with the steps of each phase counted from its own beginning.
+#: Metrics that are logged a second time, with the steps of each phase counted from its own beginning.
 BY_PHASE = {"loss": "by_phase/{split}_loss", "error": "by_phase/{split}_error", "train_error": "by_phase/train_error"}
-#: Of those that are many at a time: each takes a flush of 5 ms, and the next other one takes them along.
+#: Metrics that come in large numbers: a flush takes 5 ms, so the flush of the next other metric writes them.
 MANY = ("slopes/", "norms/", "bn_drift/", "after_morph/growth:")
-#: Pixels of a picture's width: TensorBoard leaves pixels out of a wider one, and with them what is written there.
+#: Width of a picture in pixels: TensorBoard drops pixels of a wider one, and its text becomes illegible.
 WIDTH = 340
-#: The folder of what belongs to the whole run; those of phases are ``phase<i>_<name>``.
+#: The folder of the whole run; those of phases are ``phase<i>_<name>``.
 WHOLE = "run"
 
 
 class PhaseLog:
-    """A :data:`~morphnet.train.state.Log` that writes what happens in one phase to ``folder``.
+    """A :data:`~morphnet.train.phase.Log` that writes the metrics of one phase to ``folder``.
 
-    If it cannot be written, one line says so and training goes on without it.
+    If it cannot be written, one line says so and training continues without it.
 
     Args:
         split: what errors are counted on, ``test`` or ``validation``.
@@ -51,8 +51,10 @@ class PhaseLog:
             writer.add_scalar(TAGS.get(metric, metric).format(split=self.split), value, self.offset + step)
             if metric in BY_PHASE:
                 writer.add_scalar(BY_PHASE[metric].format(split=self.split), value, step)
+            if not metric.startswith(MANY):
+                writer.flush()  # what is not on the disk when the process is killed is not logged again
 
-        self._write(step, write, flush=not metric.startswith(MANY))
+        self._write(step, write)
 
     def text(self, tag: str, text: str) -> None:
         """A text as it stands, at the beginning of the phase."""
@@ -64,35 +66,26 @@ class PhaseLog:
         self._write(0, lambda writer: writer.add_image(tag, _pixels(figure), self.offset, dataformats="HWC"))
 
     def close(self) -> None:
-        """Writes what is left."""
-        if self._writer is not None and not self._silent:
-            try:
-                self._writer.close()
-            except OSError as error:
-                self._give_up(error)
+        """Writes the rest."""
+        if self._writer is not None:
+            self._write(0, lambda writer: writer.close())
 
-    def _write(self, step: int, write: Callable[[Any], None], flush: bool = True) -> None:
+    def _write(self, step: int, write: Callable[[Any], None]) -> None:
         if self._silent:
             return
-        try:
+        self._silent = True  # unless all goes well
+        with _optional(self.folder, "training goes on"):
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter
 
-                # What an attempt that was killed wrote from here on is written again, so it is hidden.
+                # Hides what a killed attempt wrote from here on: it is written again.
                 self._writer = SummaryWriter(str(self.folder), purge_step=self.offset + step)
             write(self._writer)
-            if flush:
-                self._writer.flush()  # what is on no disk when the process is killed is not logged again
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._silent = True
-        print(f"{self.folder}: TensorBoard's log cannot be written ({error.strerror}); training goes on", flush=True)
+            self._silent = False
 
 
 def write_layout(tensorboard: Path, split: str) -> None:
-    """Charts of the custom scalars tab, where all phases of a run are in one."""
+    """Charts of the custom scalars tab, each with all phases of a run."""
     from torch.utils.tensorboard import SummaryWriter
 
     layout = {
@@ -110,17 +103,17 @@ def write_layout(tensorboard: Path, split: str) -> None:
             "drift of running means": ["Multiline", ["^bn_drift/"]],
         },
     }
-    with _not_needed(tensorboard), SummaryWriter(str(tensorboard / WHOLE)) as writer:
+    with _optional(tensorboard), SummaryWriter(str(tensorboard / WHOLE)) as writer:
         writer.add_custom_scalars(layout)
 
 
 def write_hparams(tensorboard: Path, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """What a run was made with, and what came of it, for the hparams tab."""
+    """Settings and final metrics of a run, for the hparams tab."""
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
     plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
-    with _not_needed(tensorboard), SummaryWriter(str(tensorboard / WHOLE)) as writer:
+    with _optional(tensorboard), SummaryWriter(str(tensorboard / WHOLE)) as writer:
         for summary in hparams(plain, dict(metrics)):
             writer.file_writer.add_summary(summary)
         for name, value in metrics.items():
@@ -128,12 +121,12 @@ def write_hparams(tensorboard: Path, settings: Mapping[str, Any], metrics: Mappi
 
 
 @contextmanager
-def _not_needed(folder: Path) -> Iterator[None]:
-    """What cannot be written here is said, and nothing more."""
+def _optional(folder: Path, consequence: str = "the run goes on") -> Iterator[None]:
+    """If the log cannot be written, one line says so."""
     try:
         yield
     except OSError as error:
-        print(f"{folder}: TensorBoard's log cannot be written ({error.strerror}); the run goes on", flush=True)
+        print(f"{folder}: TensorBoard's log cannot be written ({error.strerror}); {consequence}", flush=True)
 
 
 def _pixels(figure: Figure) -> Any:

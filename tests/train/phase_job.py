@@ -14,8 +14,11 @@ from torch import nn
 from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, TrainBatches, load_digits, with_normalisation
 from morphnet.nn.resnet import ResNet, cifar_architecture
+from morphnet.store import save_network
 from morphnet.train.engine import choose_engine
-from morphnet.train.phase import run_phase
+from morphnet.train.interruption import Interruption
+from morphnet.train.loop import run_phase
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.ranks import joined
 from morphnet.train.schedule import Schedule
 
@@ -44,19 +47,18 @@ def main(folder: Path, norm: str) -> None:
     digits = with_normalisation(load_digits(), "own")
     data = replace(digits, test=digits.test.take(torch.arange(601)))
     with joined(engine.device) as ranks:
-        network = ranks.network_from_first(lambda: build("batch")) if norm == "batch" else build(norm)
+        network = (
+            ranks.network_from_first(lambda: save_network(build(norm), folder / "start.safetensors"))
+            if norm == "batch"
+            else build(norm)
+        )
         result = run_phase(
             network,
             TrainBatches(data, 50, Augmentation(1, False), (0, 0)),
             Schedule(STEPS, 0.05),
-            OptimConfig(ema=0.9 if norm == "group" else 0.0),
-            engine,
-            name="parent",
-            log=lambda *entry: None,
-            folder=folder / f"{ranks.count}_ranks",
-            checkpoint_seconds=1e9,
-            evaluate_every=100,
-            ranks=ranks,
+            PhaseSettings(OptimConfig(ema=0.9 if norm == "group" else 0.0), evaluate_every=100, checkpoint_seconds=1e9),
+            Place(engine, Interruption(ranks)),
+            Outputs("parent", folder / f"{ranks.count}_ranks"),
         )
         found = {"network": network.state_dict(), "predictions": result.final.predictions, **result.final.figures()}
         torch.save(found, folder / f"{ranks.count}_{ranks.index}.pt")

@@ -29,9 +29,8 @@ def stops(ranks: Ranks, every: int, signalled: int, steps: int) -> tuple[int, in
         try:
             with stop.together(every):
                 for step in range(1, steps + 1):
-                    with stop.shield():
-                        if ranks.index == 1 and step == signalled:
-                            os.kill(os.getpid(), signal.SIGINT)
+                    if ranks.index == 1 and step == signalled:
+                        os.kill(os.getpid(), signal.SIGINT)
                     stop.look()
         except Interrupted as error:
             return step, error.signum, str(error)

@@ -3,11 +3,12 @@ import pickle
 import pytest
 import torch
 
-from morphnet.train.checkpoint import Checkpoint, CheckpointError, CheckpointFiles, remove_checkpoints
+from morphnet.train.checkpoint import CheckpointError, CheckpointFiles, PhaseState, remove_checkpoints
 
 
 def _checkpoint(step):
-    return Checkpoint(step, {"weight": torch.arange(4.0) + step}, {"lr": 0.1}, {}, (1.5, 2, 3), [{"step": 0}], 1.0, 0.5)
+    state = PhaseState(step, 1.5, 2, 3, [{"step": 0}], seconds=1.0, seconds_evaluated=0.5)
+    return state, {"network": {"weight": torch.arange(4.0) + step}, "optimizer": {"lr": 0.1}}
 
 
 @pytest.fixture
@@ -17,20 +18,21 @@ def files(tmp_path):
 
 def _step(files):
     found = files.load()
-    return None if found is None else found.step
+    return None if found is None else found[0].step
 
 
 def test_what_is_saved_comes_back(files):
     assert files.load() is None
-    files.save(_checkpoint(3))
-    found = files.load()
-    assert torch.equal(found.network["weight"], torch.arange(4.0) + 3)
-    assert vars(found) | {"network": None} == vars(_checkpoint(3)) | {"network": None}
+    files.save(*_checkpoint(3))
+    state, trained = files.load()
+    assert state == _checkpoint(3)[0]
+    assert torch.equal(trained["network"]["weight"], torch.arange(4.0) + 3)
+    assert trained["optimizer"] == {"lr": 0.1}
 
 
 def test_the_last_two_are_kept_and_nothing_else(files):
     for step in (1, 2, 3):
-        files.save(_checkpoint(step))
+        files.save(*_checkpoint(step))
     assert sorted(p.name for p in files.path.parent.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
     files.path.unlink()  # as if killed between the two renames
     assert _step(files) == 2
@@ -38,8 +40,8 @@ def test_the_last_two_are_kept_and_nothing_else(files):
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
 def test_a_truncated_file_is_named_and_the_one_before_is_used(files, share, capsys):
-    files.save(_checkpoint(1))
-    files.save(_checkpoint(2))
+    files.save(*_checkpoint(1))
+    files.save(*_checkpoint(2))
     content = files.path.read_bytes()
     files.path.write_bytes(content[: int(share * len(content))])
     assert _step(files) == 1
@@ -47,12 +49,12 @@ def test_a_truncated_file_is_named_and_the_one_before_is_used(files, share, caps
     assert str(files.path) in said
     assert "step 1" in said
     assert files.path.with_name("checkpoint.pt.damaged").exists()
-    files.save(_checkpoint(2))  # and it goes on
+    files.save(*_checkpoint(2))  # and it goes on
     assert _step(files) == 2
 
 
 def test_every_length_and_every_flipped_byte_is_found_out(files):
-    files.save(_checkpoint(1))
+    files.save(*_checkpoint(1))
     content = files.path.read_bytes()
     places = [*range(200), *range(200, len(content), 37), len(content) - 1]
     for at in places:
@@ -63,7 +65,7 @@ def test_every_length_and_every_flipped_byte_is_found_out(files):
 
 
 def test_a_checkpoint_of_another_run_is_foreign(files):
-    files.save(_checkpoint(1))
+    files.save(*_checkpoint(1))
     other = CheckpointFiles(files.path, "run 2, phase 0")
     with pytest.raises(CheckpointError, match="belongs to another run"):
         other.load()
@@ -76,11 +78,10 @@ def test_a_malicious_pickle_does_not_run(files, tmp_path):
 
     import hashlib
     import io
-    import json
 
     buffer = io.BytesIO()
-    torch.save({"step": Evil()}, buffer)
-    content = json.dumps({"format": 1, "identity": files.identity}).encode() + b"\n" + buffer.getvalue()
+    torch.save({"identity": files.identity, "state": Evil()}, buffer)
+    content = buffer.getvalue()
     ours = b"morphnet checkpoint " + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
     for payload in (ours, pickle.dumps(Evil())):
         files.path.write_bytes(payload)
@@ -90,8 +91,8 @@ def test_a_malicious_pickle_does_not_run(files, tmp_path):
 
 
 def test_a_folder_is_cleared_of_all_of_them(files):
-    files.save(_checkpoint(1))
-    files.save(_checkpoint(2))
+    files.save(*_checkpoint(1))
+    files.save(*_checkpoint(2))
     keep = files.path.with_name("record.json")
     keep.write_text("{}")
     remove_checkpoints(files.path.parent)

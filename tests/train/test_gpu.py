@@ -17,9 +17,11 @@ from morphnet.nn.mode import without_tf32
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import choose_engine
 from morphnet.train.engine import compiler_found
-from morphnet.train.phase import run_phase
+from morphnet.train.loop import run_phase
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.schedule import Schedule
-from morphnet.train.step import TrainStep, make_optimizer
+from morphnet.train.step import Learner, TrainStep
 
 pytestmark = pytest.mark.gpu
 
@@ -57,13 +59,9 @@ def _train(data, folder, graph, *, network=None, precision="float32", compiled="
         network,
         TrainBatches(data, 50, Augmentation(1, True), (0, 0)),
         Schedule(STEPS, 0.05),
-        OptimConfig(ema=0.9),
-        choose_engine("cuda", precision, compiled, graph),
-        name="parent",
-        log=lambda *entry: None,
-        folder=folder,
-        identity="this run",
-        checkpoint_seconds=checkpoint_seconds,
+        PhaseSettings(OptimConfig(ema=0.9), checkpoint_seconds=checkpoint_seconds),
+        Place(choose_engine("cuda", precision, compiled, graph)),
+        Outputs("parent", folder, identity="this run"),
     )
     return network, result, _losses(folder)
 
@@ -99,7 +97,7 @@ def test_nothing_in_an_epoch_waits_for_the_device(data, graph):
     network = _network().train()
     engine = choose_engine("cuda", "float32", "false", str(graph).lower()).place(network)
     batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
-    step = TrainStep(network, batches, make_optimizer(network, 0.05, 0.9, 1e-4, False), engine)
+    step = TrainStep(Learner(network, make_optimizer(network, 0.05), engine), batches)
     step.load(0)
     if graph:
         step.capture()
@@ -119,7 +117,7 @@ def test_a_capture_leaves_everything_as_it_was(data):
     network = _network().train()
     engine = choose_engine("cuda", "float32").place(network)
     batches = TrainBatches(data, 50, Augmentation(1, True), (0, 0))
-    step = TrainStep(network, batches, make_optimizer(network, 0.05, 0.9, 1e-4, False), engine)
+    step = TrainStep(Learner(network, make_optimizer(network, 0.05), engine), batches)
     step.load(0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     step.capture()

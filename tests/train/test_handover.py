@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from morphnet.config import AfterConfig, PhaseConfig, ScheduleConfig, TrainConfig
+from morphnet.config import AfterConfig, OptimConfig, PhaseConfig, ScheduleConfig, TrainConfig
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import plan_phases, run_experiment
 from morphnet.train.handover import (
     MOMENTUM_FILE,
+    Beginning,
     kept_parameters,
     load_momentum,
     momentum_of,
     save_momentum,
-    set_momentum,
     shapes_of,
     shrink_and_perturb,
 )
-from morphnet.train.step import make_optimizer
+from morphnet.train.optimizer import make_optimizer
 from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
@@ -59,25 +59,24 @@ def test_shrink_and_perturb_mixes_weights_with_random_ones_and_leaves_normalisat
 
 def test_a_rate_for_what_was_there():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
-    groups = make_optimizer(network, 0.1, 0.9, 1e-4, False, frozenset({"0.weight", "0.bias"}), 0.1).param_groups
+    groups = make_optimizer(network, 0.1, beginning=Beginning(frozenset({"0.weight", "0.bias"}), 0.1)).param_groups
     assert [(len(g["params"]), g.get("lr_factor", 1.0), g["weight_decay"]) for g in groups] == [
         (2, 1.0, 1e-4),
         (2, 0.1, 1e-4),
     ]
-    assert len(make_optimizer(network, 0.1, 0.9, 1e-4, False, frozenset({"0.weight"}), 1.0).param_groups) == 1
+    assert len(make_optimizer(network, 0.1, beginning=Beginning(frozenset({"0.weight"}))).param_groups) == 1
 
 
 def test_momentum_goes_by_name_and_shape(tmp_path):
     network, wider = nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Sequential(nn.Conv2d(3, 4, 3))
-    optimizer = make_optimizer(network, 0.1, 0.9, 0.0, False)
+    optimizer = make_optimizer(network, 0.1, OptimConfig(weight_decay=0.0))
     network(torch.ones(1, 3, 2, 2)).sum().backward()
     optimizer.step()
     save_momentum(momentum_of(network, optimizer), tmp_path)
     kept = load_momentum(tmp_path)
     assert kept.keys() == {"0.weight", "0.bias"}
     assert kept["0.bias"].eq(4).all()
-    fresh = make_optimizer(wider, 0.1, 0.9, 0.0, False)
-    set_momentum(wider, fresh, kept)
+    fresh = make_optimizer(wider, 0.1, beginning=Beginning(momentum=kept))
     found = momentum_of(wider, fresh)
     assert found["0.bias"].eq(4).all()
     assert found["0.weight"].eq(0).all()

@@ -11,7 +11,7 @@ from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.store import load_network
 from morphnet.train import plan_phases, run_experiment
 from morphnet.train.handover import load_momentum
-from morphnet.train.state import PhaseState
+from morphnet.train.phase import Phase
 from tests.modules import module
 from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
@@ -123,15 +123,15 @@ def test_layers_that_become_modules_are_held_and_collapse(tmp_path):
 def test_a_phase_that_goes_on_holds_them_too(tmp_path, monkeypatch):
     plans = _plans({"morph": "1c1"})
     _, whole = _run(tmp_path / "whole", plans)
-    save = PhaseState.save
+    save = Phase.save
 
-    def die(phase, files):
-        save(phase, files)
-        if phase.name == "linear":
+    def die(phase):
+        save(phase)
+        if phase.outputs.name == "linear":
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(PhaseState, "save", die)
+        patched.setattr(Phase, "save", die)
         with pytest.raises(KeyboardInterrupt):
             _run(tmp_path / "parts", plans, trainer={"checkpoint_seconds": 0.0})
     records, parts = _run(tmp_path / "parts", plans)

@@ -12,17 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, Split, TrainBatches, load_digits, with_normalisation
 from morphnet.data.images import ImageData
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import evaluate_data
-from morphnet.train.checkpoint import CheckpointError, CheckpointFiles
+from morphnet.train.checkpoint import CheckpointError
 from morphnet.train.engine import choose_engine
 from morphnet.train.interruption import Interrupted, Interruption
-from morphnet.train.phase import run_phase
+from morphnet.train.loop import run_phase
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.schedule import Schedule
-from morphnet.train.step import TrainStep, make_optimizer
+from morphnet.train.step import Learner, TrainStep
 
 
 class DiesError(Exception):
@@ -43,22 +44,18 @@ def _network(dropout=0.2):
     return nn.Sequential(network, nn.Dropout(dropout)) if dropout else network
 
 
-def _train(data, folder, *, network=None, precision="float32", steps=14, lr=0.05, log=None, interruption=None, **more):
+def _train(
+    data, folder, *, network=None, precision="float32", steps=14, lr=0.05, log=None, interruption=None, **settings
+):
     network = _network() if network is None else network
     logged = []
     result = run_phase(
         network,
         TrainBatches(data, 50, Augmentation(1, True), (0, 0)),
         Schedule(steps, lr),
-        more.pop("optimisation", OptimConfig()),
-        choose_engine("cpu", precision, "false"),
-        name="parent",
-        log=log or (lambda *entry: logged.append(entry)),
-        folder=folder,
-        identity="this run",
-        checkpoint_seconds=more.pop("checkpoint_seconds", 0),
-        interruption=interruption,
-        **more,
+        PhaseSettings(**{"checkpoint_seconds": 0, **settings}),
+        Place(choose_engine("cpu", precision, "false"), interruption or Interruption()),
+        Outputs("parent", folder, log or (lambda *entry: logged.append(entry)), "this run"),
     )
     return network, result, logged
 
@@ -121,8 +118,7 @@ def test_a_phase_that_died_ends_with_the_same_bits(data, tmp_path, at, precision
 def _optimizer_state(path):
     with open(path, "rb") as file:
         file.readline()
-        file.readline()
-        state = torch.load(file, weights_only=True)["optimizer"]["state"]
+        state = torch.load(file, weights_only=True)["trained"]["optimizer"]["state"]
     return [v["momentum_buffer"] for v in state.values()]
 
 
@@ -132,23 +128,6 @@ def test_a_phase_goes_on_in_another_arithmetic(data, tmp_path, capsys):
     _, result, _ = _train(data, tmp_path, precision="float64")
     assert [(s["from"], s["to"], s["precision"]) for s in result.stretches] == [(0, 7, "bfloat16"), (7, 14, "float64")]
     assert "parent: other arithmetic from here on: float64 on " in capsys.readouterr().out
-
-
-def test_a_checkpoint_that_does_not_count_its_images_is_continued(data, tmp_path, monkeypatch):
-    _, whole, _ = _train(data, tmp_path / "whole")
-    with pytest.raises(DiesError):
-        _train(data, tmp_path / "died", network=_dies_at(_network(), 10))
-    load = CheckpointFiles.load
-
-    def without_counts(files):
-        checkpoint = load(files)
-        for entry in checkpoint.history:
-            del entry["images"]
-        return checkpoint
-
-    monkeypatch.setattr(CheckpointFiles, "load", without_counts)
-    _, continued, _ = _train(data, tmp_path / "died")
-    assert (continued.start, continued.final) == (whole.start, whole.final)
 
 
 def test_a_phase_that_dies_while_it_evaluates_evaluates_again(data, tmp_path):
@@ -176,7 +155,7 @@ def test_what_the_last_evaluation_predicted_is_kept_until_the_end(data, tmp_path
         raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("morphnet.train.phase._evaluate_views", stops)
+        patch.setattr("morphnet.train.phase.momentum_of", stops)
         with pytest.raises(Interrupted, match="stopped at step 14 of 14"):
             _train(data, tmp_path / "stopped", checkpoint_seconds=1e9)
     _, continued, logged = _train(data, tmp_path / "stopped")
@@ -187,9 +166,7 @@ def test_what_the_last_evaluation_predicted_is_kept_until_the_end(data, tmp_path
 def test_a_network_that_is_only_evaluated_has_predictions(data, tmp_path):
     engine = choose_engine("cpu", "float32")
     network, batches = _network(), TrainBatches(data, 50, Augmentation(), (0, 0))
-    result = run_phase(
-        network, batches, None, OptimConfig(), engine, name="parent", log=lambda *entry: None, folder=tmp_path
-    )
+    result = run_phase(network, batches, None, PhaseSettings(), Place(engine), Outputs("parent", tmp_path))
     assert int((result.final.predictions != data.test.labels).sum()) == result.final.errors
 
 
@@ -255,8 +232,7 @@ def test_what_is_not_finite_never_becomes_a_checkpoint(data, tmp_path):
         _train(data, tmp_path, network=network)
     with open(tmp_path / "checkpoint.pt", "rb") as file:
         file.readline()
-        file.readline()
-        assert torch.load(file, weights_only=True)["step"] == 4
+        assert torch.load(file, weights_only=True)["state"]["step"] == 4
 
 
 def test_a_full_disk_names_the_file_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
@@ -325,7 +301,7 @@ def test_a_step_takes_the_rows_of_its_epoch(data):
     engine = choose_engine("cpu", "float32", "false")
     network, seen = _network(0), []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-    step = TrainStep(network.train(), batches, make_optimizer(network, 0.1, 0.9, 1e-4, False), engine)
+    step = TrainStep(Learner(network.train(), make_optimizer(network, 0.1), engine), batches)
     step.load(3, row=2)
     for k in range(4):
         step.run(k, 0.1)
@@ -337,7 +313,7 @@ def test_a_step_takes_the_rows_of_its_epoch(data):
 def test_momentum_that_is_there_from_the_beginning_changes_nothing(data):
     torch.manual_seed(0)
     one, two = _network(0), _network(0)
-    ours = make_optimizer(one, 0.05, 0.9, 1e-4, False)
+    ours = make_optimizer(one, 0.05)
     slopes = [p for n, p in two.named_parameters() if n.endswith(".a")]
     rest = [p for n, p in two.named_parameters() if not n.endswith(".a")]
     plain = torch.optim.SGD(
@@ -382,8 +358,8 @@ def test_a_captured_step_begins_where_the_other_does_and_goes_the_same_way(data,
     found = []
     for captured in (False, True):
         network = _network()
-        optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
-        step = TrainStep(network.train(), batches, optimizer, engine)
+        optimizer = make_optimizer(network, 0.1)
+        step = TrainStep(Learner(network.train(), optimizer, engine), batches)
         step.load(0, row=1)
         capturing.step = step
         if captured:
@@ -414,8 +390,8 @@ def test_a_step_that_waits_for_the_device_is_not_captured(data, capturing, wante
 
     network.register_forward_pre_hook(waits)
     engine = replace(choose_engine("cpu", "float32", "false"), cuda_graph=wanted)
-    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
-    step = TrainStep(network, TrainBatches(data, 50, Augmentation(1, True), (0, 0)), optimizer, engine)
+    learner = Learner(network, make_optimizer(network, 0.1), engine)
+    step = TrainStep(learner, TrainBatches(data, 50, Augmentation(1, True), (0, 0)))
     step.load(0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     if wanted == "true":
@@ -442,5 +418,4 @@ def test_weights_that_are_not_finite_never_become_a_checkpoint(data, tmp_path):
         _train(data, tmp_path, network=network)
     with open(tmp_path / "checkpoint.pt", "rb") as file:
         file.readline()
-        file.readline()
-        assert torch.load(file, weights_only=True)["step"] == 3
+        assert torch.load(file, weights_only=True)["state"]["step"] == 3

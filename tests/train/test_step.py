@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, Split, TrainBatches
 from morphnet.data.images import ImageData
 from morphnet.morph import plan_morph
@@ -19,7 +20,9 @@ from morphnet.train import choose_engine
 from morphnet.train import step as step_module
 from morphnet.train.average import WeightAverage
 from morphnet.train.engine import Engine
-from morphnet.train.step import TrainStep, make_optimizer
+from morphnet.train.handover import Beginning
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.step import Learner, TrainStep
 
 META = torch.device("meta")
 
@@ -46,11 +49,11 @@ def _step(network: nn.Module, **more: Any) -> TrainStep:
 
     data = ImageData("none", split(64), split(16), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
     kept = frozenset(name for name, _ in network.named_parameters() if "conv1" in name)
-    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False, kept, 0.1)
+    optimizer = make_optimizer(network, 0.1, OptimConfig(), Beginning(kept, 0.1))
     for group in optimizer.param_groups:
         group["lr"] = torch.zeros((), device=META)  # as `capture` makes it
     batches = TrainBatches(data, 16, Augmentation(4, True), (0, "phase"))
-    step = TrainStep(network, batches, optimizer, Engine(META, torch.float32, True), **more)
+    step = TrainStep(Learner(network, optimizer, Engine(META, torch.float32, True), **more), batches)
     step.load(0)
     return step
 
@@ -74,13 +77,30 @@ def test_a_step_reads_nothing_back_and_all_its_tensors_are_on_one_device(spec):
     assert {name: places for name, places in devices.seen.items() if places - {META}} == {}
 
 
+def test_random_numbers_in_a_step_are_a_function_of_the_step():
+    split = Split(torch.zeros(48, 3, 8, 8, dtype=torch.uint8), torch.zeros(48, dtype=torch.int64))
+    data = ImageData("none", split, split, tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+    drawn: list[float] = []
+    for order in ((0, 1, 2), (2, 1)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        model.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        batches = TrainBatches(data, 16, Augmentation(1, True), (0, "phase"))
+        step = TrainStep(Learner(model, optimizer, Engine(torch.device("cpu"))), batches)
+        step.load(0)
+        for at in order:
+            step.run(at, 0.1)
+    assert drawn[3:] == [drawn[2], drawn[1]]
+    assert len(set(drawn)) == 3
+
+
 @pytest.mark.parametrize(("network", "seeded"), [(nn.Dropout(0.5), [0, 1, 2]), (nn.Identity(), [0])])
 def test_generators_are_seeded_where_a_step_draws(monkeypatch, network, seeded):
     split = Split(torch.zeros(48, 3, 8, 8, dtype=torch.uint8), torch.zeros(48, dtype=torch.int64))
     data = ImageData("none", split, split, tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), network)
     batches = TrainBatches(data, 16, Augmentation(1, True), (0, "phase"))
-    step = TrainStep(model, batches, torch.optim.SGD(model.parameters(), 0.1), Engine(torch.device("cpu")))
+    step = TrainStep(Learner(model, torch.optim.SGD(model.parameters(), 0.1), Engine(torch.device("cpu"))), batches)
     steps: list[int] = []
     seed_step = step_module.seed_step
     monkeypatch.setattr(

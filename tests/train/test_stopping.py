@@ -19,7 +19,7 @@ def wait_for_ever():
     ctypes.CDLL(None).system(b"echo waiting; exec cat >/dev/null 2>&1")
 
 stopping.DEAF_SECONDS, interruption.GRACE_SECONDS, interruption.SECONDS_TO_LEAVE = 1.0, 1.5, 0.5
-with interruption.Interruption(Ranks(0, 2)) as stop, stop.shield():
+with interruption.Interruption(Ranks(0, 2)) as stop, stop.together():
     if sys.argv[1] == "heard":
         os.kill(os.getpid(), signal.SIGTERM)
     wait_for_ever()

@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from morphnet.config import OptimConfig
 from morphnet.data import Augmentation, TrainBatches, evaluation_batches, load_digits, with_normalisation
 from morphnet.nn.resnet import ResNet, cifar_architecture
 from morphnet.train import Engine, choose_engine, evaluate, evaluate_data
 from morphnet.train.engine import compiler_found
-from morphnet.train.step import make_optimizer, train_step
+from morphnet.train.optimizer import make_optimizer
+from morphnet.train.step import Learner
 
 CPU = Engine(torch.device("cpu"))
 
@@ -20,7 +22,7 @@ def _network(**settings):
 
 def test_slopes_are_not_decayed_and_everything_else_is():
     network = _network(activation="prelu")
-    optimizer = make_optimizer(network, 0.1, 0.9, 1e-4, False)
+    optimizer = make_optimizer(network, 0.1)
     decayed, slopes = optimizer.param_groups
     assert decayed["weight_decay"] == 1e-4
     assert slopes["weight_decay"] == 0
@@ -31,13 +33,14 @@ def test_slopes_are_not_decayed_and_everything_else_is():
 def test_a_step_lowers_the_loss_on_its_batch_and_moves_every_parameter():
     torch.manual_seed(0)
     network = _network(activation="prelu").train()
-    optimizer = make_optimizer(network, 0.05, 0.0, 0.0, False)
+    optimizer = make_optimizer(network, 0.05, OptimConfig(momentum=0.0, weight_decay=0.0))
+    learner = Learner(network, optimizer, CPU)
     images, labels = next(TrainBatches(_digits(), 50, Augmentation(), (0,)).epoch(0))
     before = [p.clone() for p in network.parameters()]
-    first, logits = train_step(network, images, labels, optimizer, CPU)
+    first, logits = learner.update(images, labels)
     assert logits.shape == (50, 10)
     assert all(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-    second, _ = train_step(network, images, labels, optimizer, CPU)
+    second, _ = learner.update(images, labels)
     assert second < first
 
 

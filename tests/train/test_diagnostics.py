@@ -1,15 +1,20 @@
-"""The first steps after a morph, as they are written down."""
+"""Diagnostics of training: at every evaluation, and of the first steps after a morph."""
 
+import copy
 import csv
 import itertools
 
 import pytest
+import torch
+from torch import nn
 
 from morphnet.config import PhaseConfig, ScheduleConfig, TrainConfig
+from morphnet.morph import morph_network
 from morphnet.report.first_steps import draw_first_steps, first_steps_table, read_first_steps
 from morphnet.report.record import read_record
 from morphnet.train import plan_phases, run_experiment
-from morphnet.train.watch import COLUMNS
+from morphnet.train.diagnostics import COLUMNS, Diagnostics
+from morphnet.train.handover import kept_parameters, shapes_of
 from tests.train.test_shared import ARCHITECTURE, DATA, _experiment
 
 
@@ -68,18 +73,18 @@ def test_watching_changes_nothing_in_the_training(tmp_path):
 
 @pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 7))])
 def test_an_interrupted_run_ends_with_the_same_file(tmp_path, monkeypatch, step):
-    from morphnet.train.state import PhaseState
+    from morphnet.train.phase import Phase
 
     _run(tmp_path / "whole", controls=())
-    take, dies_at = PhaseState.take_measured, [step]
+    read, dies_at = Phase.read_losses, [step]
 
     def dying(self):
-        take(self)
-        if self.name == "1c1" and dies_at and self.step == dies_at[0]:
+        read(self)
+        if self.outputs.name == "1c1" and dies_at and self.state.step == dies_at[0]:
             dies_at.clear()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(PhaseState, "take_measured", dying)
+    monkeypatch.setattr(Phase, "read_losses", dying)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "died", controls=())
     _run(tmp_path / "died", controls=())
@@ -104,3 +109,44 @@ def test_table_and_figure_of_watched_phases(tmp_path):
     paths[1].with_name("watch.csv").write_text("step,loss\n0,what\n")
     with pytest.raises(ValueError, match=r"watch\.csv is damaged"):
         read_first_steps(records[1], records[1].label)
+
+
+@pytest.fixture
+def grown(make_network):
+    parent = make_network(14)
+    batches = [torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    child, _ = morph_network(parent, "1c1", calibration=batches, allow_inexact=True)
+    return child, kept_parameters(child, shapes_of(parent))
+
+
+def test_kept_and_new_layers_are_told_apart(grown):
+    child, kept = grown
+    diagnostics = Diagnostics(kept, lambda: copy.deepcopy(child))
+    found = diagnostics.measure(child)
+    new = [p for name, p in child.named_parameters() if name not in kept and p.dim() > 1]
+    assert found["norms/weights_new"] == pytest.approx(float(nn.utils.get_total_norm(new)))
+    assert found["slopes/layer2.1.shortcut.branches.0.act"] == 1
+    assert found["bn_drift/running_mean_kept"] == found["bn_drift/running_mean_new"] == 0
+    assert not any("gradients" in name for name in found)
+    child(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert diagnostics.measure(child)["norms/gradients_kept"] > 0
+
+
+def test_the_drift_is_in_deviations_of_the_start(grown):
+    child, kept = grown
+    diagnostics = Diagnostics(kept, lambda: copy.deepcopy(child))
+    diagnostics.measure(child)
+    norms = {name: m for name, m in child.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for norm in norms.values():
+        norm.running_mean += 2 * (norm.running_var + norm.eps).sqrt()
+    found = diagnostics.measure(child)
+    assert found["bn_drift/running_mean_kept"] == pytest.approx(2, rel=1e-5)
+    assert found["bn_drift/running_mean_new"] == pytest.approx(2, rel=1e-5)
+
+
+def test_a_parent_has_one_group(make_network):
+    network = make_network(14)
+    found = Diagnostics(frozenset(), lambda: copy.deepcopy(network)).measure(network)
+    assert {name for name in found if not name.startswith("slopes/")} == {
+        "norms/weights", "bn_drift/running_mean",
+    }  # fmt: skip
