@@ -130,7 +130,8 @@ def _check_arguments(
     largest = float(weight.detach().abs().max())
     if largest and not 1e-100 < largest < 1e100:
         raise ValueError(
-            f"solve: the largest value of the filter is {largest:.0e}, whose square is outside the range of float64; scale it"
+            f"solve: the largest value of the filter is {largest:.0e}, and its square is out of the range of float64; "
+            "scale it"
         )
     if max_sweeps < 1 or not max_seconds > 0:
         raise ValueError(
