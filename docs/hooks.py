@@ -43,8 +43,9 @@ def reference() -> str:
     """The docstring of every public name, as Markdown for mkdocstrings."""
     import morphnet
 
-    names = "\n\n".join(f"::: {getattr(morphnet, name).__module__}.{name}" for name in morphnet.__all__)
-    return f"# Python reference\n\nEverything here is imported from `morphnet` itself.\n\n{names}\n"
+    names = [name for name in morphnet.__all__ if name != "__version__"]
+    listed = "\n\n".join(f"::: {getattr(morphnet, name).__module__}.{name}" for name in names)
+    return f"# Python reference\n\nEverything here is imported from `morphnet` itself.\n\n{listed}\n"
 
 
 def configuration() -> str:
