@@ -128,7 +128,7 @@ def _explain_hydra(error: BaseException) -> str:
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
         if key.startswith("module.channels."):
             return f"{message}\n  the module says nothing of that vertex yet: write +{key}=..."
-        return message + (_near(command, key) or _whose(command, key))
+        return f"there is no key {key}" + (_near(command, key) or _whose(command, key))
     return message
 
 

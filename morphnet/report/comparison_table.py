@@ -20,6 +20,7 @@ from morphnet.report.table import (
 )
 
 #: Notes for the columns that are made from predictions.
+OVER = "Over the child: the control's error minus the child's on the same seeds; above zero, the child is better."
 MCNEMAR = (
     "McNemar p: exact two-sided binomial test of the images that only the child or only the control gets wrong. Of "
     "several seeds (each in brackets) an image counts once, for the network that gets it wrong in more of them. It is "
@@ -50,9 +51,9 @@ def controls_table(lines: Sequence[ControlLine]) -> Table:
 
 
 def control_foot(lines: Sequence[ControlLine]) -> list[str]:
-    """Explains the columns made from predictions; empty where no record has any."""
+    """Explains the columns; those made from predictions where a record has any."""
     kept = any(pair is not None for line in lines for pair in line.pairs)
-    return [MCNEMAR, OVERLAP] if kept else []
+    return [OVER, *([MCNEMAR, OVERLAP] if kept else [])]
 
 
 def _first(line: PaperLine) -> Record | None:

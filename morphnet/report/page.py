@@ -46,10 +46,7 @@ RESULTS = (
     "Error at the end of training, mean and deviation over seeds; “at start” is before the phase's first step. FLOP "
     "are multiply-accumulates, “rel.” over the parent's."
 )
-CONTROLS = (
-    "Every child, and below it its controls. “Over the child” is the control's error minus the child's on the same "
-    "seed: above zero, the child is better."
-)
+CONTROLS = "Every child, and below it its controls."
 PAPER_ROWS = "Rows that were run; improvement is the parent's error minus the child's, in points."
 
 

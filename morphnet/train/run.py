@@ -324,5 +324,5 @@ def _morph(experiment: Experiment, plan: PhasePlan, source: nn.Module, folder: P
         generator = generator_for(experiment.seed, plan.depth, plan.method, "initial weights")
         initialise(child.cpu(), generator, lambda name: name not in before)
         return child
-    print(report, flush=True)
+    print(f"{plan.name}: {report}" if plan.role == "control" else report, flush=True)
     return child

@@ -47,7 +47,7 @@ TRAIN = [
     (["network=cifar_resnet21"], "did you mean network=cifar_resnet20"),
     (["experiment=digitz"], "did you mean experiment=digits"),
     (["recipe=papier"], "did you mean recipe=paper"),
-    (["wurst=senf"], "Could not override 'wurst'"),
+    (["wurst=senf"], "there is no key wurst"),
     (["phases.1.morph=1c1_hlaf"], "unknown suffix 'hlaf'"),
     (["controls=[gelu]"], "expected relu or prelu or linear"),
     (["network.depth=21"], "6n+2"),

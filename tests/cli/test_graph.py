@@ -111,7 +111,7 @@ WRONG = [
     (["module=a", "module.edges.1.target=b"], "sink called 't'"),
     (["module=bridge", "+module.channels.a=0"], "channels of vertex 'a'"),
     (["module=bridge", "+module.channels.q=3"], "no vertex 'q'"),
-    (["module=bridge", "module.edges.0.kernl=3"], "Key 'kernl' not in 'EdgeConfig'"),
+    (["module=bridge", "module.edges.0.kernl=3"], "there is no key module.edges.0.kernl"),
     (["module.edges=[{source:s}]"], "module.edges[0].target is needed"),
     (["module=bridge", "kernel=4"], "kernel=4 is even"),
     (["module=bridge", "kernel=0"], "kernel=0"),
