@@ -41,6 +41,7 @@ from morphnet.train.linear import hold_slopes
 from morphnet.train.loop import run_phase
 from morphnet.train.phase import Outputs, PhaseSettings, Place
 from morphnet.train.plan import PhasePlan
+from morphnet.train.progress import Heartbeat
 from morphnet.train.shared import shared_phase
 from morphnet.train.tensorboard import PhaseLog, write_hparams, write_layout
 
@@ -255,7 +256,8 @@ class _Run:
         experiment, ranks = self.experiment, self.experiment.ranks
         if experiment.data.unreadable is not None:
             experiment.data.unreadable.begin(folder / UNREADABLE_FILE)
-        network = ranks.network_from_first(lambda: self.start(plan, folder))
+        with Heartbeat(lambda: f"{plan.name}: preparing", ranks.is_first):
+            network = ranks.network_from_first(lambda: self.start(plan, folder))
         started, start_hash = datetime.datetime.now(datetime.UTC), network_hash(network)
         beginning = self.beginning(plan, network)
         if plan.linear:
