@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from morphnet import save_network
-from morphnet.cli import main
 from morphnet.cli.compose import from_plain, read_yaml, to_yaml
 from morphnet.config import DataConfig
 from morphnet.nn.resnet import ResNet, cifar_architecture
@@ -19,17 +18,13 @@ CALLBACK = "{x: {_target_: torch.utils.collect_env.run, command: touch ran}}"
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Runs a command in an empty folder; gives its exit code and all it says."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["morphnet"])
+def run(run, tmp_path):
+    """Runs a command, which must not run what a file says; gives its exit code and all it says."""
 
     def call(*arguments):
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        code = main(list(arguments))
-        captured = capsys.readouterr()
+        code, output, errors = run(*arguments)
         assert not (tmp_path / "ran").exists()
-        return code, captured.out + captured.err
+        return code, output + errors
 
     return call
 

@@ -1,26 +1,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from morphnet.cli import main
-
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Runs ``morphnet graph`` in an empty folder; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["morphnet"])
-
-    def call(*arguments):
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        code = main(["graph", *arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return code, captured.out, captured.err
-
-    return call
+def run(run):
+    """Runs ``morphnet graph``; gives exit code, standard output and standard error."""
+    return partial(run, "graph")
 
 
 def test_the_bridge_is_shown_as_text_and_as_pictures(tmp_path):

@@ -20,22 +20,6 @@ SHORT = ["schedule.epochs=1", "controls=[]", "optim.batch_size=300", "morphing.c
 SMALL = ["data=digits", "calibration_batches=2"]
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Runs a command in an empty folder; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["morphnet"])
-
-    def call(*arguments):
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        code = main(list(arguments))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return code, captured.out, captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def network():
     return ResNet(cifar_architecture(8, 10, widths=(4, 8, 8), in_channels=1), torch.Generator().manual_seed(0)).eval()
